@@ -1,0 +1,46 @@
+"""3D CNNs with adaptive temporal feature resolutions (Fayyaz et al., CVPR 2021).
+
+Names load on first use, so that `import atfr` and `atfr --help` do not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atfr.adapt import adapt_ as adapt_
+    from atfr.adapt import restore_ as restore_
+    from atfr.adapt import set_num_bins_ as set_num_bins_
+    from atfr.cost import clip_cost as clip_cost
+    from atfr.models import create_model as create_model
+    from atfr.models import from_pretrained as from_pretrained
+    from atfr.models import list_models as list_models
+    from atfr.ragged import PackedClips as PackedClips
+    from atfr.sgs import SimilarityGuidedSampling as SimilarityGuidedSampling
+    from atfr.trace import record as record
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PackedClips": "ragged",
+    "SimilarityGuidedSampling": "sgs",
+    "adapt_": "adapt",
+    "clip_cost": "cost",
+    "create_model": "models",
+    "from_pretrained": "models",
+    "list_models": "models",
+    "record": "trace",
+    "restore_": "adapt",
+    "set_num_bins_": "adapt",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'atfr' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"atfr.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
