@@ -1,7 +1,7 @@
 """Put SGS into any nn.Module, change it, and take it out again, without renaming one parameter of the network.
 
-The layer becomes a child named `sgs` of the module it stands behind. A plain `nn.Sequential` runs its children in order,
-so it needs no more; any other module gets a forward hook that passes its output through its child.
+The layer becomes a child named `sgs` of the module it stands behind. A plain `nn.Sequential` runs its children in
+order, so it needs no more; any other module gets a forward hook that passes its output through its child.
 """
 
 import difflib
@@ -160,7 +160,7 @@ def resolve(model: nn.Module, after: str) -> str:
     raise AdaptError(f"{type(model).__name__} has no stage or submodule {after!r}{hint}")
 
 
-class _Reached(Exception):
+class _Reached(Exception):  # noqa: N818  no error: it ends the trial
     """Carries the output of the probed module out of the forward pass."""
 
 

@@ -42,7 +42,7 @@ def packed_like(result: Tensor, layout: ClipLayout) -> PackedClips:
         # The class of a fresh result is changed in place: an alias (as_subclass) would be a view, and autograd pays
         # for every in-place operation on a view with copies of the gradient.
         result.__class__ = PackedClips
-        result.clip_layout = layout  # type: ignore[assignment]
+        result.clip_layout = layout  # type: ignore[attr-defined]
     return result  # type: ignore[return-value]
 
 
@@ -96,8 +96,8 @@ def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
             rows = without_override(value.index_select, 0, clips.clip_layout.clip_index(value.device))
             return rows.transpose(0, TIME)  # S C 1 H W -> 1 C S H W
     raise UnsupportedOperationError(
-        f"{operation_name(func)} of {len(clips.clip_layout)} packed clips of lengths {clips.lengths} and a tensor of shape "
-        f"{tuple(value.shape)}: it must have one map in time, and one row or as many as there are clips"
+        f"{operation_name(func)} of {len(clips.clip_layout)} packed clips of lengths {clips.lengths} and a tensor of "
+        f"shape {tuple(value.shape)}: it must have one map in time, and one row or as many as there are clips"
     )
 
 

@@ -106,13 +106,13 @@ class PackedClips(Tensor):
 
     def plain(self) -> Float[Tensor, "1 C S H W"]:
         """Return the same data as an ordinary tensor, clips end to end."""
-        return self.as_subclass(Tensor)  # type: ignore[type-var]
+        return self.as_subclass(Tensor)
 
     def unpack(self) -> list[Float[Tensor, "C _ H W"]]:
         """Return the clips as ordinary tensors (views), one of C x A x H x W each."""
         return list(self.plain()[0].split(self.lengths, dim=1))
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         shape, dtype = tuple(self.plain().shape), self.plain().dtype
         return f"PackedClips(lengths={self.lengths}, shape={shape}, dtype={dtype})"
 

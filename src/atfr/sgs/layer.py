@@ -19,7 +19,7 @@ from atfr.sgs.sampling import Sampling, sample
 Choice = TypeVar("Choice", bound=str)
 Observer = Callable[["SimilarityGuidedSampling", Sampling], None]
 observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
-"""Called with every sampling made in this context; `atfr.record` puts itself here. One thread's do not reach another."""
+"""Called with every sampling made in this context; `atfr.record` puts itself here, for its own thread only."""
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:

@@ -97,10 +97,8 @@ def arranged(
     """Leave out empty bins and number the others, clip after clip, in the order asked for."""
     count_NB = counts_NT.new_zeros(len(bin_NT), num_bins, dtype=torch.long).scatter_add(1, bin_NT, counts_NT.long())
     active_NB = count_NB > 0
-    if order == "time":
-        rank_NB = rank_by_time(bin_NT, weight_NT.detach(), active_NB)
-    else:
-        rank_NB = active_NB.cumsum(dim=1) - 1
+    by_time = order == "time"
+    rank_NB = rank_by_time(bin_NT, weight_NT.detach(), active_NB) if by_time else active_NB.cumsum(dim=1) - 1
     active_N = active_NB.sum(dim=1)
     first_N1 = (active_N.cumsum(0) - active_N)[:, None]
     # A map that does not count has weight 0; its slot must only exist, and its clip's first always does.
