@@ -1,0 +1,222 @@
+"""Render the sample action set: short generated videos whose class is a motion, for demos and tests.
+
+A textured shape lies on a textured background. One of its three properties (horizontal place, vertical place, size)
+changes during a part of the video: it moves left or right, up or down, grows or shrinks. The change starts late, stops,
+and is slow or fast, and the camera may drift over the background, so videos differ in how much of them is redundant.
+
+How appearance is kept from giving the class away: every video draws the course of all three properties, and the
+two that do not change stand still at a value that theirs takes at a random time of its course. So at a random time, all
+classes show the same distribution of places and sizes. And left and right (up and down, growing and shrinking) are each
+other played backwards: without the order of the frames they are one. Places wrap around the edges of the picture.
+
+Since left and right are classes, train on this set with `ClipSpec(flip=False)`.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import get_type_hints
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
+from atfr.errors import DataError, InputError
+
+SAMPLE_CLASSES = tuple(sorted(CHANGES))
+META_FILE, MANIFEST_FILE = "samples.json", "manifest.csv"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What a rendered set depends on; kept in its `samples.json`."""
+
+    clips_per_class_train: int
+    clips_per_class_test: int
+    seed: int
+    size: int
+    frames: int
+    fps: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class SampleClip:
+    """One row of the manifest.
+
+    The motion happens from `start_frame` to `stop_frame`; before and after, the shape stands still. `speed` is in px a
+    frame for a move, and in e-folds of the size a frame for growing and shrinking. `camera_x` and `camera_y` are the
+    drift of the camera over the background in px a frame.
+    """
+
+    path: str
+    label: int
+    name: str
+    split: str
+    seed: int
+    frames: int
+    start_frame: int
+    stop_frame: int
+    speed: float
+    camera_x: float
+    camera_y: float
+
+
+def render_samples(
+    root: str | os.PathLike[str],
+    *,
+    clips_per_class_train: int = 80,
+    clips_per_class_test: int = 25,
+    seed: int = 0,
+    size: int = 72,
+    frames: int = 36,
+    fps: int = 24,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Render the set to `root/train/<class>/*.mp4`, `root/test/<class>/*.mp4` and `root/manifest.csv`; return `root`.
+
+    A set that is there already with the same settings is reused, and missing videos of it are rendered again. A new one
+    grows in a hidden folder beside `root` and takes its name when it is whole; what is left of an interrupted call is
+    used by the next. Every video has a seed of its own, within a split and across.
+
+    Args:
+        root: Where the set goes: a new or empty folder, or a set of the same settings.
+        clips_per_class_train: Training videos a class.
+        clips_per_class_test: Test videos a class.
+        seed: The same seed renders the same videos.
+        size: Side of the square videos, px; even.
+        frames: Frames a video, at least 12.
+        fps: Frame rate, frames/s.
+        progress: Called with the number of videos done and the number of all.
+
+    Raises:
+        DataError: `root` holds something else, or a set with other settings.
+        InputError: A setting is out of range.
+    """
+    root = Path(root)
+    settings = SampleSettings(clips_per_class_train, clips_per_class_test, seed, size, frames, fps)
+    _check(settings)
+    if _holds_set(root, settings):
+        _render_missing(root, settings, progress)
+        return root
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+    growing = root.absolute().with_name(f".{root.absolute().name}.{key}.part")
+    try:
+        _render_missing(growing, settings, progress)
+        if root.is_dir():
+            root.rmdir()
+        growing.rename(root)
+    except OSError:
+        if not _holds_set(root, settings):  # otherwise another process was faster
+            raise
+        shutil.rmtree(growing, ignore_errors=True)
+    return root
+
+
+def read_manifest(root: str | os.PathLike[str]) -> list[SampleClip]:
+    """Read the true motion of every video from `root/manifest.csv`."""
+    path = Path(root) / MANIFEST_FILE
+    if not path.is_file():
+        raise DataError(f"expected a rendered sample set, but there is no '{path}'; render_samples makes one")
+    kinds = get_type_hints(SampleClip)
+    with path.open(encoding="utf-8", newline="") as file:
+        return [SampleClip(**{key: kinds[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def _check(settings: SampleSettings) -> None:
+    least = {"clips_per_class_train": 1, "clips_per_class_test": 1, "seed": 0, "size": 32, "frames": 12, "fps": 1}
+    for name, bound in least.items():
+        if getattr(settings, name) < bound:
+            raise InputError(f"{name} must be at least {bound}, got {getattr(settings, name)}")
+    if settings.size % 2:
+        raise InputError(f"size must be even, got {settings.size}")
+
+
+def _holds_set(root: Path, settings: SampleSettings) -> bool:
+    """Say whether `root` is a set of these settings (True) or can become one (False)."""
+    if not root.exists():
+        return False
+    if not root.is_dir():
+        raise DataError(f"expected a folder for the sample set, but '{root}' is a file")
+    meta = root / META_FILE
+    if not meta.is_file():
+        if any(root.iterdir()):
+            raise DataError(f"'{root}' is not empty and holds no sample set; choose another folder for it")
+        return False
+    try:
+        found = json.loads(meta.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"'{meta}' is damaged ({error}); remove '{root}' to render it again") from error
+    if found != asdict(settings):
+        raise DataError(
+            f"'{root}' holds a sample set of other settings; choose another folder, or remove it.\n"
+            f"  found  {found}\n  wanted {asdict(settings)}"
+        )
+    return True
+
+
+def _render_missing(root: Path, settings: SampleSettings, progress: Callable[[int, int], None] | None) -> None:
+    """Write the videos that are not there yet, then the manifest, then the settings, each whole or not at all."""
+    total = len(SAMPLE_CLASSES) * (settings.clips_per_class_train + settings.clips_per_class_test)
+    clips = []
+    for split, clips_per_class in (("train", settings.clips_per_class_train), ("test", settings.clips_per_class_test)):
+        for number in range(clips_per_class):
+            for label in range(len(SAMPLE_CLASSES)):
+                clips.append(_render_clip(root, settings, split, number, label))
+                if progress:
+                    progress(len(clips), total)
+    if not (root / META_FILE).is_file() or not (root / MANIFEST_FILE).is_file():
+        lines = [[field.name for field in fields(SampleClip)], *(astuple(clip) for clip in clips)]
+        with _whole_file(root / MANIFEST_FILE).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
+        _whole_file(root / MANIFEST_FILE).replace(root / MANIFEST_FILE)
+        _whole_file(root / META_FILE).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+        _whole_file(root / META_FILE).replace(root / META_FILE)
+
+
+def _render_clip(root: Path, settings: SampleSettings, split: str, number: int, label: int) -> SampleClip:
+    name = SAMPLE_CLASSES[label]
+    key = np.random.SeedSequence([settings.seed, ("train", "test").index(split), label, number])
+    clip_seed = int(key.generate_state(1, np.uint64)[0] >> 1)
+    rng = np.random.default_rng(clip_seed)
+    motion = draw_motion(name, settings.frames, rng)
+    path = root / split / name / f"{number:04d}.mp4"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_video(_whole_file(path), draw_video(motion, settings.size, rng), settings.fps)
+        _whole_file(path).replace(path)
+    camera_x, camera_y = (round(settings.size * drift, 4) for drift in motion.camera)
+    speed = motion.speed * (settings.size if name.startswith("move") else 1)
+    return SampleClip(
+        path.relative_to(root).as_posix(), label, name, split, clip_seed, settings.frames,
+        motion.start_frame, motion.stop_frame, round(speed, 4), camera_x, camera_y,
+    )  # fmt: skip
+
+
+def _write_video(path: Path, video: UInt8[np.ndarray, "T H W 3"], fps: int) -> None:
+    """Encode as MPEG-4 part 2, whose encoder is FFmpeg's own: every build has it.
+
+    There is one key frame only, since at each further one the still parts of a video would flicker.
+    """
+    frames, height, width, _ = video.shape
+    with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("mpeg4", rate=fps, options={"qmin": "2", "qmax": "4"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = 4_000_000
+        stream.gop_size = frames
+        stream.codec_context.thread_count = 1
+        for image in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _whole_file(path: Path) -> Path:
+    """Name the file that is written first and renamed to `path` when whole; its own in each process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,0 +1,93 @@
+"""What a network's input clip is: how many frames, how far apart, how large, and how its pixels are normalised."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from atfr.errors import InputError
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """The clip a network reads: 3 x `frames` x `size` x `size`, taken every `stride` frames of the video.
+
+    For testing, the shorter side of the video is resized to `resize` px; in training to a random one of `jitter` (both
+    ends included), and clips are mirrored half of the time where `flip` is on. Switch `flip` off where left and right
+    are different classes. `mean` and `std` normalise pixels of [0, 1], by channel R, G, B.
+    """
+
+    frames: int = 16
+    stride: int = 2
+    size: int = 112
+    resize: int = 128
+    jitter: tuple[int, int] = (128, 160)
+    flip: bool = True
+    mean: Triple = (0.45, 0.45, 0.45)
+    std: Triple = (0.225, 0.225, 0.225)
+
+    def __post_init__(self) -> None:
+        for name in ("jitter", "mean", "std"):
+            if not isinstance(getattr(self, name), (tuple, list)):
+                raise InputError(f"ClipSpec.{name} must be a list of numbers, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("frames", "stride", "size", "resize"):
+            _check_count(name, getattr(self, name))
+        if len(self.jitter) != 2:
+            raise InputError(f"ClipSpec.jitter must be two sizes in px (least, largest), got {self.jitter!r}")
+        for side in self.jitter:
+            _check_count("jitter", side)
+        if not self.size <= self.jitter[0] <= self.jitter[1]:
+            raise InputError(f"ClipSpec.jitter must satisfy size <= least <= largest, got {self.jitter}, {self.size=}")
+        if self.resize < self.size:
+            raise InputError(f"ClipSpec.resize must be at least size, got {self.resize=} and {self.size=}")
+        if not isinstance(self.flip, bool):
+            raise InputError(f"ClipSpec.flip must be true or false, got {self.flip!r}")
+        for name in ("mean", "std"):
+            _check_triple(name, getattr(self, name))
+        if min(self.std) <= 0:
+            raise InputError(f"ClipSpec.std must be positive, got {self.std}")
+
+    @property
+    def span(self) -> int:
+        """The video frames from the first to the last frame of a clip, both included."""
+        return (self.frames - 1) * self.stride + 1
+
+    @property
+    def decode_side(self) -> int:
+        """The shorter side that decoded frames need at most: pass it to `decode` as `shorter_side`."""
+        return max(self.resize, self.jitter[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the spec into plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ClipSpec":
+        """Make a spec from `to_dict`'s values; what is left out takes its default.
+
+        Raises:
+            InputError: A key is unknown, or a value is not of its kind or range.
+        """
+        if not isinstance(values, Mapping):
+            raise InputError(f"a ClipSpec is made from a mapping of names to values, got {type(values).__name__}")
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise InputError(f"ClipSpec has no {key!r}, only {', '.join(known)}{hint}")
+        return cls(**values)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"ClipSpec.{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_triple(name: str, values: tuple[object, ...]) -> None:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    if len(values) != 3 or not numbers:
+        raise InputError(f"ClipSpec.{name} must be three numbers (R, G, B), got {values!r}")
