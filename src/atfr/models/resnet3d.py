@@ -1,0 +1,114 @@
+"""The modified 3DResNet of the paper (Fayyaz et al. 2021, Table A.1): bottleneck blocks, full temporal resolution.
+
+Time is never reduced by the network itself; 3 x 1 x 1 convolutions in res2 and res5 look across it. The spatial stride
+of a stage sits in the 1 x 3 x 3 convolution of its first block.
+
+N batch, C channels, T frames in, H, W, K classes.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atfr.models.base import VideoModel, check_clips, initialise_
+
+STEM_CHANNELS = 8
+
+
+class Bottleneck(nn.Module):
+    """A residual block: (temporal) x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, and a shortcut around them.
+
+    Args:
+        in_channels: Channels C that come in.
+        inner_channels: Channels of the first two convolutions.
+        out_channels: Channels that go out; where they differ from C, or with a stride, the shortcut is a convolution.
+        temporal_kernel: Frames that the first convolution sees, 1 or 3.
+        stride: Spatial stride of the 1 x 3 x 3 convolution.
+    """
+
+    def __init__(
+        self, in_channels: int, inner_channels: int, out_channels: int, temporal_kernel: int = 1, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv_a = nn.Conv3d(
+            in_channels, inner_channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
+        )
+        self.norm_a = nn.BatchNorm3d(inner_channels)
+        self.conv_b = nn.Conv3d(
+            inner_channels, inner_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
+        )
+        self.norm_b = nn.BatchNorm3d(inner_channels)
+        self.conv_c = nn.Conv3d(inner_channels, out_channels, 1, bias=False)
+        self.norm_c = nn.BatchNorm3d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False),
+                nn.BatchNorm3d(out_channels),
+            )
+
+    def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T H2 W2"]:
+        """The block's output: H and W divided by the stride, rounded up."""
+        branch = F.relu(self.norm_a(self.conv_a(features)))
+        branch = F.relu(self.norm_b(self.conv_b(branch)))
+        branch = self.norm_c(self.conv_c(branch))
+        return F.relu(self.shortcut(features) + branch)
+
+
+class ResNet3D(VideoModel):
+    """3DResNet-18 or -50 of Table A.1, designed for 32 frames of 224 x 224 pixels.
+
+    Both have bottleneck blocks; they differ in the number of blocks of each stage.
+    """
+
+    variants: ClassVar[Mapping[str, tuple[int, int, int, int]]] = MappingProxyType(
+        {"resnet3d_18": (2, 2, 2, 2), "resnet3d_50": (3, 4, 6, 3)}
+    )
+    stage_paths: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {stage: stage for stage in ("stem", "res2", "res3", "res4", "res5")}
+    )
+
+    def __init__(self, name: str = "resnet3d_18", num_classes: int = 400, dropout: float = 0.0) -> None:
+        super().__init__(name, num_classes, dropout)
+        self.clip_shape = (3, 32, 224, 224)
+        blocks = self.variants[name]
+        self.stem = nn.Sequential(
+            OrderedDict(
+                conv=nn.Conv3d(3, STEM_CHANNELS, (5, 7, 7), stride=(1, 2, 2), padding=(2, 3, 3), bias=False),
+                norm=nn.BatchNorm3d(STEM_CHANNELS),
+                relu=nn.ReLU(),
+                pool=nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            )
+        )
+        self.res2 = _stage(blocks[0], (STEM_CHANNELS, 8, 32), temporal_kernel=3, stride=1)
+        self.res3 = _stage(blocks[1], (32, 64, 256), temporal_kernel=1, stride=2)
+        self.res4 = _stage(blocks[2], (256, 128, 512), temporal_kernel=1, stride=2)
+        self.res5 = _stage(blocks[3], (512, 256, 1024), temporal_kernel=3, stride=2)
+        self.head = nn.Sequential(
+            OrderedDict(
+                pool=nn.AdaptiveAvgPool3d(1),
+                flatten=nn.Flatten(1),
+                dropout=nn.Dropout(dropout),
+                fc=nn.Linear(1024, num_classes),
+            )
+        )
+        initialise_(self, (block.norm_c for block in self.modules() if isinstance(block, Bottleneck)))
+
+    def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
+        """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
+        check_clips(clips)
+        features = self.res2(self.stem(clips))
+        features = self.res5(self.res4(self.res3(features)))
+        return self.head(features)
+
+
+def _stage(num_blocks: int, channels: tuple[int, int, int], temporal_kernel: int, stride: int) -> nn.Sequential:
+    in_channels, inner, out_channels = channels
+    first = Bottleneck(in_channels, inner, out_channels, temporal_kernel, stride)
+    rest = [Bottleneck(out_channels, inner, out_channels, temporal_kernel) for _ in range(num_blocks - 1)]
+    return nn.Sequential(first, *rest)

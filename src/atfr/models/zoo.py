@@ -1,0 +1,59 @@
+"""The list of atfr's networks, and the two ways to one: by its name, and from a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from atfr.errors import InputError
+from atfr.models.base import VideoModel, load, unknown_name
+from atfr.models.resnet3d import ResNet3D
+from atfr.models.x3d import X3D
+
+MODELS: Mapping[str, type[VideoModel]] = MappingProxyType(
+    {name: network for network in (ResNet3D, X3D) for name in network.variants}
+)
+"""The class of each model name."""
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows."""
+    return list(MODELS)
+
+
+def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoModel:
+    """A new network with random weights, in training mode; its natural input is ``model.clip_shape``.
+
+    Args:
+        name: One of `list_models`.
+        num_classes: Classes K of the logits.
+        arguments: ``dropout``: probability with which a pooled feature is dropped in training
+            (0.5 in X3D, 0 in 3DResNet when not given).
+
+    Raises:
+        InputError: Unknown name (close ones are suggested) or argument, or a value out of range.
+
+    Example:
+        >>> create_model("x3d_s", num_classes=10).clip_shape
+        (3, 13, 160, 160)
+    """
+    if name not in MODELS:
+        raise InputError(f"unknown {unknown_name('model', name, MODELS)}")
+    unknown = sorted(arguments.keys() - {"dropout"})
+    if unknown:
+        raise InputError(f"{unknown_name('argument', unknown[0], ['num_classes', 'dropout'])} for {name}")
+    return MODELS[name](name, num_classes=num_classes, **arguments)
+
+
+def from_pretrained(source: str | Path, **hub_options: Any) -> VideoModel:
+    """The network of a checkpoint, of whatever class, with its SGS layer if it had one, in evaluation mode on the CPU.
+
+    Args:
+        source: A folder that ``save_pretrained`` or ``atfr train`` wrote, or a string ``owner/name`` for a model on the
+            Hugging Face Hub. A `Path` is always a folder.
+        hub_options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ... for a model on the Hub.
+
+    Raises:
+        CheckpointError: Files are missing or damaged, or do not fit together.
+    """
+    return load(MODELS, source, **hub_options)

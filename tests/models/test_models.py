@@ -1,0 +1,171 @@
+"""Making and calling networks: names, arguments, inputs, placements of SGS, copies."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import atfr
+from atfr.errors import InputError
+from atfr.models import X3D, ResNet3D, VideoModel, create_model, list_models
+
+SMALL = ["resnet3d_18", "x3d_s"]
+STAGES = ["stem", "res2", "res3", "res4", "res5"]
+
+
+def awake(model: VideoModel) -> VideoModel:
+    """Give residual branches, which start at 0, and batch-norm statistics something to say."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    return model
+
+
+def test_list_models_names_this_release() -> None:
+    assert list_models() == ["resnet3d_18", "resnet3d_50", "x3d_xs", "x3d_s", "x3d_m", "x3d_l", "x3d_xl"]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_is_made_by_its_name(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert model.config["model"] == name
+    assert model.config["arguments"]["num_classes"] == 400
+    assert type(model) is (ResNet3D if name.startswith("resnet3d") else X3D)
+    assert list(model.stage_paths) == STAGES
+    assert len(model.clip_shape) == 4
+    for path in model.stage_paths.values():
+        model.get_submodule(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "x3d-s"}, r"unknown model 'x3d-s' \(did you mean x3d_s or .*x3d_xl"),
+        ({"name": "slowfast"}, r"unknown model 'slowfast'.* expected one of: resnet3d_18"),
+        ({"name": "x3d_s", "num_classes": 0}, "num_classes must be a whole number of 1 or more, got 0"),
+        ({"name": "x3d_s", "num_classes": 2.5}, r"got 2\.5"),
+        ({"name": "x3d_s", "dropout": 1.0}, r"dropout must be a probability in \[0, 1\), got 1\.0"),
+        ({"name": "x3d_s", "drop_out": 0.5}, r"argument 'drop_out' \(did you mean dropout\?\)"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_a_hint(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        create_model(**arguments)
+
+
+def test_classes_refuse_names_of_other_classes() -> None:
+    with pytest.raises(InputError, match="unknown X3D network 'resnet3d_18'"):
+        X3D("resnet3d_18")
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (torch.zeros(3, 4, 32, 32), r"5-D.*\[3, 4, 32, 32\]; add the batch axis"),
+        (torch.zeros(1, 4, 3, 32, 32), r"3 channels on axis 1.*movedim\(2, 1\)"),
+        (torch.zeros(1, 4, 32, 32, 3), r"3 channels on axis 1.*movedim\(4, 1\)"),
+        (torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "floating-point frames, got torch.uint8"),
+        (torch.zeros(1, 3, 4, 7, 32), r"at least 1 clip of 1 frame of 8 x 8 pixels.*\[1, 3, 4, 7, 32\]"),
+        (torch.zeros(1, 3, 0, 32, 32), "at least 1 clip of 1 frame"),
+        (torch.zeros(0, 3, 4, 32, 32), "at least 1 clip of 1 frame"),
+        ([torch.zeros(3, 4, 32, 32)], "float tensor N x 3 x T x H x W, got list"),
+    ],
+)
+def test_wrong_clips_are_refused_with_a_remedy(name: str, clips: torch.Tensor, message: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    with pytest.raises(InputError, match=message):
+        model(clips)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("shape", [(1, 3, 1, 8, 8), (2, 3, 5, 33, 17), (1, 3, 20, 40, 64)])
+def test_any_length_and_size_is_taken(name: str, shape: tuple[int, ...]) -> None:
+    model = create_model(name, num_classes=5).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(shape))
+    assert logits.shape == (shape[0], 5)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_new_network_keeps_the_scale_of_its_input_and_learns_in_every_parameter(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=5, dropout=0.0)
+    features: dict[str, torch.Tensor] = {}
+    for stage, path in model.stage_paths.items():
+        model.get_submodule(path).register_forward_hook(
+            lambda _module, _inputs, output, stage=stage: features.__setitem__(stage, output)
+        )
+    model(torch.randn(2, 3, 4, 64, 64)).square().sum().backward()
+    for stage, output in features.items():
+        assert 0.1 < output.std() < 10, stage
+    awake(model).zero_grad()
+    model(torch.randn(2, 3, 4, 64, 64)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("stage", STAGES)
+def test_logits_do_not_depend_on_batch_mates_behind_sgs_at_any_stage(name: str, stage: str) -> None:
+    torch.manual_seed(0)
+    model = awake(create_model(name, num_classes=5)).double().eval()
+    atfr.adapt_(model, after=stage)
+    clips = torch.randn(3, 3, 6, 32, 32, dtype=torch.float64)
+    clips[1] = clips[1, :, :1]  # nearly still: fewer active bins, so the batch is ragged
+    with torch.no_grad(), atfr.record(model) as trace:
+        together = model(clips)
+        active = trace.active_bins.tolist()
+        alone = torch.cat([model(clip[None]) for clip in clips])
+    assert len(set(active)) > 1
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_say_the_same_and_stand_alone(name: str, copied) -> None:
+    torch.manual_seed(0)
+    model = awake(create_model(name, num_classes=5)).eval()
+    atfr.adapt_(model)
+    clips = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        expected = model(clips)
+        twin = copied(model)
+        assert twin.config == model.config
+        torch.testing.assert_close(twin(clips), expected, rtol=0, atol=0)
+        for parameter in twin.parameters():
+            parameter.add_(1)
+        torch.testing.assert_close(model(clips), expected, rtol=0, atol=0)
+
+
+def test_bfloat16_autocast_gives_finite_logits() -> None:
+    torch.manual_seed(0)
+    model = awake(create_model("x3d_xs", num_classes=5)).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.randn(1, 3, 4, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_static_network_exports(name: str) -> None:
+    torch.manual_seed(0)
+    model = awake(create_model(name, num_classes=5)).eval()
+    clips = torch.randn(2, 3, 4, 32, 32)
+    dynamic = {"clips": {0: torch.export.Dim("N", min=1, max=8)}}
+    program = torch.export.export(model, (clips,), dynamic_shapes=dynamic)
+    more = torch.randn(3, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(more), model(more))
+
+
+def test_the_names_are_known_at_the_top_of_the_package() -> None:
+    code = "import atfr; m = atfr.create_model('x3d_xs', num_classes=2); print(m.clip_shape, atfr.list_models()[0])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "(3, 4, 160, 160) resnet3d_18"

@@ -1,0 +1,87 @@
+"""X3D against PyTorchVideo's: the same state dict, the same logits, in float64, with random weights and statistics."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atfr.models import create_model
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # PyTorchVideo imports torch.jit's deprecated names
+    from pytorchvideo.models.x3d import create_x3d
+
+FACTORS = {"x3d_l": {"depth_factor": 5.0}, "x3d_xl": {"depth_factor": 5.0, "width_factor": 2.9}}
+
+
+def reference(name: str, frames: int, size: int) -> nn.Module:
+    """PyTorchVideo's network for a clip size, without its softmax, every parameter and statistic away from its default."""
+    torch.manual_seed(0)
+    network = create_x3d(
+        input_clip_length=frames, input_crop_size=size, model_num_class=7, head_activation=None, **FACTORS.get(name, {})
+    )
+    network = network.double().eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.5)
+                nn.init.normal_(module.running_mean, std=0.5)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+            elif isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in")
+        nn.init.normal_(network.blocks[-1].proj.weight, std=0.1)
+        nn.init.normal_(network.blocks[-1].proj.bias)
+    return network
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "size"),
+    [
+        ("x3d_xs", 4, 160),
+        ("x3d_s", 13, 160),
+        ("x3d_m", 16, 96),  # the network of x3d_s at another size
+        ("x3d_l", 4, 56),
+        ("x3d_xl", 3, 64),
+    ],
+)
+def test_logits_are_those_of_pytorchvideo(name: str, frames: int, size: int) -> None:
+    expected_network = reference(name, frames, size)
+    network = create_model(name, num_classes=7).double().eval()
+    network.load_state_dict(expected_network.state_dict(), strict=True)
+    clips = torch.randn(1, 3, frames, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        expected = expected_network(clips)
+        assert expected.std() > 0.01  # a reference that says something
+        assert relative_error(network(clips), expected) < 1e-10
+
+
+@pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")
+def test_training_step_is_that_of_pytorchvideo() -> None:
+    expected_network = reference("x3d_xs", 4, 64).train()
+    network = create_model("x3d_xs", num_classes=7, dropout=0.0).double()
+    network.load_state_dict(expected_network.state_dict(), strict=True)
+    expected_network.blocks[-1].dropout.p = 0.0
+    clips = torch.randn(2, 3, 4, 64, 64, dtype=torch.float64)
+    for model in (expected_network, network):
+        nn.functional.cross_entropy(model(clips), torch.tensor([1, 5])).backward()
+    expected_gradients = {key: parameter.grad for key, parameter in expected_network.named_parameters()}
+    for key, parameter in network.named_parameters():
+        assert relative_error(parameter.grad, expected_gradients[key]) < 1e-8, key
+    for key, statistic in expected_network.named_buffers():
+        torch.testing.assert_close(network.get_buffer(key), statistic, msg=key)
+
+
+def test_evaluation_returns_logits_where_pytorchvideo_returns_probabilities() -> None:
+    torch.manual_seed(0)
+    network = create_model("x3d_xs", num_classes=7).eval()
+    original = create_x3d(input_clip_length=4, input_crop_size=64, model_num_class=7).eval()
+    original.load_state_dict(network.state_dict(), strict=True)
+    clips = torch.randn(2, 3, 4, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(clips).softmax(1), original(clips))
