@@ -1,0 +1,78 @@
+"""One pass of a network over clips, with what it did and what it cost: scores, active bins, multiply-adds, time."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from atfr.cost import ClipCost, clip_cost
+from atfr.trace import record
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a network made of N clips.
+
+    Attributes:
+        scores: softmax of the logits.
+        active_bins: of each clip, None for a network without SGS.
+        multiply_adds: of each clip, by its own number of active bins.
+        ms_per_clip: time of the forward pass over the number of clips; nothing else is in it.
+    """
+
+    scores: Float64[Tensor, "N K"]
+    active_bins: list[int] | None
+    multiply_adds: list[int]
+    ms_per_clip: float
+
+
+class Forward:
+    """Runs a network on clips of one shape; its cost table is counted once, here.
+
+    Args:
+        model: a network, static or with one SGS layer.
+        clip_shape: C T H W of the clips.
+    """
+
+    def __init__(self, model: nn.Module, clip_shape: Sequence[int]) -> None:
+        self.model = model
+        self.clip_shape = tuple(clip_shape)
+        self.cost: ClipCost = clip_cost(model, clip_shape)
+        self.device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Pass:
+        """Run the network, which should be in evaluation mode (`evaluating`), on clips from any device."""
+        clips = clips.to(self.device, non_blocking=True)
+        with record(self.model) as trace:
+            start_s = self._clock_s()
+            logits = self.model(clips)
+            elapsed_s = self._clock_s() - start_s
+        active_bins = trace.active_bins.tolist() if self.cost.adaptive else None
+        multiply_adds = self.cost.of(trace) if self.cost.adaptive else [self.cost.static] * len(clips)
+        return Pass(logits.double().softmax(1).cpu(), active_bins, multiply_adds, 1000 * elapsed_s / len(clips))
+
+    def warm_up(self, num_clips: int) -> None:
+        """Run once on noise, so that what a first pass sets up is not in the times that follow."""
+        self(torch.randn(num_clips, *self.clip_shape))
+
+    def _clock_s(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and every part of it back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,199 @@
+"""predict: videos in, predictions out. A file is decoded once, however many views are cut from it."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from atfr.errors import InputError, VideoError
+from atfr.evaluate.forward import Forward, Pass, evaluating
+from atfr.models import VideoModel
+from atfr.train.task import Task, check_classes
+from atfr.video.decode import decode
+from atfr.video.spec import ClipSpec
+from atfr.video.transforms import test_clips
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one video.
+
+    Attributes:
+        path: the file.
+        labels: the names of the K classes.
+        scores: the softmax scores, averaged over the views; they sum to 1.
+        active_bins: the maps that each view kept, None for a network without SGS.
+        gflops: multiply-adds / 1e9 spent on each view.
+        static_gflops: multiply-adds / 1e9 of a view in the same network without SGS.
+        ms_per_clip: time of the forward pass that its views were in, over the number of clips in it.
+        warning: what was wrong with the file, where only a part of it could be used.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    scores: Float64[Tensor, " K"]
+    active_bins: tuple[int, ...] | None
+    gflops: tuple[float, ...]
+    static_gflops: float
+    ms_per_clip: float
+    warning: str | None = None
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """Return the k most probable classes (all, where there are fewer) as (label, probability)."""
+        scores, classes = self.scores.topk(min(k, len(self.labels)))
+        return [(self.labels[i], score) for i, score in zip(classes.tolist(), scores.tolist(), strict=True)]
+
+    @property
+    def total_gflops(self) -> float:
+        """Multiply-adds / 1e9 spent on the video, all views together."""
+        return sum(self.gflops)
+
+    def to_dict(self, k: int = 5) -> dict[str, Any]:
+        """Turn the prediction into plain JSON values, with the k most probable classes."""
+        return {
+            "path": str(self.path),
+            "top": [{"label": label, "probability": probability} for label, probability in self.top(k)],
+            "views": len(self.gflops),
+            "active_bins": None if self.active_bins is None else list(self.active_bins),
+            "gflops": self.total_gflops,
+            "static_gflops": self.static_gflops * len(self.gflops),
+            "warning": self.warning,
+        }
+
+
+def predict(
+    model: VideoModel,
+    paths: Iterable[str | os.PathLike[str]],
+    task: Task,
+    *,
+    num_clips: int = 1,
+    num_crops: int = 1,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    on_error: Callable[[Path, VideoError], None] | None = None,
+) -> Iterator[Prediction]:
+    """Predict the class of each video, in the order given, as soon as it is known.
+
+    The network runs where its parameters are, in evaluation mode, and keeps its mode afterwards.
+
+    Args:
+        model: a network whose classes are the task's.
+        paths: video files.
+        task: the labels, and the clips the network reads.
+        num_clips: clips of a video, spread uniformly.
+        num_crops: crops of a clip: 1 (centre) or 3.
+        batch_size: clips in one forward pass, at most.
+        num_workers: processes that decode; 0 decodes in this one.
+        on_error: called for a file that does not decode, which is then passed over; by default it raises.
+
+    Raises:
+        VideoError: a file does not decode, and there is no `on_error`.
+        InputError: an argument is out of range.
+        CheckpointError: the network has another number of classes than the task.
+    """
+    check_views(num_clips, num_crops, batch_size)
+    check_classes(model, task)
+    forward = Forward(model, task.clip_shape)
+    return predictions(forward, paths, task, num_clips, num_crops, batch_size, num_workers, on_error)
+
+
+def check_views(num_clips: int, num_crops: int, batch_size: int) -> None:
+    """Refuse views that cannot be cut, before any video is decoded.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if num_clips < 1 or batch_size < 1 or num_crops not in (1, 3):
+        raise InputError(
+            "num_clips and batch_size must be at least 1 and num_crops 1 or 3, "
+            f"got {num_clips=}, {batch_size=}, {num_crops=}"
+        )
+
+
+def predictions(
+    forward: Forward,
+    paths: Iterable[str | os.PathLike[str]],
+    task: Task,
+    num_clips: int,
+    num_crops: int,
+    batch_size: int,
+    num_workers: int,
+    on_error: Callable[[Path, VideoError], None] | None,
+) -> Iterator[Prediction]:
+    """Do what `predict` says, with a `Forward` that is there already."""
+    videos = _Views([Path(path) for path in paths], task.spec, num_clips, num_crops)
+    together = max(1, batch_size // (num_clips * num_crops))
+    for loaded in DataLoader(videos, together, num_workers=num_workers, collate_fn=list):
+        passes = iter(_passes(forward, [video.views for video in loaded if video.views is not None], batch_size))
+        for video in loaded:
+            if video.views is not None:
+                yield _prediction(video, next(passes), task.labels, forward.cost.static / 1e9)
+            elif on_error is not None:
+                on_error(video.path, VideoError(video.error))
+            else:
+                raise VideoError(video.error)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The views of one video, or why there are none."""
+
+    path: Path
+    views: Float[Tensor, "V C T H W"] | None
+    warning: str | None = None
+    error: str | None = None
+
+
+class _Views(Dataset[_Loaded]):
+    """The views of each file; one that does not decode is an item too, so that it cannot end the run of the others."""
+
+    def __init__(self, paths: Sequence[Path], spec: ClipSpec, num_clips: int, num_crops: int) -> None:
+        self.paths, self.spec, self.num_clips, self.num_crops = paths, spec, num_clips, num_crops
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> _Loaded:
+        path = self.paths[index]
+        try:
+            frames = decode(path, shorter_side=self.spec.decode_side)
+        except VideoError as error:
+            return _Loaded(path, None, error=str(error))
+        return _Loaded(path, test_clips(frames, self.spec, self.num_clips, self.num_crops), frames.warning)
+
+
+def _passes(forward: Forward, views: list[Float[Tensor, "V C T H W"]], batch_size: int) -> list[Pass]:
+    """Run the views of some videos in batches, and give each video its own share of what came out."""
+    if not views:
+        return []
+    with evaluating(forward.model):
+        passes = [forward(clips) for clips in torch.cat(views).split(batch_size)]
+    scores = torch.cat([one.scores for one in passes])
+    active_bins = [active for one in passes for active in one.active_bins or ()]
+    multiply_adds = [count for one in passes for count in one.multiply_adds]
+    times_ms = [one.ms_per_clip for one in passes for _ in one.multiply_adds]
+    shares, start = [], 0
+    for video in views:
+        share = slice(start, start := start + len(video))
+        ms_per_clip = sum(times_ms[share]) / len(video)
+        shares.append(Pass(scores[share], active_bins[share] or None, multiply_adds[share], ms_per_clip))
+    return shares
+
+
+def _prediction(video: _Loaded, passed: Pass, labels: tuple[str, ...], static_gflops: float) -> Prediction:
+    return Prediction(
+        path=video.path,
+        labels=labels,
+        scores=passed.scores.mean(0),
+        active_bins=None if passed.active_bins is None else tuple(passed.active_bins),
+        gflops=tuple(count / 1e9 for count in passed.multiply_adds),
+        static_gflops=static_gflops,
+        ms_per_clip=passed.ms_per_clip,
+        warning=video.warning,
+    )

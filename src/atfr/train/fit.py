@@ -1,0 +1,222 @@
+"""fit: train a network on a data set through Lightning, and write its checkpoint folder.
+
+out/config.json, model.safetensors, task.json   the trained network (`atfr test`, `atfr predict`)
+out/last.ckpt                                   the state after the last whole epoch, to resume from
+out/logs/                                       TensorBoard
+"""
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from atfr.data.dataset import ClipDataset
+from atfr.errors import CheckpointError, InputError
+from atfr.models import VideoModel
+from atfr.train.loaders import ClipLoaders
+from atfr.train.module import ClassificationModule
+from atfr.train.task import Task, check_classes, save_checkpoint
+
+RESUME = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training did.
+
+    Attributes:
+        history: the figures of each epoch: "train/loss", "train/accuracy", "train/active_bins", "val/accuracy", ...
+        skipped: the training videos that do not decode, each with the reason.
+        damaged: the videos of which only a part could be used, each with the warning.
+    """
+
+    history: list[dict[str, float]]
+    skipped: list[tuple[Path, str]]
+    damaged: list[tuple[Path, str]]
+
+
+def fit(
+    model: VideoModel,
+    train: ClipDataset,
+    val: ClipDataset | None = None,
+    *,
+    out: str | os.PathLike[str],
+    epochs: int = 30,
+    batch_size: int = 16,
+    learning_rate: float = 0.05,
+    warmup_epochs: float = 2,
+    weight_decay: float = 1e-4,
+    num_workers: int | None = None,
+    seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
+    **trainer_options: Any,
+) -> FitResult:
+    """Train a network in place, and write it with its task to the folder `out`.
+
+    SGD with momentum 0.9; the learning rate rises linearly, then falls as half a cosine to 0 at the end. Weight decay
+    spares batch norm and biases. The network comes out as after the last epoch, in evaluation mode on the CPU.
+
+    Args:
+        model: a network whose classes are those of the data; adapt it before.
+        train: a data set with `train=True`.
+        val: a data set with `train=False`, tested after each epoch; its last figures choose nothing.
+        out: the checkpoint folder, made where missing.
+        epochs: passes over the training videos, one random clip of each.
+        batch_size: clips in a step (on each device).
+        learning_rate: at the top of the schedule; scale it with the batch size.
+        warmup_epochs: epochs in which the learning rate rises, which may be a fraction.
+        weight_decay: on matrices and kernels.
+        num_workers: processes that decode; None: one less than the CPU cores, four at most.
+        seed: of order and dropout; the clips are drawn by the data set's own.
+        resume: a `last.ckpt` to go on from, of the same network and arguments.
+        trainer_options: any option of `lightning.Trainer`; they take precedence, callbacks are added.
+
+    Raises:
+        InputError: an argument is out of range, or a data set is of the wrong kind.
+        CheckpointError: `out` cannot be written, or `resume` is damaged, unsafe to load, or of another network.
+        KeyboardInterrupt: the training was interrupted; `last.ckpt` holds the epochs before.
+    """
+    out = Path(out)
+    task = Task(train.video_list.labels, train.spec)
+    _check(model, train, val, task, epochs, batch_size)
+    resume = None if resume is None else Path(resume)
+    workers = min(4, _cpu_cores() - 1) if num_workers is None else num_workers
+    module = ClassificationModule(
+        model,
+        task.clip_shape,
+        learning_rate=learning_rate,
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        seed=seed,
+    )
+    train.set_epoch(0 if resume is None else _check_resume(resume, module) + 1)
+    loaders = ClipLoaders(train, val, batch_size=batch_size, num_workers=workers, seed=seed)
+    model.train()
+    with _quiet():
+        trainer = _trainer(out, epochs, trainer_options)
+        with _interruptible(trainer):
+            trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
+    model.eval()
+    if trainer.is_global_zero:
+        save_checkpoint(model, task, out)
+    damaged = train.damaged + (val.damaged if val is not None else [])
+    return FitResult(module.history, train.skipped, damaged)
+
+
+def _check(
+    model: VideoModel, train: ClipDataset, val: ClipDataset | None, task: Task, epochs: int, batch_size: int
+) -> None:
+    if epochs < 1 or batch_size < 1:
+        raise InputError(f"epochs and batch_size must be at least 1, got {epochs=}, {batch_size=}")
+    if not train.train or (val is not None and val.train):
+        raise InputError("fit needs a ClipDataset with train=True to train on, and one with train=False to validate on")
+    check_classes(model, task)
+
+
+def _cpu_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _trainer(out: Path, epochs: int, options: dict[str, Any]) -> pl.Trainer:
+    """Make the Trainer: our defaults, which any option of the caller replaces."""
+    callbacks: list[pl.Callback] = []
+    if options.get("enable_checkpointing", True):
+        callbacks.append(
+            ModelCheckpoint(
+                out,
+                filename=Path(RESUME).stem,
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+                auto_insert_metric_name=False,
+            )
+        )
+    show = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
+    if show:
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+    defaults: dict[str, Any] = {
+        "max_epochs": epochs,
+        "default_root_dir": out,
+        "log_every_n_steps": 10,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+    }
+    own = options.get("callbacks") or []
+    callbacks += own if isinstance(own, list) else [own]
+    options = defaults | options | {"callbacks": callbacks, "enable_progress_bar": show}
+    if options.get("logger") in (None, True):
+        options["logger"] = TensorBoardLogger(out, name="", version="logs")
+    return pl.Trainer(**options)
+
+
+def _check_resume(path: Path, module: ClassificationModule) -> int:
+    """Return the last epoch of a `last.ckpt`, after a look whether it is safe to load and of this network."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no '{path}' to resume from; train without resuming")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        epoch, weights = int(state["epoch"]), state["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"'{path}' is damaged, no checkpoint of `atfr train`, or holds code, which is not loaded: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        found, wanted = (tuple(d[name].shape) if name in d else None for d in (weights, expected))
+        if found != wanted:
+            raise CheckpointError(
+                f"'{path}' is of another network: {name} is {found or 'missing'} there and {wanted or 'missing'} in "
+                "this one; resume with the arguments of the training that wrote it"
+            )
+    return epoch
+
+
+@contextmanager
+def _interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Let Ctrl-C through as what it is: Lightning makes it an exit with 1, and stays deaf to further ones."""
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and handler is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what Lightning says of hardware it does not use, tips, and loaders that are as asked for."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                r"The '\w+' does not have many workers",
+                r"The number of training batches \(\d+\) is smaller than the logging interval",
+                r"Checkpoint directory .* exists and is not empty",
+                r"GPU available but not used",
+                r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.15
+            ):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

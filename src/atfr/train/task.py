@@ -1,0 +1,111 @@
+"""Task: what a network was trained for. Beside the network it makes a checkpoint folder that can predict.
+
+Such a folder holds config.json and model.safetensors (`VideoModel.save_pretrained`) and task.json, written here.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atfr.errors import CheckpointError, InputError
+from atfr.video.spec import ClipSpec
+
+if TYPE_CHECKING:
+    from atfr.models import VideoModel
+
+TASK = "task.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """The classes a network tells apart (`labels[i]` names class i) and the clips it reads."""
+
+    labels: tuple[str, ...]
+    spec: ClipSpec
+
+    def __post_init__(self) -> None:
+        if not self.labels or not all(isinstance(label, str) for label in self.labels):
+            raise InputError(f"labels must be the names of the classes, got {self.labels!r}")
+        if len(set(self.labels)) < len(self.labels):
+            raise InputError(f"labels must differ from each other, got {self.labels!r}")
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """The shape of a clip, C T H W."""
+        return (3, self.spec.frames, self.spec.size, self.spec.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the task into plain JSON values."""
+        return {"labels": list(self.labels), "clip": self.spec.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Task":
+        """Make a task from `to_dict`'s values.
+
+        Raises:
+            InputError: A key is missing, or a value is not of its kind or range.
+        """
+        if (
+            not isinstance(values, Mapping)
+            or set(values) != {"labels", "clip"}
+            or not isinstance(values["labels"], list)
+        ):
+            raise InputError(f'a task is {{"labels": [...], "clip": {{...}}}}, got {str(values)[:200]}')
+        return cls(tuple(values["labels"]), ClipSpec.from_dict(values["clip"]))
+
+
+def save_checkpoint(model: "VideoModel", task: Task, folder: str | os.PathLike[str]) -> None:
+    """Write a network and its task into a checkpoint folder; each file is written whole or not at all.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    scratch = folder / f".{TASK}.{os.getpid()}.tmp"
+    try:
+        scratch.write_text(json.dumps(task.to_dict(), indent=2) + "\n", encoding="utf-8")
+        scratch.replace(folder / TASK)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write '{folder / TASK}': {error}") from error
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]:
+    """Read a network (in evaluation mode, on the CPU) and its task from a checkpoint folder.
+
+    Raises:
+        CheckpointError: Files are missing, damaged or unsafe to load, or do not fit together.
+    """
+    from atfr.models import from_pretrained
+
+    folder = Path(folder)
+    model = from_pretrained(folder)
+    path = folder / TASK
+    if not path.is_file():
+        raise CheckpointError(
+            f"'{folder}' holds a network but no {TASK} (its labels and clips); give a folder that `atfr train` wrote"
+        )
+    try:
+        task = Task.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # InputError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+    check_classes(model, task)
+    return model, task
+
+
+def check_classes(model: "VideoModel", task: Task) -> None:
+    """Refuse a network that has another number of classes than the task.
+
+    Raises:
+        CheckpointError: The numbers differ.
+    """
+    classes = model.config["arguments"]["num_classes"]
+    if classes != len(task.labels):
+        raise CheckpointError(
+            f"the network {model.config['model']} has {classes} classes and its task names {len(task.labels)} "
+            f"({', '.join(task.labels[:4])}{', ...' if len(task.labels) > 4 else ''}); they are not of one training"
+        )
