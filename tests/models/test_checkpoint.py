@@ -144,7 +144,7 @@ def test_a_failed_save_leaves_nothing_half_written(
     monkeypatch.setattr(target, fails, disk_full)
     model = create_model("x3d_xs", num_classes=2)
     for place in (folder, tmp_path / "new"):
-        with pytest.raises(CheckpointError, match="cannot write a checkpoint to .*No space left"):
+        with pytest.raises(CheckpointError, match=r"cannot write a checkpoint to .*No space left"):
             model.save_pretrained(place)
     assert not (tmp_path / "new").exists()
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -224,7 +224,7 @@ def test_another_class_says_which_one_it_is(saved: Path) -> None:
 
 @pytest.mark.parametrize("source", ["no/such/folder", "nowhere", Path("owner/name")])
 def test_a_missing_folder_is_an_error_without_the_network(source: str | Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a checkpoint folder .*no such folder"):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint folder .*no such folder"):
         from_pretrained(source)
 
 

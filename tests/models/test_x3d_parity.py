@@ -16,7 +16,7 @@ FACTORS = {"x3d_l": {"depth_factor": 5.0}, "x3d_xl": {"depth_factor": 5.0, "widt
 
 
 def reference(name: str, frames: int, size: int) -> nn.Module:
-    """PyTorchVideo's network for a clip size, without its softmax, every parameter and statistic away from its default."""
+    """PyTorchVideo's network for a clip size, without softmax, no parameter or statistic at its default."""
     torch.manual_seed(0)
     network = create_x3d(
         input_clip_length=frames, input_crop_size=size, model_num_class=7, head_activation=None, **FACTORS.get(name, {})
