@@ -21,6 +21,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from atfr.data.dataset import ClipDataset
 from atfr.errors import CheckpointError, InputError
@@ -106,7 +107,7 @@ def fit(
     model.train()
     with _quiet():
         trainer = _trainer(out, epochs, trainer_options)
-        with _interruptible(trainer):
+        with _interruptible():
             trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
     model.eval()
     if trainer.is_global_zero:
@@ -158,7 +159,10 @@ def _trainer(out: Path, epochs: int, options: dict[str, Any]) -> pl.Trainer:
     options = defaults | options | {"callbacks": callbacks, "enable_progress_bar": show}
     if options.get("logger") in (None, True):
         options["logger"] = TensorBoardLogger(out, name="", version="logs")
-    return pl.Trainer(**options)
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise InputError(f"lightning.Trainer does not take these options: {error}") from error
 
 
 def _check_resume(path: Path, module: ClassificationModule) -> int:
@@ -185,10 +189,10 @@ def _check_resume(path: Path, module: ClassificationModule) -> int:
 
 
 @contextmanager
-def _interruptible(trainer: pl.Trainer) -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     """Let Ctrl-C through as what it is: Lightning makes it an exit with 1, and stays deaf to further ones."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        handler = signal.getsignal(signal.SIGINT)
         yield
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):

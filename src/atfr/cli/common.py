@@ -1,0 +1,125 @@
+"""What commands share: reading data and checkpoints, tables and JSON on stdout, progress and warnings on stderr."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    from atfr.data.records import VideoList
+    from atfr.models import VideoModel
+    from atfr.train.task import Task
+
+WIDTH = 80
+
+
+def read_data(data: Path, labels: Sequence[str] | None = None, test_fold: int | None = None) -> "dict[str, VideoList]":
+    """Read the splits of a folder of classes or a CSV file."""
+    from atfr.data.records import read_csv, read_folder
+
+    if data.is_file():
+        return read_csv(data, labels=labels, test_fold=test_fold)
+    if test_fold is not None and data.is_dir():
+        raise InputError(f"--test_fold is for a CSV file with a column 'fold', '{data}' is a folder")
+    return read_folder(data, labels=labels)
+
+
+def load(checkpoint: Path, device: str, num_bins: int | None = None) -> "tuple[VideoModel, Task]":
+    """Read a checkpoint folder, on its device, with another number of bins if one is given."""
+    with busy("loading the network"):
+        import torch
+
+        from atfr.adapt import set_num_bins_
+        from atfr.train.task import load_checkpoint
+
+        model, task = load_checkpoint(checkpoint)
+        if num_bins is not None:
+            set_num_bins_(model, num_bins)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return model.to(device), task
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def parse_views(views: str) -> tuple[int, int]:
+    """Return the clips and crops of "10x3"."""
+    found = re.fullmatch(r"([1-9]\d*)x([13])", views)
+    if not found:
+        raise InputError(f"--views is CLIPSxCROPS, as 10x3 (10 clips, 3 crops each; crops are 1 or 3), got {views!r}")
+    return int(found[1]), int(found[2])
+
+
+def print_json(values: Any) -> None:
+    """Print values as JSON on stdout."""
+    print(json.dumps(values, indent=2))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "", left: Sequence[int] = (0,)
+) -> None:
+    """Print a table on stdout, at most 80 columns wide; the columns numbered in `left` begin at the left."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if number in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(str(cell)) for cell in row])
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDTH)
+    console.print(Text(title, style="bold"))
+    console.print(table)
+    if note:
+        console.print(Text(note, style="dim"))
+
+
+def warn(message: str) -> None:
+    """Print a warning as one line on stderr."""
+    print(f"atfr: warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show on a terminal that something goes on whose length is not known."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(Text(what)):
+        yield
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; what comes is to be called with (done, total)."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 as a percentage."""
+    return f"{100 * share:.1f} %"

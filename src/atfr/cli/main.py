@@ -1,0 +1,107 @@
+"""The entry point `atfr`: finds the command, imports its module alone, runs it, and turns errors into one line.
+
+Everything heavy is imported late: `atfr --help` answers without torch.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from atfr import __version__
+from atfr.errors import AtfrError
+
+FAILED, INTERRUPTED = 2, 130
+
+
+class Command(NamedTuple):
+    """Where a command's function is, and what it does in one line."""
+
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "quickstart": Command("atfr.cli.quickstart", "quickstart", "train and compare a static and an adaptive network"),
+    "train": Command("atfr.cli.train", "train", "train a network on a folder of classes or a CSV file"),
+    "test": Command("atfr.cli.test", "test", "test a trained network: accuracy, GFLOPs and time per clip"),
+    "predict": Command("atfr.cli.predict", "predict", "name the action in videos"),
+    "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    args = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    try:
+        code = run(args)
+        sys.stdout.flush()
+    except (AtfrError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone: `atfr ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("atfr: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def run(args: list[str]) -> int:
+    """Do what the arguments say and return the exit code."""
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"atfr {__version__}")
+        return 0
+    name = args[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}"
+        return fail(f"unknown {'option' if name.startswith('-') else 'command'} {name!r}; {hint}")
+    command = COMMANDS[name]
+    function = getattr(importlib.import_module(command.module), command.function)
+    from atfr.cli.parser import UsageError, parse
+
+    try:
+        values = parse(f"atfr {name}", function, args[1:])
+    except UsageError as error:
+        return fail(f"{error} (see `atfr {name} --help`)")
+    except SystemExit as done:  # --help or --print_config
+        return int(done.code or 0)
+    return function(**values) or 0
+
+
+def overview() -> str:
+    """Return the text of `atfr --help`."""
+    lines = [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: atfr COMMAND ...",
+            "",
+            "3D CNNs with adaptive temporal feature resolutions (Similarity Guided Sampling).",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "  -h, --help     this text; `atfr COMMAND --help` for one command",
+            "  -V, --version  the version",
+        ]
+    )
+
+
+def fail(message: str) -> int:
+    """Print an error as one line on stderr and return the exit code of errors."""
+    print(f"atfr: error: {' '.join(message.split())}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

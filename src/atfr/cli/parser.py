@@ -1,0 +1,99 @@
+"""Make a command's parser from its function: types and defaults from the signature, help from the docstring.
+
+Parameters before the `*` are positional arguments, the others options; a bool that is False by default is a flag. A
+parameter named `trainer` takes all options of `lightning.Trainer`, as `--trainer.NAME`.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
+
+import docstring_parser
+from jsonargparse import ArgumentError, ArgumentParser
+
+TRAINER = "trainer"
+OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
+"""Those that commands have as options of their own."""
+
+
+class UsageError(Exception):
+    """The arguments of a command are wrong."""
+
+
+def parse(name: str, function: Callable[..., Any], args: list[str]) -> dict[str, Any]:
+    """Return the keyword arguments for a command's function.
+
+    Raises:
+        UsageError: an argument is unknown, missing or wrong; the message is one line.
+        SystemExit: help or the configuration was asked for, and printed.
+    """
+    wants_help = {"-h", "--help"} & set(args)
+    trainer_help = f"--{TRAINER}.help" in args
+    parser = make_parser(name, function, with_trainer=not wants_help)
+    try:
+        values = vars(parser.instantiate(parser.parse_args(["--help"] if trainer_help else args)))
+    except ArgumentError as error:
+        raise UsageError(one_line(str(error), parser)) from error
+    values.pop("config", None)
+    if (trainer := values.get(TRAINER)) is not None:
+        defaults = vars(parser.get_defaults()[TRAINER])
+        values[TRAINER] = {key: value for key, value in vars(trainer).items() if value != defaults.get(key)}
+    return values
+
+
+def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = True) -> ArgumentParser:
+    """Return the parser of a command; without the options of `lightning.Trainer`, it is made in no time."""
+    doc = docstring_parser.parse(inspect.getdoc(function) or "")
+    helps = {parameter.arg_name: parameter.description for parameter in doc.params}
+    description = "\n\n".join(text for text in (doc.short_description, doc.long_description) if text)
+    parser = ArgumentParser(prog=name, description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="Read options from this YAML file (see --print_config).")
+    parameters = inspect.signature(function, eval_str=True).parameters
+    positionals = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY and p.default is p.empty]
+    flags = [p for p in parameters.values() if p.default is False]
+    for parameter in positionals:
+        several = get_origin(parameter.annotation) is list
+        kind = get_args(parameter.annotation)[0] if several else parameter.annotation
+        extra: dict[str, Any] = {"nargs": "+"} if several else {}
+        parser.add_argument(parameter.name, type=kind, help=helps.get(parameter.name), **extra)
+    skip: set[str | int] = {TRAINER, *(p.name for p in (*positionals, *flags))}
+    parser.add_function_arguments(function, as_group=False, skip=skip)
+    for parameter in flags:
+        parser.add_argument(f"--{parameter.name}", action="store_true", help=helps.get(parameter.name))
+    if TRAINER in parameters:
+        add_trainer(parser, with_trainer)
+    return parser
+
+
+def add_trainer(parser: ArgumentParser, in_full: bool) -> None:
+    """Add the options of `lightning.Trainer`, or only the way to their help: there are hundreds of lines of it."""
+    if in_full:
+        from lightning.pytorch import Trainer
+
+        parser.add_class_arguments(Trainer, TRAINER, instantiate=False, skip=OWN_TRAINER_OPTIONS)
+    else:
+        group = parser.add_argument_group("lightning.Trainer")
+        group.add_argument(
+            f"--{TRAINER}.OPTION", metavar="VALUE", help="Any of its options; `--trainer.help` lists them."
+        )
+
+
+def one_line(message: str, parser: ArgumentParser) -> str:
+    """Say in one line what jsonargparse says in several, and which option was meant."""
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("NoneType", "null")
+    text = re.sub(r"a (?:typing\.)?Literal\[(.*)\]", r"one of \1", text)
+    if unknown := re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", text):
+        known = [name for name in parser._option_string_actions if not name.endswith(".help")]
+        near = difflib.get_close_matches(unknown[1], known, n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"unrecognised option {unknown[1]}{hint}"
+    found = re.search(r'Parser key "([^"]+)":\s*(.*)', text, re.DOTALL)
+    if found is None:
+        return " ".join(text.split())
+    key, body = found.groups()
+    subtypes, value = re.search(r"Subtypes: \[(.*)\]\n", body), re.search(r"Given value: (.*)", body, re.DOTALL)
+    if subtypes and value:
+        body = f"Expected {' or '.join(subtypes[1].split(', '))}. Got value: {value[1]}"
+    return " ".join(f"--{key}: {body}".split())

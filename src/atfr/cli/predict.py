@@ -1,0 +1,95 @@
+"""`atfr predict`: the most probable classes of videos, with the active bins and the GFLOPs spent."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atfr.cli import common
+
+if TYPE_CHECKING:
+    from atfr.errors import VideoError
+    from atfr.evaluate.predict import Prediction
+
+
+def predict(
+    videos: list[Path],
+    *,
+    checkpoint: Path,
+    views: str = "1x1",
+    num_bins: int | None = None,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Name the action in videos, with the active bins and the GFLOPs spent.
+
+    A file that does not decode is named on stderr, the others are predicted, and the exit code is 2.
+
+    Args:
+        videos: Video files.
+        checkpoint: A folder that `atfr train` wrote.
+        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
+        num_bins: Fewer similarity bins than in training, to spend less.
+        batch_size: Clips in one forward pass, at most.
+        num_workers: Processes that decode; 0 decodes in the main one.
+        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
+        json: Print JSON instead of a table.
+    """
+    num_clips, num_crops = common.parse_views(views)
+    model, task = common.load(checkpoint, device, num_bins)
+    from atfr.cli.main import FAILED, fail
+    from atfr.evaluate import predict as evaluate
+
+    failed: list[Path] = []
+
+    def on_error(path: Path, error: "VideoError") -> None:
+        failed.append(path)
+        fail(str(error))
+
+    stream = evaluate.predict(
+        model,
+        videos,
+        task,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        on_error=on_error,
+    )
+    predictions = []
+    with common.progress("predicting") as progress:
+        for prediction in stream:
+            predictions.append(prediction)
+            progress(len(predictions) + len(failed), len(videos))
+            if prediction.warning:
+                common.warn(prediction.warning)
+    if json:
+        common.print_json([prediction.to_dict() for prediction in predictions])
+    elif predictions:
+        print_predictions(predictions)
+    return FAILED if failed else 0
+
+
+def print_predictions(predictions: "list[Prediction]") -> None:
+    """Print a block of five rows a video: what it is, and what finding that out has cost."""
+    rows = []
+    for prediction in predictions:
+        for rank, (label, probability) in enumerate(prediction.top(5)):
+            spent = ("", "")
+            if rank == 0:
+                spent = (bins(prediction.active_bins), f"{prediction.total_gflops:.4g}")
+            rows.append([prediction.path if rank == 0 else "", label, common.percent(probability), *spent])
+    static = sum(prediction.static_gflops * len(prediction.gflops) for prediction in predictions)
+    total = sum(prediction.total_gflops for prediction in predictions)
+    note = f"GFLOPs (multiply-adds) of all views: {total:.4g} spent, {static:.4g} without SGS."
+    columns = ["video", "class", "probability", "active bins", "GFLOPs"]
+    common.print_table("Predictions", columns, rows, note, left=(0, 1))
+
+
+def bins(active_bins: tuple[int, ...] | None) -> str:
+    """Return the active bins of a video's views in a few characters."""
+    if active_bins is None:
+        return "static"
+    if len(active_bins) == 1:
+        return str(active_bins[0])
+    return f"{sum(active_bins) / len(active_bins):.1f} ({min(active_bins)}-{max(active_bins)})"

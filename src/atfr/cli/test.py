@@ -1,0 +1,108 @@
+"""`atfr test`: the multi-view test of a trained network, as a table, JSON and CSV."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atfr.cli import common
+from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    from atfr.evaluate.test import TestResult
+
+
+def test(
+    *,
+    checkpoint: Path,
+    data: Path,
+    views: str = "10x3",
+    test_fold: int | None = None,
+    num_bins: int | None = None,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    device: str = "auto",
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Test a trained network on the test split: accuracy, GFLOPs per clip, time per clip, active bins.
+
+    Videos that do not decode are left out, counted and named.
+
+    Args:
+        checkpoint: A folder that `atfr train` wrote.
+        data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
+        views: Clips x crops of each video, scores averaged; crops are 1 (centre) or 3.
+        test_fold: The fold of the CSV file to test on.
+        num_bins: Fewer similarity bins than in training, to spend less.
+        batch_size: Clips in one forward pass, at most.
+        num_workers: Processes that decode; 0 decodes in the main one.
+        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
+        out: A folder for result.json and videos.csv, one row a video.
+        json: Print JSON instead of a table.
+    """
+    num_clips, num_crops = common.parse_views(views)
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"--out is a folder for result.json and videos.csv, '{out}' is a file")
+    model, task = common.load(checkpoint, device, num_bins)
+    from atfr.evaluate import test as evaluate
+
+    videos = common.read_data(data, task.labels, test_fold)["test"]
+    with common.progress("testing") as progress:
+        result = evaluate.test(
+            model,
+            videos,
+            task.spec,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=progress,
+        )
+    for skip in result.skipped:
+        common.warn(f"left out: {skip.reason}")
+    for video in result.videos:
+        if video.warning:
+            common.warn(video.warning)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        common.write_whole(out / "result.json", result.to_json() + "\n")
+        common.write_whole(out / "videos.csv", result.to_csv())
+    if json:
+        print(result.to_json())
+    else:
+        print_result(result)
+
+
+def print_result(result: "TestResult") -> None:
+    """Print the figures of a test, and how many clips kept how many maps."""
+    gflops, error = result.gflops_per_clip, result.top1_standard_error
+    rows = [["top-1", f"{common.percent(result.top1)} ± {100 * error:.1f} (standard error)"]]
+    if result.top5 is not None:
+        rows.append(["top-5", common.percent(result.top5)])
+    spread = f"{gflops.mean:.4g} ± {gflops.std:.2g}, {gflops.min:.4g} to {gflops.max:.4g}"
+    rows += [
+        ["mean class accuracy", common.percent(result.mean_class_accuracy)],
+        ["videos", f"{len(result.videos)}, and {len(result.skipped)} left out"],
+        ["views", f"{result.num_clips} clips x {result.num_crops} crops"],
+        ["GFLOPs per clip", spread],
+        ["  without SGS", f"{result.static_gflops_per_clip:.4g}"],
+        ["ms per clip", f"{result.ms_per_clip:.4g} (median)"],
+    ]
+    timing = result.timing
+    note = (
+        f"GFLOPs are multiply-adds / 1e9, ± the spread over clips. Time: forward pass only, "
+        f"batch {timing['batch_size']}, {timing['device']}, {timing['threads']} threads, torch {timing['torch']}."
+    )
+    common.print_table("Test", ["", "result"], rows, note, left=(0, 1))
+    if result.active_bins:
+        print()
+        print_histogram(result.active_bins)
+
+
+def print_histogram(counts: dict[int, int]) -> None:
+    """Print how many clips kept how many maps, as bars."""
+    most = max(counts.values())
+    rows = []
+    for active in range(min(counts), max(counts) + 1):
+        count = counts.get(active, 0)
+        rows.append([active, count, "█" * round(40 * count / most)])
+    common.print_table("Active bins", ["bins", "clips", ""], rows, left=(0, 2))

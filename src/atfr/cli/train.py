@@ -1,0 +1,159 @@
+"""`atfr train`: train a network, static or adaptive, and write its checkpoint folder."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from atfr.cli import common
+from atfr.errors import CheckpointError
+from atfr.video.spec import ClipSpec
+
+DEFAULT_CLIP = ClipSpec()
+
+
+def train(
+    *,
+    data: Path,
+    out: Path,
+    model: str = "resnet3d_18",
+    after: str = "res2",
+    num_bins: int | None = None,
+    kernel: Literal["linear", "linear_mean", "kronecker"] = "linear",
+    embedding_dim: int = 8,
+    top_edge: Literal["center", "paper"] = "center",
+    order: Literal["magnitude", "time"] = "magnitude",
+    clip: ClipSpec = DEFAULT_CLIP,
+    test_fold: int | None = None,
+    epochs: int = 30,
+    batch_size: int = 16,
+    learning_rate: float = 0.05,
+    warmup_epochs: float = 2,
+    weight_decay: float = 1e-4,
+    num_workers: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    trainer: dict[str, Any] | None = None,
+    json: bool = False,
+) -> None:
+    """Train a network on the training split, watch it on the val split (or else the test split), and write it to `out`.
+
+    SGD, momentum 0.9, half a cosine after a linear warm-up. `out` is then a checkpoint folder for `atfr test` and
+    `atfr predict`; TensorBoard reads `out`/logs, where active bins and GFLOPs per clip stand beside loss and accuracy.
+
+    Args:
+        data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
+        out: A new or empty folder; with --resume the one to go on with.
+        model: The network's name.
+        after: The stage that SGS goes behind (stem, res2, res3, ...); none trains the static network.
+        num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in.
+        kernel: Sampling kernel; linear sums similar maps, the others average them.
+        embedding_dim: Dimension of the similarity space.
+        top_edge: Where the largest magnitude lies in the last bin; paper is the literal reading, which drops it.
+        order: The order of the merged maps.
+        clip: The clip the network reads.
+        test_fold: The fold of the CSV file that is not trained on.
+        epochs: Passes over the training videos, one random clip of each.
+        batch_size: Clips in a step, on each device.
+        learning_rate: At the top of the schedule; scale it with the batch size.
+        warmup_epochs: Epochs in which the learning rate rises.
+        weight_decay: On matrices and kernels; batch norm and biases are spared.
+        num_workers: Processes that decode; by default one less than the CPU cores, four at most.
+        seed: Of weights, clips and their order.
+        resume: Go on from `out`/last.ckpt, with the arguments of the training that wrote it.
+        trainer: Options of lightning.Trainer.
+        json: Print JSON instead of a table.
+    """
+    splits = common.read_data(data, test_fold=test_fold)
+    with output_folder(out, resume):
+        with common.busy("starting"):
+            import torch
+
+            import atfr
+            from atfr.data.dataset import ClipDataset
+            from atfr.train.fit import RESUME, fit
+
+            torch.manual_seed(seed)
+            network = atfr.create_model(model, num_classes=len(splits["train"].labels))
+            if after != "none":
+                atfr.adapt_(network, after, num_bins, kernel, embedding_dim, top_edge, order)
+        result = fit(
+            network,
+            ClipDataset(splits["train"], clip, train=True, seed=seed),
+            ClipDataset(splits.get("val", splits["test"]), clip, train=False),
+            out=out,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_epochs=warmup_epochs,
+            weight_decay=weight_decay,
+            num_workers=num_workers,
+            seed=seed,
+            resume=out / RESUME if resume else None,
+            **(trainer or {}),
+        )
+    if not is_first_process():
+        return
+    for _, reason in result.skipped:
+        common.warn(f"left out: {reason}")
+    for _, reason in result.damaged:
+        common.warn(reason)
+    if json:
+        common.print_json({"out": str(out), "skipped": len(result.skipped), "history": result.history})
+    else:
+        print_history(result.history, out)
+
+
+@contextmanager
+def output_folder(out: Path, resume: bool) -> Iterator[None]:
+    """Check, before anything long begins, that the folder can be written; leave no half-made one behind."""
+    if not is_first_process():
+        yield
+        return
+    existed = out.exists()
+    if existed and not out.is_dir():
+        raise CheckpointError(f"--out must be a folder, '{out}' is a file")
+    before = set(out.iterdir()) if existed else set()
+    if before and not resume:
+        raise CheckpointError(
+            f"--out '{out}' is not empty ({', '.join(sorted(path.name for path in before)[:4])}); choose a new folder, "
+            "or go on with its training with --resume"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise CheckpointError(f"cannot write to --out '{out}': {error.strerror}") from error
+    try:
+        yield
+    except BaseException:
+        if not (out / "last.ckpt").exists():  # no whole epoch: nothing to go on from
+            for path in set(out.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not existed:
+                out.rmdir()
+        raise
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, where Lightning or a launcher runs several."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def print_history(history: list[dict[str, float]], out: Path) -> None:
+    """Print the figures of the last epochs."""
+    columns = {
+        "epoch": "epoch",
+        "train/loss": "loss",
+        "train/accuracy": "accuracy",
+        "val/accuracy": "held-out",
+        "train/active_bins": "active bins",
+        "train/gflops_per_clip": "GFLOPs per clip",
+    }
+    columns = {key: title for key, title in columns.items() if any(key in row for row in history)}
+    rows = [[f"{row[key]:.4g}" if key in row else "" for key in columns] for row in history[-5:]]
+    note = f"GFLOPs are multiply-adds / 1e9. Written to {out}; try it: atfr predict VIDEO --checkpoint {out}"
+    common.print_table("The last epochs", list(columns.values()), rows, note)
