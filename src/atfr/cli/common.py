@@ -18,8 +18,8 @@ from atfr.errors import InputError
 
 if TYPE_CHECKING:
     from atfr.data.records import VideoList
+    from atfr.evaluate.task import Task
     from atfr.models import VideoModel
-    from atfr.train.task import Task
 
 WIDTH = 80
 
@@ -41,7 +41,7 @@ def load(checkpoint: Path, device: str, num_bins: int | None = None) -> "tuple[V
         import torch
 
         from atfr.adapt import set_num_bins_
-        from atfr.train.task import load_checkpoint
+        from atfr.evaluate.task import load_checkpoint
 
         model, task = load_checkpoint(checkpoint)
         if num_bins is not None:

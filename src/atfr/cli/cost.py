@@ -29,8 +29,8 @@ def cost(
     """
     with common.busy("counting multiply-adds"):
         import atfr
+        from atfr.evaluate.task import TASK, load_checkpoint
         from atfr.trace import site_names
-        from atfr.train.task import TASK, load_checkpoint
 
         if Path(model).is_dir():
             has_task = (Path(model) / TASK).is_file()

@@ -1,1 +1,1 @@
-"""Evaluation: predictions of videos, and the multi-view test with accuracy, cost and time."""
+"""Evaluation: the task of a checkpoint, predictions of videos, the multi-view test with accuracy, cost and time."""

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass, evaluating
+from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
-from atfr.train.task import Task, check_classes
 from atfr.video.decode import decode
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips

@@ -22,8 +22,8 @@ from atfr.data.records import VideoList
 from atfr.errors import DataError, VideoError
 from atfr.evaluate.forward import Forward, evaluating
 from atfr.evaluate.predict import Prediction, check_views, predictions
+from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
-from atfr.train.task import Task, check_classes
 from atfr.video.spec import ClipSpec
 
 

@@ -1,1 +1,1 @@
-"""Training: the Lightning module, its schedule, `fit`, and the checkpoint folder that holds network and task."""
+"""Training: the Lightning module and its schedule, the loaders, and `fit`."""

@@ -25,10 +25,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from atfr.data.dataset import ClipDataset
 from atfr.errors import CheckpointError, InputError
+from atfr.evaluate.task import Task, check_classes, save_checkpoint
 from atfr.models import VideoModel
 from atfr.train.loaders import ClipLoaders
 from atfr.train.module import ClassificationModule
-from atfr.train.task import Task, check_classes, save_checkpoint
 
 RESUME = "last.ckpt"
 
