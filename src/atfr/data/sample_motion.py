@@ -21,11 +21,12 @@ CHANGES: dict[str, tuple[Property, int]] = {
 }
 """Which property of the shape each class changes, and in which direction."""
 
-RADIUS = (0.13, 0.36)
-TRAVEL = (0.3, 0.8)
-GROWTH = (1.7, 2.5)
-SPEED_PER_FRAME = (0.012, 0.06)
-CAMERA_SPEED = 0.012
+RADIUS = (0.14, 0.38)
+TRAVEL = (0.35, 0.8)
+GROWTH = (1.7, 2.4)
+SPEED_PER_FRAME = (0.012, 0.045)
+CAMERA_SPEED = 0.01
+GROUND, SHAPE = (0.05, 0.45), (0.6, 1.0)
 MARGIN_FRAMES = 3
 
 
@@ -81,9 +82,7 @@ def draw_video(motion: Motion, size: int, rng: np.random.Generator) -> UInt8[np.
     frames = np.arange(len(motion.x))
     pixel = ((np.arange(size) + 0.5) / size).astype(np.float32)
     scenery = _texture(2 * size, 6, rng)
-    shade, shade_sprite = _two_colours(rng), _two_colours(rng)
-    if np.abs(shade.mean(0) - shade_sprite.mean(0)).max() < 0.25:  # keep the shape visible
-        shade_sprite = (shade_sprite + 0.5) % 1
+    shade, shade_sprite = _colours(rng)
     rows = (pixel[None] + motion.camera[1] * frames[:, None]).astype(np.float32)
     columns = (pixel[None] + motion.camera[0] * frames[:, None]).astype(np.float32)
     ground = _look_up(scenery, rows[:, :, None] / 2, columns[:, None, :] / 2)
@@ -101,8 +100,8 @@ def draw_video(motion: Motion, size: int, rng: np.random.Generator) -> UInt8[np.
 
 def _extent(frames: int, rng: np.random.Generator) -> tuple[int, int]:
     """Draw when the motion starts and stops: short or long, anywhere but in the first and last few frames."""
-    room = frames - 2 * MARGIN_FRAMES
-    length = int(rng.integers(max(room // 3, 2), room + 1))
+    room = frames - 1 - 2 * MARGIN_FRAMES
+    length = int(rng.integers(max(room * 2 // 5, 2), room + 1))
     start = MARGIN_FRAMES + int(rng.integers(room - length + 1))
     return start, start + length
 
@@ -147,8 +146,13 @@ def _look_up(
     return upper * (1 - dy) + lower * dy
 
 
-def _two_colours(rng: np.random.Generator) -> Float32[np.ndarray, "2 3"]:
-    return rng.uniform(0, 1, (2, 3)).astype(np.float32)
+def _colours(rng: np.random.Generator) -> tuple[Float32[np.ndarray, "2 3"], Float32[np.ndarray, "2 3"]]:
+    """Draw the two colours of the ground and of the shape, which is always the brighter and so easy to find."""
+    pairs = [
+        np.clip(rng.uniform(*brightness, 3) + rng.uniform(-0.15, 0.15, (2, 3)), 0, 1).astype(np.float32)
+        for brightness in (GROUND, SHAPE)
+    ]
+    return pairs[0], pairs[1]
 
 
 def _mix(amount: Float32[np.ndarray, "T H W"], colours: Float32[np.ndarray, "2 3"]) -> Float32[np.ndarray, "T H W 3"]:
