@@ -1,8 +1,11 @@
 """Checkpoint folders: exact round trips, whole or not at all, and a clear error for each way to be wrong."""
 
 import json
+import os
+import resource
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -130,28 +133,44 @@ def test_the_readme_says_what_it_is(saved: Path) -> None:
     assert "3 x 32 x 224 x 224" in text
 
 
-@pytest.mark.parametrize("fails", ["save_file", "replace"])
-def test_a_failed_save_leaves_nothing_half_written(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
-) -> None:
-    def disk_full(*args, **_kwargs):
-        if fails == "save_file":
-            Path(args[1]).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file can grow beyond 1 MB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
+
+def test_a_save_without_room_changes_nothing(folder: Path, tmp_path: Path, small_disk: None) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    target = safetensors.torch if fails == "save_file" else atfr.models.checkpoint.os
-    monkeypatch.setattr(target, fails, disk_full)
     model = create_model("x3d_xs", num_classes=2)
     for place in (folder, tmp_path / "new"):
-        with pytest.raises(CheckpointError, match=r"cannot write a checkpoint to .*No space left"):
+        with pytest.raises(CheckpointError, match=r"cannot write a checkpoint to .*File too large"):
             model.save_pretrained(place)
     assert not (tmp_path / "new").exists()
-    after = {path.name: path.read_bytes() for path in folder.iterdir()}
-    if fails == "save_file":
-        assert after == before
-    else:  # between the files of two checkpoints: no config.json, so nothing that loads
-        assert set(after) == set(before) - {"config.json"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_save_cut_between_its_files_leaves_nothing_that_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def cut(source: Path, target: Path) -> None:
+        if Path(target).name == "config.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(atfr.models.checkpoint.os, "replace", cut)
+    for place in (folder, folder / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            create_model("x3d_xs", num_classes=2).save_pretrained(place)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        from_pretrained(folder)
+
+
+def test_all_files_can_be_read_by_the_same_people(saved: Path) -> None:
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
 
 
 def test_saving_onto_a_file_is_refused(tmp_path: Path) -> None:
@@ -182,6 +201,7 @@ DAMAGES = {
     "unknown model": (lambda f: edit_config(f, model="resnet3d_81"), "model 'resnet3d_81' .did you mean resnet3d_18"),
     "unknown argument": (lambda f: edit_config(f, arguments={"depth": 3}), "does not describe a network.*depth"),
     "bad argument": (lambda f: edit_config(f, arguments={"num_classes": -1}), "does not describe .*num_classes"),
+    "absurd argument": (lambda f: edit_config(f, arguments={"num_classes": 10**15}), "does not describe a network"),
     "unknown stage": (lambda f: edit_config(f, sgs={"after": "res9"}), "does not describe a network.*res9"),
     "unknown kernel": (lambda f: edit_config(f, sgs={"kernel": "cubic"}), "does not describe a network.*cubic"),
     "empty weights": (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged or no safetensors file"),

@@ -50,6 +50,7 @@ def test_every_model_is_made_by_its_name(name: str) -> None:
         ({"name": "x3d_s", "num_classes": 0}, "num_classes must be a whole number of 1 or more, got 0"),
         ({"name": "x3d_s", "num_classes": 2.5}, r"got 2\.5"),
         ({"name": "x3d_s", "dropout": 1.0}, r"dropout must be a probability in \[0, 1\), got 1\.0"),
+        ({"name": "x3d_s", "dropout": "0.5"}, r"dropout must be a probability in \[0, 1\), got '0\.5'"),
         ({"name": "x3d_s", "drop_out": 0.5}, r"argument 'drop_out' \(did you mean dropout\?\)"),
     ],
 )
@@ -111,6 +112,20 @@ def test_a_new_network_keeps_the_scale_of_its_input_and_learns_in_every_paramete
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_first_weights_are_those_of_he_and_residual_branches_start_at_zero(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name).eval()
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv3d):
+            receivers = module.weight[:, 0].numel() / module.groups  # outputs that one input feeds
+            assert module.weight.std().item() == pytest.approx((2 / receivers) ** 0.5, rel=0.2), path
+    block = model.get_submodule(f"{model.stage_paths['res4']}{'.res_blocks' if name == 'x3d_s' else ''}")[1]
+    features = torch.randn(1, {"x3d_s": 96, "resnet3d_18": 512}[name], 2, 4, 4)
+    with torch.no_grad():
+        assert torch.equal(block(features), features.relu())
 
 
 @pytest.mark.parametrize("name", SMALL)

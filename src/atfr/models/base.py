@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
@@ -71,7 +71,7 @@ class VideoModel(
             raise InputError(f"unknown {unknown_name(f'{type(self).__name__} network', name, self.variants)}")
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise InputError(f"num_classes must be a whole number of 1 or more, got {num_classes!r} for {name}")
-        if not 0 <= dropout < 1:
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise InputError(f"dropout must be a probability in [0, 1), got {dropout!r} for {name}")
         self.config: dict[str, Any] = {
             "model": name,
@@ -123,7 +123,7 @@ class VideoModel(
         return super().generate_model_card(*args, model_name=self.config["model"], clip_shape=shape, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options: Any) -> Self:
+    def from_pretrained(cls: type[M], pretrained_model_name_or_path: str | Path, **hub_options: Any) -> M:
         """The network of a checkpoint, with its SGS layer if it had one, in evaluation mode on the CPU.
 
         Weights come back bit for bit, in the type they were saved in.
@@ -154,8 +154,9 @@ def load(classes: Mapping[str, type[M]], source: str | Path, **hub_options: Any)
             model = classes[name](name, **config["arguments"])
             if config["sgs"] is not None:
                 adapt_(model, **config["sgs"])
-        except (AtfrError, TypeError) as error:
-            raise CheckpointError(f"{config_path} does not describe a network that can be made: {error}") from error
+        except (AtfrError, TypeError, RuntimeError) as error:
+            reason = checkpoint.first_line(error)
+            raise CheckpointError(f"{config_path} does not describe a network that can be made: {reason}") from error
     checkpoint.check_fit(weights, model.state_dict(), weights_path, name)
     model.load_state_dict(weights, assign=True)  # assigned, not copied: the stored type stays
     return model.eval()

@@ -7,6 +7,7 @@ pickle, no code.
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def locate(source: str | Path, **hub_options: Any) -> tuple[Path, Path]:
         except Exception as error:  # the Hub client's errors have no common base
             raise CheckpointError(
                 f"expected a checkpoint folder or a model on the Hugging Face Hub, got {source!r}: there is no such"
-                f" folder, and the Hub answered: {_first_line(error)}"
+                f" folder, and the Hub answered: {first_line(error)}"
             ) from error
         return config, weights
     if not folder.is_dir():
@@ -73,7 +74,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable as JSON: {_first_line(error)}; save the model again") from error
+        raise CheckpointError(f"{path} is not readable as JSON: {first_line(error)}; save the model again") from error
     well_formed = (
         isinstance(config, dict)
         and isinstance(config.get("model"), str)
@@ -99,7 +100,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file: {_first_line(error)}; other formats are not loaded, as they may"
+            f"{path} is damaged or no safetensors file: {first_line(error)}; other formats are not loaded, as they may"
             " run code: save the model again with save_pretrained"
         ) from error
 
@@ -108,7 +109,8 @@ def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
     """Write config.json and model.safetensors into a folder."""
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     contiguous = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    safetensors.torch.save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
+    # Not save_file, whose files only their owner may read.
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(contiguous, metadata={"format": "pt"}))
 
 
 def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, name: str) -> None:
@@ -155,12 +157,13 @@ def staged(folder: Path) -> Iterator[Path]:
             for path in new_files:
                 os.replace(path, folder / path.name)
     except BaseException:
-        if not existed:
-            folder.rmdir()
+        if not existed:  # it is ours, with what has moved into it
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error's message, or its first line, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
