@@ -207,7 +207,16 @@ def avg_pool3d(
     step = stride or kernel_size
 
     def pool(clip: Tensor, kernel: tuple[int, ...]) -> Tensor:
-        return F.avg_pool3d(clip, kernel, step, padding, ceil_mode, count_include_pad, divisor_override)
+        if clip.shape[TIME] >= kernel[0]:
+            return F.avg_pool3d(clip, kernel, step, padding, ceil_mode, count_include_pad, divisor_override)
+        # torch takes no clip that reaches the kernel's length only with its padding: pad in time by hand
+        t, h, w = (padding,) * 3 if isinstance(padding, int) else padding
+        around = (0, 0, 0, 0, t, t)
+        padded = F.pad(clip, around)
+        mean = F.avg_pool3d(padded, kernel, step, (0, h, w), ceil_mode, count_include_pad, divisor_override)
+        if count_include_pad or divisor_override:
+            return mean
+        return mean / F.avg_pool3d(F.pad(torch.ones_like(clip), around), kernel, step, (0, h, w), ceil_mode, False)
 
     return windowed(pool, input, kernel_size, step, padding)
 

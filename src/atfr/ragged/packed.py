@@ -90,6 +90,8 @@ class PackedClips(Tensor):
         Raises:
             InputError: no clip, a clip without frames, or clips that differ in more than their length.
         """
+        if not all(isinstance(clip, Tensor) for clip in clips):
+            raise InputError(f"pack takes a list of tensors C x T x H x W, got {clips!r:.80}")
         shapes = [tuple(clip.shape) for clip in clips]
         if not shapes or any(len(shape) != 4 or shape[1] < 1 for shape in shapes):
             raise InputError(f"pack takes a list of clips C x T x H x W with T >= 1, got shapes {shapes}")

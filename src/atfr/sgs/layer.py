@@ -100,10 +100,10 @@ class SimilarityGuidedSampling(nn.Module):
         if isinstance(features, PackedClips):
             raise InputError("SGS got packed clips: the network has an SGS before this one; put in one only")
         shape = tuple(features.shape)
-        if len(shape) != 5 or shape[1] != self.channels or min(shape) < 1:
+        if len(shape) != 5 or shape[1] != self.channels or min(shape) < 1 or not features.is_floating_point():
             raise InputError(
-                f"SGS expects features N x C x T x H x W with C = {self.channels} and at least one of each, "
-                f"got {shape}; a single clip needs a batch axis: features.unsqueeze(0)"
+                f"SGS expects float features N x C x T x H x W with C = {self.channels} and at least one of each, "
+                f"got {features.dtype} of shape {shape}; a single clip needs a batch axis: features.unsqueeze(0)"
             )
 
     def extra_repr(self) -> str:

@@ -45,17 +45,20 @@ def sample(
     """Group the maps of each clip by the magnitude of their embeddings.
 
     Magnitudes, bins and weights are float32 at least. Maps count where their weight exceeds 1e-4; a bin is active
-    where a map counts. A clip whose magnitudes are all zero, or not finite, has maps that count as identical. Where no
-    map of a clip has weight, its maps share one bin and are averaged. Waits for the device once, to learn the lengths.
+    where a map counts. A clip whose magnitudes are all zero has maps that count as identical. Where no map of a clip
+    has weight, its maps share one bin and are averaged. A magnitude that is not finite makes the weights of its clip
+    NaN, and of no other clip. Waits for the device once, to learn the lengths.
     """
     magnitude_NT = sgs.magnitude(embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float())
     largest_N1 = magnitude_NT.detach().amax(dim=1, keepdim=True)
-    usable_N1 = (largest_N1 > 0) & largest_N1.isfinite()
-    magnitude_NT = torch.where(usable_N1, magnitude_NT, torch.ones_like(magnitude_NT))
+    finite_N1 = largest_N1.isfinite()
+    magnitude_NT = torch.where((largest_N1 > 0) & finite_N1, magnitude_NT, torch.ones_like(magnitude_NT))
 
     half_width_N = sgs.half_width(magnitude_NT, num_bins, top_edge)
     bin_NT = sgs.bin_of(magnitude_NT, half_width_N, num_bins)
     center_NT = sgs.bin_center(bin_NT, half_width_N)
+    if top_edge == "center":  # to the last bit: the kernel has its kink there
+        center_NT = torch.where(magnitude_NT == largest_N1, largest_N1, center_NT)
     psi = sgs.kronecker_kernel if kernel == "kronecker" else sgs.linear_kernel
     weight_NT = psi(magnitude_NT, center_NT, half_width_N)
 
@@ -64,6 +67,7 @@ def sample(
     weight_NT = torch.where(counts_NT, weight_NT, torch.zeros_like(weight_NT))
     weight_NT = normalized(weight_NT, counts_NT, bin_NT, num_bins, kernel)
     weight_NT = torch.where(lost_N1, torch.full_like(weight_NT, 1 / weight_NT.shape[1]), weight_NT)
+    weight_NT = torch.where(finite_N1, weight_NT, torch.nan)
     bin_NT = torch.where(lost_N1, num_bins - 1, bin_NT)
     return arranged(bin_NT, weight_NT, counts_NT | lost_N1, num_bins, order)
 
@@ -112,6 +116,7 @@ def rank_by_time(
 ) -> Int[Tensor, "N B"]:
     """Return the place of each active bin by the weighted mean time of its maps."""
     time_T = torch.arange(bin_NT.shape[1], device=bin_NT.device, dtype=weight_NT.dtype)
+    weight_NT = weight_NT.nan_to_num(nan=1.0)  # a clip that is not finite has one bin
     zeros_NB = weight_NT.new_zeros(active_NB.shape)
     moment_NB = zeros_NB.scatter_add(1, bin_NT, weight_NT * time_T)
     total_NB = zeros_NB.scatter_add(1, bin_NT, weight_NT)

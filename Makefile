@@ -1,0 +1,31 @@
+# make demo   install into .venv and run the main job on generated videos
+# make test   install what the tests need and run them all
+# make lint   ruff and mypy
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+demo: .venv/installed
+	$(BIN)/atfr quickstart
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "atfr needs Python 3.11 or newer, got $$($(PYTHON) --version); name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@

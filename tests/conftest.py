@@ -1,0 +1,28 @@
+"""What every test stands on: one thread a process, the caller's random state back, shapes checked at run time."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs one process a core; so do processes tests start
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_randomness() -> Iterator[None]:
+    """Every test starts from seed 0 and leaves no random state behind."""
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.set_rng_state(state)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real videos beside the checkout; tests that need it skip where it is absent."""
+    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real videos: the folder shared/data is not beside the checkout")
+    return folder
