@@ -78,8 +78,7 @@ def adapt_(
     channels = output_channels(model, path, example)
     layer = SimilarityGuidedSampling(channels, num_bins, kernel, embedding_dim, top_edge, order)
     layer.train(target.training)
-    if (like := next((p for p in model.parameters() if p.is_floating_point()), None)) is not None:
-        layer.to(like.device, like.dtype)
+    layer.to(float_like(model).device, float_like(model).dtype)
     target.add_module(CHILD, layer)
     if type(target).forward is not nn.Sequential.forward:
         target.register_forward_hook(run_child)
@@ -132,6 +131,11 @@ def adaptation(model: nn.Module) -> dict[str, Any] | None:
     return None
 
 
+def float_like(model: nn.Module) -> Tensor:
+    """Return a tensor whose device and type are those of the network's parameters."""
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+
+
 def run_child(module: nn.Module, args: Any, output: Any) -> Any:
     """Pass a module's output through the SGS layer that is its child (a forward hook)."""
     return getattr(module, CHILD)(output)
@@ -173,7 +177,7 @@ def output_channels(model: nn.Module, path: str, example: Any = None) -> int:
     if example is None:
         first = next((m for m in model.modules() if isinstance(m, nn.Conv3d)), None)
         clip = getattr(model, "clip_shape", (first.in_channels if first else 3, *PROBE_CLIP))
-        example = torch.empty(1, *clip)
+        example = torch.empty(1, *clip, dtype=float_like(model).dtype)
     example = torch.utils._pytree.tree_map_only(Tensor, lambda x: x.to("meta"), example)
     state = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
     handle = model.get_submodule(path).register_forward_hook(stop)
