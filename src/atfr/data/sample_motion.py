@@ -79,23 +79,26 @@ def draw_motion(name: str, frames: int, rng: np.random.Generator) -> Motion:
 
 def draw_video(motion: Motion, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
     """Draw the frames, `size` px a side, with a shape, textures and colours of their own."""
-    frames = np.arange(len(motion.x))
+    drifting = np.arange(len(motion.x) if any(motion.camera) else 1)[:, None]
     pixel = ((np.arange(size) + 0.5) / size).astype(np.float32)
     scenery = _texture(2 * size, 6, rng)
     shade, shade_sprite = _colours(rng)
-    rows = (pixel[None] + motion.camera[1] * frames[:, None]).astype(np.float32)
-    columns = (pixel[None] + motion.camera[0] * frames[:, None]).astype(np.float32)
+    rows = (pixel[None] + motion.camera[1] * drifting).astype(np.float32)
+    columns = (pixel[None] + motion.camera[0] * drifting).astype(np.float32)
     ground = _look_up(scenery, rows[:, :, None] / 2, columns[:, None, :] / 2)
 
     across = _wrapped(pixel[None] - motion.x[:, None].astype(np.float32))[:, None, :]
     down = _wrapped(pixel[None] - motion.y[:, None].astype(np.float32))[:, :, None]
     radius = motion.radius.astype(np.float32)[:, None, None]
     u, v = across / radius, down / radius
-    inside = np.clip((1 - _distance(u, v, rng)) * radius * size + 0.5, 0, 1)[..., None]
+    inside = np.clip((1 - _distance(u, v, rng)) * radius * size + 0.5, 0, 1)
     skin = _look_up(_texture(64, 3, rng), 0.5 + v / 2.6, 0.5 + u / 2.6)
 
-    picture = _mix(ground, shade) * (1 - inside) + _mix(skin, shade_sprite) * inside
-    return (picture * 255 + 0.5).astype(np.uint8)
+    video = np.empty((*inside.shape, 3), dtype=np.uint8)
+    for channel in range(3):
+        behind, before = _mix(ground, shade[:, channel]), _mix(skin, shade_sprite[:, channel])
+        video[..., channel] = (behind + inside * (before - behind)) * 255 + 0.5
+    return video
 
 
 def _extent(frames: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -155,5 +158,5 @@ def _colours(rng: np.random.Generator) -> tuple[Float32[np.ndarray, "2 3"], Floa
     return pairs[0], pairs[1]
 
 
-def _mix(amount: Float32[np.ndarray, "T H W"], colours: Float32[np.ndarray, "2 3"]) -> Float32[np.ndarray, "T H W 3"]:
-    return colours[0] + amount[..., None] * (colours[1] - colours[0])
+def _mix(amount: Float32[np.ndarray, "T H W"], levels: Float32[np.ndarray, "2"]) -> Float32[np.ndarray, "T H W"]:
+    return levels[0] + amount * (levels[1] - levels[0])
