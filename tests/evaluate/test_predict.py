@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+import atfr
+from atfr.errors import CheckpointError, InputError, VideoError
+from atfr.evaluate import predict as module
+from atfr.evaluate.predict import Prediction, predict
+from atfr.evaluate.task import Task
+from atfr.video.decode import decode
+from atfr.video.transforms import test_clips as views_of
+from tests.evaluate.build import NAMES, SPEC, network, video_list, write_level
+
+TASK = Task(NAMES, SPEC)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    videos = video_list(tmp_path_factory.mktemp("videos with spaces ü"), [0, 1, 2, 3, 4])
+    return [record.path for record in videos.records]
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_is_the_mean_over_views_run_one_by_one(paths: list[Path], adapted: bool) -> None:
+    model = network(adapted=adapted)
+    cost = atfr.clip_cost(model, (3, 4, 32, 32))
+    found = list(predict(model, paths[:3], TASK, num_clips=3, num_crops=3, batch_size=4))
+    for path, prediction in zip(paths[:3], found, strict=True):
+        scores, active_bins = [], []
+        for view in views_of(decode(path, shorter_side=SPEC.decode_side), SPEC, 3, 3):
+            with torch.no_grad(), atfr.record(model) as trace:
+                scores.append(model(view[None])[0].double().softmax(0))
+            if adapted:
+                active_bins.append(int(trace.active_bins))
+        assert prediction.path == path
+        assert prediction.scores.dtype == torch.float64
+        torch.testing.assert_close(prediction.scores, torch.stack(scores).mean(0), rtol=1e-4, atol=1e-7)
+        assert prediction.active_bins == (tuple(active_bins) if adapted else None)
+        spent = [cost.adaptive[a] for a in active_bins] if adapted else [cost.static] * 9
+        assert prediction.gflops == pytest.approx([count / 1e9 for count in spent])
+        assert prediction.total_gflops == pytest.approx(sum(spent) / 1e9)
+        assert prediction.static_gflops == cost.static / 1e9
+
+
+def test_clips_of_different_length_come_out_in_one_batch(paths: list[Path]) -> None:
+    found = list(predict(network(), paths, TASK, num_clips=3, batch_size=8))
+    assert len({active for prediction in found for active in prediction.active_bins or ()}) > 1
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 1), (64, 0)])
+def test_order_and_figures_do_not_depend_on_the_batch(paths: list[Path], batch_size: int, num_workers: int) -> None:
+    model = network()
+    expected = list(predict(model, paths, TASK, num_clips=2))
+    found = list(predict(model, paths, TASK, num_clips=2, batch_size=batch_size, num_workers=num_workers))
+    assert [p.path for p in found] == paths
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-7)
+        assert a.active_bins == b.active_bins
+
+
+def test_a_file_is_decoded_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+
+    def counting(path: Path, **options: int) -> object:
+        decoded.append(path)
+        return decode(path, **options)
+
+    monkeypatch.setattr(module, "decode", counting)
+    assert len(list(predict(network(), paths, TASK, num_clips=5, num_crops=3, batch_size=2))) == len(paths)
+    assert decoded == paths
+
+
+def test_a_broken_file_is_an_error_or_is_handed_over(paths: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    mixed = [paths[0], broken, paths[1]]
+    with pytest.raises(VideoError, match=r"broken\.mp4"):
+        list(predict(network(), mixed, TASK))
+    handed: list[Path] = []
+    found = list(predict(network(), mixed, TASK, on_error=lambda path, error: handed.append(path)))
+    assert [p.path for p in found] == [paths[0], paths[1]]
+    assert handed == [broken]
+
+
+def test_a_truncated_file_gives_what_decodes_and_says_so(tmp_path: Path) -> None:
+    path = write_level(tmp_path / "cut.mp4", 1, frames=30)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.6)])
+    (prediction,) = predict(network(), [path], TASK)
+    assert prediction.warning is not None
+    assert "cut.mp4" in prediction.warning
+    assert prediction.to_dict()["warning"] == prediction.warning
+
+
+def test_each_part_of_the_network_keeps_its_mode(paths: list[Path]) -> None:
+    model = network().train()
+    model.stem.eval()
+    modes = [part.training for part in model.modules()]
+    statistics = model.stem.norm.running_mean.clone()
+    list(predict(model, paths[:1], TASK))
+    assert [part.training for part in model.modules()] == modes
+    assert torch.equal(model.stem.norm.running_mean, statistics)
+
+
+def test_top_is_sorted_and_no_longer_than_the_classes() -> None:
+    scores = torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
+    prediction = Prediction(Path("x"), ("a", "b", "c"), scores, (3, 5), (1.0, 2.0), 4.0, 1.0)
+    assert prediction.top(2) == [("b", 0.6), ("c", 0.3)]
+    assert [label for label, _ in prediction.top()] == ["b", "c", "a"]
+    report = prediction.to_dict()
+    assert (report["gflops"], report["static_gflops"], report["views"]) == (3.0, 8.0, 2)
+
+
+def test_bad_arguments_are_refused_at_once(paths: list[Path]) -> None:
+    with pytest.raises(InputError, match="num_crops=2"):
+        predict(network(), paths, TASK, num_crops=2)
+    with pytest.raises(InputError, match="batch_size=0"):
+        predict(network(), paths, TASK, batch_size=0)
+    with pytest.raises(CheckpointError, match=r"has 4 classes and its task names 6"):
+        predict(network(classes=4), paths, TASK)

@@ -1,0 +1,45 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from atfr.errors import CheckpointError, InputError
+from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from tests.evaluate.build import NAMES, SPEC, network
+
+
+def test_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+    model, task = network(), Task(NAMES, SPEC)
+    save_checkpoint(model, task, tmp_path / "new" / "folder")
+    again, task_again = load_checkpoint(tmp_path / "new" / "folder")
+    assert task_again == task
+    clips = torch.randn(2, *task.clip_shape)
+    with torch.no_grad():
+        assert torch.equal(again(clips), model(clips))
+    assert not list((tmp_path / "new" / "folder").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no task.json"),
+        ("{", "cannot be read"),
+        ("[]", "a task is"),
+        (json.dumps({"labels": ["a"], "clip": {"framse": 3}}), "did you mean 'frames'"),
+        (json.dumps({"labels": ["a", "b"], "clip": {}}), "6 classes and its task names 2"),
+        (json.dumps({"labels": ["a", "a"], "clip": {}}), "differ"),
+    ],
+)
+def test_a_bad_task_file_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    save_checkpoint(network(), Task(NAMES, SPEC), tmp_path)
+    (tmp_path / "task.json").unlink()
+    if content is not None:
+        (tmp_path / "task.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path)
+
+
+def test_labels_must_be_names() -> None:
+    with pytest.raises(InputError, match="names of the classes"):
+        Task((), SPEC)
