@@ -18,18 +18,19 @@ NAMES = ("a", "b", "c", "d", "e", "f")
 
 
 def write_level(path: Path, label: int, frames: int = 12, seed: int = 0) -> Path:
-    """A noisy video of 40 x 48 px whose mean brightness is its class's, with a flicker from frame to frame."""
+    """A noisy video of 40 x 48 px that flickers from frame to frame around the brightness of its class."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(-18, 19, (frames, 10, 12, 3)).repeat(4, 1).repeat(4, 2)
-    return write_video(path, (LEVELS[label] + noise).clip(0, 255).astype(np.uint8))
+    rng = np.random.default_rng(seed)
+    flicker = rng.integers(-15, 16, (frames, 1, 1, 1)) + rng.integers(-18, 19, (frames, 10, 12, 3))
+    return write_video(path, (LEVELS[label] + flicker.repeat(4, 1).repeat(4, 2)).clip(0, 255).astype(np.uint8))
 
 
 def write_folder(root: Path, classes: int = 2, train: int = 4, test: int = 2) -> Path:
-    """A folder of classes with train and test splits."""
+    """A folder of classes with train and test splits, of middling brightness: there, flicker changes features most."""
     for split, count in (("train", train), ("test", test)):
         for label in range(classes):
             for number in range(count):
-                write_level(root / split / NAMES[label] / f"{number}.mp4", label, seed=100 * label + number)
+                write_level(root / split / NAMES[label] / f"{number}.mp4", label + 2, seed=100 * label + number)
     return root
 
 

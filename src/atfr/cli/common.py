@@ -84,6 +84,16 @@ def print_table(
         console.print(Text(note, style="dim"))
 
 
+def print_histogram(counts: dict[int, int]) -> None:
+    """Print how many clips kept how many maps, as bars."""
+    most = max(counts.values())
+    rows: list[list[object]] = []
+    for active in range(min(counts), max(counts) + 1):
+        count = counts.get(active, 0)
+        rows.append([active, count, "█" * round(40 * count / most)])
+    print_table("Active bins", ["bins", "clips", ""], rows, left=(0, 2))
+
+
 def warn(message: str) -> None:
     """Print a warning as one line on stderr."""
     print(f"atfr: warning: {' '.join(message.split())}", file=sys.stderr)

@@ -43,7 +43,8 @@ def cost(
             shape = network.clip_shape
             if after != "none":
                 atfr.adapt_(network, after=after, num_bins=num_bins)
-        clip_shape = (3, frames or shape[1], size or shape[2], size or shape[3])
+        given = (None, frames, size, size)
+        clip_shape = tuple(own if asked is None else asked for asked, own in zip(given, shape, strict=True))
         table = atfr.clip_cost(network, clip_shape)
     sgs = sum(p.numel() for layer in site_names(network).values() for p in layer.parameters())
     report: dict[str, Any] = {

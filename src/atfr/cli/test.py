@@ -95,14 +95,4 @@ def print_result(result: "TestResult") -> None:
     common.print_table("Test", ["", "result"], rows, note, left=(0, 1))
     if result.active_bins:
         print()
-        print_histogram(result.active_bins)
-
-
-def print_histogram(counts: dict[int, int]) -> None:
-    """Print how many clips kept how many maps, as bars."""
-    most = max(counts.values())
-    rows = []
-    for active in range(min(counts), max(counts) + 1):
-        count = counts.get(active, 0)
-        rows.append([active, count, "█" * round(40 * count / most)])
-    common.print_table("Active bins", ["bins", "clips", ""], rows, left=(0, 2))
+        common.print_histogram(result.active_bins)

@@ -1,0 +1,325 @@
+"""train, test, predict and cost on generated videos: through main(), and as real processes where signals matter."""
+
+import csv
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.cells import cell_len
+
+import atfr
+from atfr.cli.main import main
+from atfr.cli.train import train
+from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from atfr.sgs.layer import SimilarityGuidedSampling
+from atfr.train.fit import fit
+from tests.cli.test_main import ATFR, error_of
+from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
+
+CLIP = ["--clip.frames", "4", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
+QUICK = [*CLIP, "--clip.flip", "false", "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data [1] ü"), classes=2, train=4, test=2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint [x]")
+    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), folder)
+    return folder
+
+
+def copy(checkpoint: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, folder / "copy"))
+
+
+def check_width(text: str) -> None:
+    assert max(cell_len(line) for line in text.splitlines()) <= 80
+
+
+# train --------------------------------------------------------------------------------------------------------------
+
+
+def test_train_then_test_then_predict(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "my run"
+    options = ["--data", str(data), "--out", str(out), *QUICK, "--epochs", "2"]
+    assert main(["train", *options, "--kernel", "linear_mean", "--trainer.gradient_clip_val", "1", "--json"]) == 0
+    printed, err = capsys.readouterr()
+    assert err == ""
+    assert [row["epoch"] for row in json.loads(printed)["history"]] == [0, 1]
+    model, task = load_checkpoint(out)
+    assert model.res2.sgs.kernel == "linear_mean"
+    assert task == Task(("a", "b"), SPEC)
+
+    assert main(["test", "--checkpoint", str(out), "--data", str(data), "--views", "2x1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["num_videos"] == 4  # the test split alone
+    assert result["views"] == {"clips": 2, "crops": 1}
+
+    videos = [video["path"] for video in result["videos"]]
+    assert main(["predict", *videos, "--checkpoint", str(out), "--views", "2x1", "--json"]) == 0
+    for prediction, video in zip(json.loads(capsys.readouterr().out), result["videos"], strict=True):
+        assert prediction["top"][0]["label"] == video["prediction"]
+        assert prediction["active_bins"] == video["active_bins"]
+        assert prediction["gflops"] == video["gflops"]
+
+
+def test_train_static_from_csv_fold_and_config(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, config, out = tmp_path / "list.csv", tmp_path / "train.yaml", tmp_path / "out"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["path", "label", "fold"]]
+            + [[path, path.parent.name, number % 2] for number, path in enumerate(sorted(data.rglob("train/*/*.mp4")))]
+        )
+    options = ["--data", str(table), *QUICK, "--epochs", "1", "--after", "none", "--test_fold", "1"]
+    assert main(["train", *options, "--out", str(out), "--print_config"]) == 0
+    config.write_text(capsys.readouterr().out)
+    assert not out.exists()
+    assert main(["train", "--config", str(config)]) == 0
+    printed = capsys.readouterr().out
+    check_width(printed)
+    assert "held-out" in printed
+    assert "active bins" not in printed
+    model, _ = load_checkpoint(out)
+    assert not any(isinstance(part, SimilarityGuidedSampling) for part in model.modules())
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    ours = inspect.signature(train).parameters
+    for function in (atfr.adapt_, fit):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in ours and parameter.default is not parameter.empty and name != "resume":
+                assert ours[name].default == parameter.default, name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "no/folder"], "'no/folder' does not exist"),
+        (["--data", "{empty}"], "found none"),
+        (["--model", "x3d_ss"], "did you mean x3d_s"),
+        (["--after", "rse2"], "did you mean 'res2'"),
+        (["--num_bins", "0"], "num_bins must be an integer of at least 1"),
+        (["--epochs", "0"], "epochs=0"),
+        (["--test_fold", "1"], "is a folder"),
+        (["--trainer.accelerator", "abacus"], "lightning.Trainer does not take these options"),
+        (["--out", "{file}"], "is a file"),
+        (["--out", "{file}/below"], "cannot write to --out"),
+        (["--out", "{full}"], "is not empty (precious.txt)"),
+        (["--resume"], "to resume from"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_train_refuses_in_one_line_and_leaves_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    places = {name: tmp_path / name for name in ("empty", "file", "full")}
+    places["empty"].mkdir()
+    places["full"].mkdir()
+    (places["full"] / "precious.txt").write_text("mine")
+    places["file"].write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    options = [option.format(**places) for option in options]
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "out"), *QUICK, *options]) == 2
+    assert message in error_of(capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "posix" and os.getuid() == 0, reason="root may write anywhere")
+def test_train_refuses_a_folder_it_may_not_write(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o500)
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "out")]) == 2
+    assert "Permission denied" in error_of(capsys)
+
+
+def test_labels_out_of_range(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "list.csv"
+    video = next(data.rglob("*.mp4"))
+    table.write_text(f'path,label\n"{video}",0\n"{next(data.rglob("1.mp4"))}",7\n')
+    assert main(["train", "--data", str(table), "--out", str(tmp_path / "out")]) == 2
+    assert "no video has label 1 and one has 7" in error_of(capsys)
+
+
+def test_ctrl_c_keeps_the_last_epoch_and_training_goes_on(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*ATFR, "train", "--data", str(data), "--out", str(out), *QUICK, "--epochs"]
+    process = subprocess.Popen([*command, "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            if (out / "last.ckpt").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        printed, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, printed) == (130, ""), err
+    assert err == "atfr: interrupted\n"
+    assert not (out / "config.json").exists()
+    done = torch.load(out / "last.ckpt", weights_only=True)["epoch"] + 1
+    done_now = main(["train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", str(done + 1), "--resume"])
+    assert done_now == 0
+    assert (out / "config.json").exists()
+
+
+# test ---------------------------------------------------------------------------------------------------------------
+
+
+def test_test_prints_and_writes(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Path(shutil.copytree(data, tmp_path / "broken"))
+    (broken / "test" / "a" / "bad.mp4").write_bytes(b"no video")
+    out = tmp_path / "results" / "one"
+    options = ["--checkpoint", str(checkpoint), "--data", str(broken), "--views", "2x3", "--out", str(out)]
+    assert main(["test", *options]) == 0
+    printed, err = capsys.readouterr()
+    check_width(printed)
+    assert "4, and 1 left out" in printed
+    assert "Active bins" in printed
+    assert err.startswith("atfr: warning: left out: ")
+    assert "bad.mp4" in err
+    result = json.loads((out / "result.json").read_text())
+    rows = list(csv.DictReader((out / "videos.csv").read_text().splitlines()))
+    assert len(rows) == result["num_videos"] == 4
+    assert sorted(path.name for path in out.iterdir()) == ["result.json", "videos.csv"]
+
+
+def test_fewer_bins_cost_less(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--checkpoint", str(checkpoint), "--data", str(data), "--views", "1x1", "--json"]
+    assert main(["test", *options]) == 0
+    full = json.loads(capsys.readouterr().out)
+    assert main(["test", *options, "--num_bins", "1"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["active_bins"] == {"1": 4}
+    assert one["gflops_per_clip"]["mean"] < full["gflops_per_clip"]["mean"]
+
+
+def test_classes_that_were_not_trained(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_folder(tmp_path / "other", classes=3, train=1, test=1)
+    assert main(["test", "--checkpoint", str(checkpoint), "--data", str(other)]) == 2
+    assert "class 'c' that is not among the 2 expected ones" in error_of(capsys)
+
+
+# predict ------------------------------------------------------------------------------------------------------------
+
+
+def test_predict_prints_what_the_json_says(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    video = str(next(data.rglob("*.mp4")))
+    assert main(["predict", video, "--checkpoint", str(checkpoint), "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert main(["predict", video, "--checkpoint", str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    check_width(printed)
+    assert "\x1b" not in printed
+    for entry in report["top"]:
+        assert f"{100 * entry['probability']:.1f} %" in printed
+    assert f"{report['gflops']:.4g} spent, {report['static_gflops']:.4g} without SGS" in printed
+    assert "ü" in printed
+
+
+def test_predict_goes_on_after_a_bad_file(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    cut = write_level(tmp_path / "cut.mp4", 1, frames=30)
+    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.6)])
+    videos = [str(bad), str(tmp_path / "none.mp4"), str(tmp_path), str(cut), str(next(data.rglob("*.mp4")))]
+    assert main(["predict", *videos, "--checkpoint", str(checkpoint), "--json"]) == 2
+    printed, err = capsys.readouterr()
+    assert [report["path"] for report in json.loads(printed)] == videos[3:]
+    lines = err.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["error", "error", "error", "warning"]
+    for line, name in zip(lines, ("bad.mp4", "none.mp4", str(tmp_path), "cut.mp4"), strict=True):
+        assert name in line
+
+
+def test_bad_checkpoints_are_one_line(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = str(next(data.rglob("*.mp4")))
+
+    def error_with(folder: Path) -> str:
+        assert main(["predict", video, "--checkpoint", str(folder)]) == 2
+        return error_of(capsys)
+
+    assert "no such folder" in error_with(tmp_path / "nothing")
+    assert "config.json is missing" in error_with(tmp_path)
+    for name in ("config.json", "model.safetensors", "task.json"):
+        folder = copy(checkpoint, tmp_path / f"without {name}")
+        (folder / name).unlink()
+        assert name in error_with(folder)
+    folder = copy(checkpoint, tmp_path / "pickle")
+    torch.save({"weights": os.system}, folder / "model.safetensors")
+    assert "no safetensors file" in error_with(folder)
+    folder = copy(checkpoint, tmp_path / "shape")
+    config = json.loads((folder / "config.json").read_text())
+    config["arguments"]["num_classes"] = 5
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "head.fc.weight is float [2, 1024] instead of float [5, 1024]" in error_with(folder)
+
+
+def test_unusable_device(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = str(next(data.rglob("*.mp4")))
+    assert main(["predict", video, "--checkpoint", str(checkpoint), "--device", "toaster"]) == 2
+    assert "--device 'toaster' cannot be used" in error_of(capsys)
+
+
+# cost ---------------------------------------------------------------------------------------------------------------
+
+
+def test_cost_is_that_of_the_library(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["resnet3d_18", "--after", "res3", "--frames", "6", "--size", "64", "--num_classes", "10"]
+    assert main(["cost", *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    model = atfr.create_model("resnet3d_18", num_classes=10)
+    assert report["parameters"] == sum(p.numel() for p in model.parameters())
+    atfr.adapt_(model, after="res3")
+    cost = atfr.clip_cost(model, (3, 6, 64, 64))
+    assert report["static_gflops"] == cost.static / 1e9
+    assert report["adaptive_gflops"] == {str(a): count / 1e9 for a, count in cost.adaptive.items()}
+    assert main(["cost", *options]) == 0
+    printed = capsys.readouterr().out
+    check_width(printed)
+    assert all(f"{count / 1e9:.4g}" in printed for count in cost.adaptive.values())
+
+    assert main(["cost", *options, "--after", "none", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adaptive_gflops"] == {}
+    assert main(["cost", str(checkpoint), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["clip_shape"], report["after"]) == ([3, 4, 32, 32], "res2")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["x3d_sm"], "did you mean x3d_s"),
+        (["x3d_xs", "--after", "res6"], "no stage"),
+        (["x3d_xs", "--size", "0"], "clip_shape must be"),
+    ],
+)
+def test_cost_errors(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", *options]) == 2
+    assert message in error_of(capsys)
+
+
+def test_output_to_a_pipe_is_plain(checkpoint: Path) -> None:
+    done = subprocess.run([*ATFR, "cost", str(checkpoint)], capture_output=True, check=True)
+    assert done.stderr == b""
+    assert b"\x1b" not in done.stdout

@@ -1,0 +1,113 @@
+"""The command line before any network is involved: help, versions, mistyped names, wrong options, real processes."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import atfr
+from atfr.cli import main as module
+from atfr.cli.main import COMMANDS, main
+from atfr.errors import DataError
+
+ATFR = [sys.executable, "-m", "atfr.cli.main"]
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr; nothing may be on stdout."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("atfr: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_is_quick_and_lists_every_command() -> None:
+    times_s = []
+    for _ in range(3):
+        start_s = time.perf_counter()
+        done = subprocess.run([*ATFR, "--help"], capture_output=True, text=True, check=True)
+        times_s.append(time.perf_counter() - start_s)
+    assert min(times_s) < 0.7
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["train", "test", "predict", "cost"])
+def test_help_of_a_command_needs_no_torch(name: str) -> None:
+    code = f"""import sys
+from atfr.cli.main import main
+assert main([{name!r}, "--help"]) == 0
+assert not {{"torch", "lightning", "av"}} & set(sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: atfr {name}" in done.stdout
+
+
+def test_trainer_options_have_a_help_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--trainer.help"]) == 0
+    out = capsys.readouterr().out
+    assert "--trainer.precision" in out
+    assert "--trainer.gradient_clip_val" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"atfr {atfr.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train?"),
+        (["xyz"], "there are quickstart, train, test, predict, cost"),
+        (["predict", "--checkpoint", "x"], "required: videos"),
+        (["predict", "v.mp4"], "required: checkpoint"),
+        (["predict", "v.mp4", "--checkpiont", "x"], "did you mean --checkpoint?"),
+        (["train", "--data", "d", "--out", "o", "--epochs", "many"], "--epochs: Expected a int. Got value: many"),
+        (["train", "--data", "d", "--out", "o", "--num_bins", "x"], "--num_bins: Expected int or null. Got value: x"),
+        (["train", "--data", "d", "--out", "o", "--kernel", "linea"], "one of 'linear', 'linear_mean', 'kronecker'"),
+        (["train", "--data", "d", "--out", "o", "--trainer.precison", "16"], "did you mean --trainer.precision"),
+        (["train", "--data", "d", "--out", "o", "--clip.size", "500"], "ClipSpec.jitter must satisfy"),
+        (["cost", "x3d_s", "--config", "no/such.yaml"], "no/such.yaml"),
+        (["predict", "v.mp4", "--checkpoint", "x", "--views", "2x2"], "--views is CLIPSxCROPS"),
+    ],
+    ids=lambda value: " ".join(value[:6]) if isinstance(value, list) else "",
+)
+def test_wrong_arguments_are_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    assert message in error_of(capsys)
+
+
+def test_errors_of_all_kinds_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(error: BaseException) -> None:
+        def run(args: list[str]) -> int:
+            raise error
+
+        monkeypatch.setattr(module, "run", run)
+
+    raising(DataError("two\n  lines"))
+    assert main(["x"]) == 2
+    assert error_of(capsys) == "atfr: error: two lines\n"
+    raising(PermissionError(13, "Permission denied", "/a/file"))
+    assert main(["x"]) == 2
+    assert "/a/file" in error_of(capsys)
+    raising(KeyboardInterrupt())
+    assert main(["x"]) == 130
+    raising(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):  # a fault of ours keeps its traceback
+        main(["x"])
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    done = subprocess.run(
+        f"{' '.join(ATFR)} cost --help | head -n 1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
