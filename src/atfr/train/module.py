@@ -1,11 +1,11 @@
-"""The training step of a network: loss, SGD, the learning-rate schedule, and what is logged.
+"""The training step of a network: loss, optimiser, the learning-rate schedule, and what is logged.
 
 Mean active bins and GFLOPs are logged beside the loss, so that one can watch the network lose or keep frames.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,17 +19,19 @@ from atfr.errors import InputError
 from atfr.trace import SamplingTrace, record
 
 MOMENTUM = 0.9
+Optimizer = Literal["sgd", "adamw"]
 HISTORY = "atfr_history"
 
 
 class ClassificationModule(pl.LightningModule):
-    """Trains a network with cross entropy, as the paper does: SGD, linear warm-up, half-period cosine.
+    """Trains a network with cross entropy, linear warm-up and half-period cosine; the paper's optimiser is SGD.
 
     Source: Fayyaz et al. 2021, Sec. 5 (momentum 0.9, weight decay 1e-4).
 
     Args:
         model: the network, static or with one SGS layer.
         clip_shape: C T H W of the clips it will see, for their cost.
+        optimizer: "sgd", or "adamw" for short trainings.
         learning_rate: at the top of the schedule.
         warmup_epochs: epochs of linear warm-up, which may be a fraction.
         weight_decay: on weight matrices and kernels; not on vectors: batch norm's scales and shifts, and biases.
@@ -41,6 +43,7 @@ class ClassificationModule(pl.LightningModule):
         model: nn.Module,
         clip_shape: Sequence[int],
         *,
+        optimizer: Optimizer,
         learning_rate: float,
         warmup_epochs: float,
         weight_decay: float,
@@ -48,6 +51,7 @@ class ClassificationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.warmup_epochs = warmup_epochs
         self.weight_decay = weight_decay
@@ -86,15 +90,18 @@ class ClassificationModule(pl.LightningModule):
         self._log("val", figures | self._spent(trace), len(views))
 
     def configure_optimizers(self) -> Any:
-        """SGD, and a learning rate that changes with each step."""
+        """The optimiser, and a learning rate that changes with each step."""
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise InputError("the cosine schedule needs an end: set epochs, or max_steps")
         steps_an_epoch = total / max(self.trainer.max_epochs or 1, 1)
         warmup = min(round(self.warmup_epochs * steps_an_epoch), int(total) - 1)
-        optimizer = torch.optim.SGD(
-            parameter_groups(self.model.parameters(), self.weight_decay), self.learning_rate, momentum=MOMENTUM
-        )
+        groups = parameter_groups(self.model.parameters(), self.weight_decay)
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, self.learning_rate, momentum=MOMENTUM)
+        else:
+            optimizer = torch.optim.AdamW(groups, self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -151,7 +158,7 @@ def learning_rate_factor(step: int, total_steps: float, warmup_steps: int) -> fl
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters for SGD: matrices and kernels with weight decay, vectors (batch norm, biases) without."""
+    """Split parameters: matrices and kernels with weight decay, vectors (batch norm, biases) without."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},

@@ -1,0 +1,91 @@
+"""`atfr quickstart`: the main job on generated videos, or on a folder of one's own, in a few minutes."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atfr.cli import common
+
+if TYPE_CHECKING:
+    from atfr.quickstart import Comparison
+
+
+def quickstart(
+    *,
+    data: Path | None = None,
+    out: Path = Path("runs/quickstart"),
+    epochs: int | None = None,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Train a static and an adaptive 3DResNet-18 on the same videos, test both, and print one table.
+
+    Without --data, on six kinds of motion in generated videos. The folder `out` then holds quickstart.json,
+    quickstart.png and two checkpoint folders, `static` and `adaptive`, for `atfr predict` and `atfr test`.
+
+    Args:
+        data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
+        out: The folder for everything that is written; what an earlier quickstart left there is replaced.
+        epochs: Passes over the training videos; by default as many as take a few minutes on two CPU cores.
+        seed: Of weights, clips and their order.
+        json: Print JSON instead of a table.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    splits = common.read_data(data) if data else generated(out / "samples")
+    with common.busy("starting"):
+        from atfr.quickstart import quickstart as run
+        from atfr.quickstart.recipes import recipe_for
+
+    spec, recipe, adapt = recipe_for(len(splits["train"]), generated=data is None, epochs=epochs)
+    comparison = run(splits, spec, recipe, out, seed=seed, adapt=adapt, say=tell)
+    if json:
+        common.print_json(comparison.to_dict())
+    else:
+        print_comparison(comparison, out)
+
+
+def generated(root: Path) -> "dict[str, VideoList]":
+    """Render the sample action set, or take the one that is there, and return its splits."""
+    from atfr.data.records import read_folder
+    from atfr.data.samples import render_samples
+
+    tell(f"rendering the sample videos to {root}")
+    with common.progress("rendering videos") as progress:
+        return read_folder(render_samples(root, progress=progress))
+
+
+def tell(message: str) -> None:
+    """Print what begins, on stderr."""
+    print(f"atfr: {message}", file=sys.stderr, flush=True)
+
+
+def print_comparison(comparison: "Comparison", out: Path) -> None:
+    """Print both networks' figures side by side, and how many maps the clips kept."""
+    rows = []
+    for row in comparison.rows:
+        gflops = row.test.gflops_per_clip
+        rows.append(
+            [
+                row.name,
+                f"{100 * row.test.top1:.1f} ± {100 * row.test.top1_standard_error:.1f}",
+                f"{gflops.mean:.3f} ± {gflops.std:.3f}",
+                f"{row.ms_per_clip:.1f}",
+            ]
+        )
+    static, adaptive = comparison.rows
+    conditions = comparison.conditions
+    saved = 1 - adaptive.test.gflops_per_clip.mean / static.test.gflops_per_clip.mean
+    title = (
+        f"{conditions['model']}: {conditions['test_videos']} held-out videos of {len(conditions['labels'])} classes "
+        f"(chance {100 / len(conditions['labels']):.1f} %)"
+    )
+    note = (
+        f"The adaptive network spends {100 * saved:.0f} % fewer GFLOPs (multiply-adds / 1e9) and is "
+        f"{comparison.speedup:.2f} x as fast per clip. top-1 ± standard error; GFLOPs ± spread over clips; ms: forward "
+        f"pass of one clip, median, in turns, {conditions['threads']} threads, torch {conditions['torch']}."
+    )
+    common.print_table(title, ["network", "top-1 (%)", "GFLOPs per clip", "ms per clip"], rows, note)
+    print()
+    common.print_histogram(adaptive.test.active_bins or {})
+    print(f"\nWritten: {out / 'quickstart.json'}, {out / 'quickstart.png'}")
+    print(f"Try it:  atfr predict VIDEO --checkpoint {out / 'adaptive'}")

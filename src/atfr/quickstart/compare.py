@@ -1,0 +1,189 @@
+"""quickstart: render or take videos, train both networks, test both, time both side by side, write what came out.
+
+out/samples/            the generated videos, when none are given
+out/static, adaptive/   checkpoint folders, for `atfr predict` and `atfr test`
+out/quickstart.json     every figure, with its conditions
+out/quickstart.png      the same as a picture
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atfr.adapt import adapt_
+from atfr.data.dataset import ClipDataset
+from atfr.data.records import VideoList
+from atfr.evaluate.forward import evaluating
+from atfr.evaluate.test import TestResult, test
+from atfr.models import VideoModel, create_model
+from atfr.quickstart.figure import draw
+from atfr.train.fit import fit
+from atfr.train.module import Optimizer
+from atfr.video.spec import ClipSpec
+
+MODEL = "resnet3d_18"
+TIMED_CLIPS = 40
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network's line of the comparison.
+
+    Attributes:
+        test: accuracy, multiply-adds and active bins on the held-out videos.
+        ms_per_clip: forward pass of one clip, median, the two networks taking turns.
+        train_s: time of the training.
+    """
+
+    name: str
+    test: TestResult
+    ms_per_clip: float
+    train_s: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a quickstart found.
+
+    Attributes:
+        rows: the static and the adaptive network.
+        speedup: time per clip of the static network over that of the adaptive one, median of the clips' own ratios.
+        conditions: what the figures depend on: videos, clips, training, machine and versions.
+    """
+
+    rows: tuple[Row, Row]
+    speedup: float
+    conditions: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the comparison into plain JSON values."""
+        networks = {
+            row.name: {"ms_per_clip": row.ms_per_clip, "train_s": row.train_s, "test": row.test.to_dict()}
+            for row in self.rows
+        }
+        return {"conditions": self.conditions, "speedup": self.speedup, "networks": networks}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How both networks are trained: arguments of `fit`."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    learning_rate: float
+    warmup_epochs: float
+
+
+def quickstart(
+    splits: Mapping[str, VideoList],
+    spec: ClipSpec,
+    recipe: Recipe,
+    out: Path,
+    *,
+    seed: int = 0,
+    adapt: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Train, test and time a static and an adaptive network on the same videos.
+
+    Both start from the same random weights and see the same clips in the same order.
+
+    Args:
+        splits: the lists "train" and "test".
+        spec: the clip both networks read.
+        recipe: how both are trained.
+        out: the folder for checkpoints, JSON and picture.
+        seed: of weights, clips and order.
+        adapt: arguments of `adapt_` for the adaptive network.
+        say: told what begins, a line each.
+    """
+    networks: dict[str, VideoModel] = {}
+    results: dict[str, TestResult] = {}
+    train_s: dict[str, float] = {}
+    train_set = ClipDataset(splits["train"], spec, train=True, seed=seed)  # its decoded frames serve both trainings
+    for name in ("static", "adaptive"):
+        torch.manual_seed(seed)
+        network = create_model(MODEL, num_classes=len(splits["train"].labels))
+        if name == "adaptive":
+            adapt_(network, **(adapt or {}))
+        say(f"training the {name} network: {recipe.epochs} epochs of {len(train_set)} videos")
+        start_s = time.perf_counter()
+        fit(network, train_set, out=out / name, num_workers=0, seed=seed, logger=False, **asdict(recipe))
+        train_s[name] = time.perf_counter() - start_s
+        say(f"testing the {name} network on {len(splits['test'])} videos it has not seen")
+        results[name] = test(network, splits["test"], spec, num_clips=1, num_crops=1)
+        networks[name] = network
+    say("timing both, in turns, one clip at a time")
+    clips = some_clips(splits["test"], spec, TIMED_CLIPS)
+    ms = side_by_side_ms(networks, clips)
+    rows = tuple(Row(name, results[name], statistics.median(ms[name]), train_s[name]) for name in networks)
+    speedup = statistics.median(a / b for a, b in zip(ms["static"], ms["adaptive"], strict=True))
+    comparison = Comparison(rows, speedup, conditions(splits, spec, recipe, seed, adapt))  # type: ignore[arg-type]
+    write(comparison, out)
+    return comparison
+
+
+def some_clips(videos: VideoList, spec: ClipSpec, count: int) -> list[Tensor]:
+    """Return one clip (1 x C x T x H x W) of each of some videos, spread over the list."""
+    dataset = ClipDataset(videos, spec, train=False)
+    step = max(1, len(dataset) // count)
+    return [dataset[index][0][:1] for index in range(0, len(dataset), step)][:count]
+
+
+@torch.inference_mode()
+def side_by_side_ms(networks: Mapping[str, nn.Module], clips: Sequence[Tensor]) -> dict[str, list[float]]:
+    """Return the milliseconds of each network on each clip, the networks taking turns, after a warm-up."""
+    ms: dict[str, list[float]] = {name: [] for name in networks}
+    for network in networks.values():
+        with evaluating(network):
+            for clip in clips[:3]:
+                network(clip)
+    for clip in clips:
+        for name, network in networks.items():
+            with evaluating(network):
+                start_s = time.perf_counter()
+                network(clip)
+                ms[name].append(1000 * (time.perf_counter() - start_s))
+    return ms
+
+
+def conditions(
+    splits: Mapping[str, VideoList], spec: ClipSpec, recipe: Recipe, seed: int, adapt: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what the figures depend on, as plain JSON values."""
+    return {
+        "model": MODEL,
+        "train_videos": len(splits["train"]),
+        "test_videos": len(splits["test"]),
+        "labels": list(splits["train"].labels),
+        "clip": spec.to_dict(),
+        "recipe": asdict(recipe),
+        "adapt": dict(adapt or {}),
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
+
+
+def write(comparison: Comparison, out: Path) -> None:
+    """Write quickstart.json and quickstart.png, each whole or not at all."""
+    scratch = out / f".quickstart.{os.getpid()}"
+    try:
+        scratch.write_text(json.dumps(comparison.to_dict(), indent=2) + "\n", encoding="utf-8")
+        scratch.replace(out / "quickstart.json")
+        draw(comparison.to_dict(), scratch)
+        scratch.replace(out / "quickstart.png")
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""The main job, small: `atfr quickstart --data` on a few generated videos, through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from atfr.cli.main import main
+from atfr.data.samples import render_samples
+from atfr.evaluate.task import load_checkpoint
+from atfr.quickstart.recipes import CLIPS_SEEN, SAMPLE_CLIP, recipe_for
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("videos") / "six motions"
+    return render_samples(root, clips_per_class_train=2, clips_per_class_test=1, size=48, frames=20)
+
+
+@pytest.fixture(scope="module")
+def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    assert main(["quickstart", "--data", str(videos), "--out", str(out), "--epochs", "1"]) == 0
+    return out
+
+
+def test_writes_every_figure_with_its_conditions(run: Path) -> None:
+    found = json.loads((run / "quickstart.json").read_text(encoding="utf-8"))
+    assert found["conditions"]["train_videos"] == 12
+    assert found["conditions"]["test_videos"] == 6
+    static, adaptive = found["networks"]["static"], found["networks"]["adaptive"]
+    assert static["test"]["active_bins"] is None
+    assert static["test"]["gflops_per_clip"]["std"] == 0
+    kept = {int(active): count for active, count in adaptive["test"]["active_bins"].items()}
+    assert sum(kept.values()) == 6
+    assert all(1 <= active <= 16 for active in kept)
+    assert adaptive["test"]["gflops_per_clip"]["mean"] < static["test"]["gflops_per_clip"]["mean"]
+    assert found["speedup"] > 0
+
+
+def test_draws_a_picture(run: Path) -> None:
+    with Image.open(run / "quickstart.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+        assert len(picture.convert("RGB").getcolors(2**24)) > 10
+
+
+def test_leaves_two_checkpoints_that_predict(run: Path, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, adapted in (("static", False), ("adaptive", True)):
+        model, task = load_checkpoint(run / name)
+        assert any("sgs" in key for key in model.state_dict()) is adapted
+        assert len(task.labels) == 6
+    video = next((videos / "test" / "grow").glob("*.mp4"))
+    assert main(["predict", str(video), "--checkpoint", str(run / "adaptive"), "--json"]) == 0
+    (prediction,) = json.loads(capsys.readouterr().out)
+    assert 1 <= prediction["active_bins"][0] <= 16
+
+
+def test_runs_again_in_the_same_folder_and_prints_a_table_of_80_columns(
+    run: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quickstart", "--data", str(videos), "--out", str(run), "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "static" in out
+    assert "adaptive" in out
+    table = [line for line in out.splitlines() if not line.startswith(("Written", "Try it"))]
+    assert max(map(len, table)) <= 80
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quickstart", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_recipe_sees_as_many_clips_whatever_the_number_of_videos() -> None:
+    clip, recipe, _ = recipe_for(480, generated=True, epochs=None)
+    assert clip == SAMPLE_CLIP
+    assert recipe.epochs * 480 == pytest.approx(CLIPS_SEEN, rel=0.1)
+    assert recipe_for(480, generated=True, epochs=3)[1].epochs == 3
