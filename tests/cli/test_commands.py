@@ -155,16 +155,15 @@ def test_labels_out_of_range(data: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_ctrl_c_keeps_the_last_epoch_and_training_goes_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*ATFR, "train", "--data", str(data), "--out", str(out), *QUICK, "--epochs"]
-    process = subprocess.Popen([*command, "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(600):
-            if (out / "last.ckpt").exists() or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        printed, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    with subprocess.Popen([*command, "5000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            start_s = time.monotonic()
+            while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < start_s + 180:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            printed, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, printed) == (130, ""), err
     assert err == "atfr: interrupted\n"
     assert not (out / "config.json").exists()

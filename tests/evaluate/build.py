@@ -54,11 +54,13 @@ class Brightness(nn.Module):
 
 
 def network(classes: int = 6, adapted: bool = True) -> VideoModel:
-    """A 3DResNet-18 in evaluation mode whose residual branches are not zero and whose clips differ in active bins."""
+    """A 3DResNet-18 in evaluation mode: residual branches not zero, magnitudes apart enough for several bins."""
     torch.manual_seed(0)
     model = atfr.create_model("resnet3d_18", num_classes=classes)
     if adapted:
         atfr.adapt_(model, after="res2")
+        for convolution in model.res2.sgs.similarity.children():
+            nn.init.zeros_(convolution.bias)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1)

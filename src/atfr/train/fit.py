@@ -21,6 +21,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from atfr.data.dataset import ClipDataset
@@ -163,10 +164,27 @@ def _trainer(out: Path, epochs: int, options: dict[str, Any]) -> pl.Trainer:
     options = defaults | options | {"callbacks": callbacks, "enable_progress_bar": show}
     if options.get("logger") in (None, True):
         options["logger"] = TensorBoardLogger(out, name="", version="logs")
+    if not options.get("plugins") and options.get("strategy") in (None, "auto"):
+        options["plugins"] = [_WholeFiles()]
     try:
         return pl.Trainer(**options)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise InputError(f"lightning.Trainer does not take these options: {error}") from error
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, as Lightning does; but there, Ctrl-C may get lost in a finaliser."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the place, then move there."""
+        path = Path(path)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.save(checkpoint, scratch)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def _check_resume(path: Path, module: ClassificationModule) -> int:
