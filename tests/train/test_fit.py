@@ -138,6 +138,8 @@ def test_trainer_options_take_precedence(splits: dict[str, VideoList], tmp_path:
 def test_bad_arguments(splits: dict[str, VideoList], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lightning\.Trainer does not take these options"):
         run(network(classes=2), splits, tmp_path, accelerator="abacus")
+    with pytest.raises(InputError, match="did you mean 'sgd'"):
+        run(network(classes=2), splits, tmp_path, optimizer="sdg")
     with pytest.raises(InputError, match="epochs=0"):
         run(network(classes=2), splits, tmp_path, epochs=0)
     with pytest.raises(CheckpointError, match="6 classes"):

@@ -5,7 +5,7 @@ Mean active bins and GFLOPs are logged beside the loss, so that one can watch th
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from atfr.cost import clip_cost
 from atfr.errors import InputError
+from atfr.sgs.layer import one_of
 from atfr.trace import SamplingTrace, record
 
 MOMENTUM = 0.9
@@ -51,7 +52,7 @@ class ClassificationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.optimizer = optimizer
+        self.optimizer = one_of("optimizer", optimizer, get_args(Optimizer))
         self.learning_rate = learning_rate
         self.warmup_epochs = warmup_epochs
         self.weight_decay = weight_decay
