@@ -9,7 +9,7 @@ from PIL import Image
 from atfr.cli.main import main
 from atfr.data.samples import render_samples
 from atfr.evaluate.task import load_checkpoint
-from atfr.quickstart.recipes import CLIPS_SEEN, SAMPLE_CLIP, recipe_for
+from atfr.quickstart.recipes import OWN_CLIPS_SEEN, SAMPLE_CLIP, recipe_for
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_recipe_sees_as_many_clips_whatever_the_number_of_videos() -> None:
-    clip, recipe, _ = recipe_for(480, generated=True, epochs=None)
-    assert clip == SAMPLE_CLIP
-    assert recipe.epochs * 480 == pytest.approx(CLIPS_SEEN, rel=0.1)
-    assert recipe_for(480, generated=True, epochs=3)[1].epochs == 3
+    for num_videos in (96, 240, 600):
+        recipe = recipe_for(num_videos, generated=False, epochs=None)[1]
+        assert recipe.base_epochs * num_videos == pytest.approx(OWN_CLIPS_SEEN, rel=0.1)
+    clip, recipe = recipe_for(480, generated=True, epochs=3)
+    assert (clip, recipe.base_epochs, recipe.tune_epochs) == (SAMPLE_CLIP, 3, 2)

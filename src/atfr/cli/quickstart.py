@@ -20,13 +20,15 @@ def quickstart(
 ) -> None:
     """Train a static and an adaptive 3DResNet-18 on the same videos, test both, and print one table.
 
-    Without --data, on six kinds of motion in generated videos. The folder `out` then holds quickstart.json,
-    quickstart.png and two checkpoint folders, `static` and `adaptive`, for `atfr predict` and `atfr test`.
+    A base is trained, then fine-tuned twice for as long: as it is, and with SGS after res2. Without --data, on six
+    kinds of motion in generated videos. The folder `out` then holds quickstart.json,
+    quickstart.png and the checkpoint folders `static` and `adaptive` for `atfr predict` and `atfr test`.
 
     Args:
         data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
         out: The folder for everything that is written; what an earlier quickstart left there is replaced.
-        epochs: Passes over the training videos; by default as many as take a few minutes on two CPU cores.
+        epochs: Passes of the base over the training videos, and half as many of each fine-tuning; by default as many
+            as take a few minutes on two CPU cores.
         seed: Of weights, clips and their order.
         json: Print JSON instead of a table.
     """
@@ -36,8 +38,8 @@ def quickstart(
         from atfr.quickstart import quickstart as run
         from atfr.quickstart.recipes import recipe_for
 
-    spec, recipe, adapt = recipe_for(len(splits["train"]), generated=data is None, epochs=epochs)
-    comparison = run(splits, spec, recipe, out, seed=seed, adapt=adapt, say=tell)
+    spec, recipe = recipe_for(len(splits["train"]), generated=data is None, epochs=epochs)
+    comparison = run(splits, spec, recipe, out, seed=seed, say=tell)
     if json:
         common.print_json(comparison.to_dict())
     else:
