@@ -7,10 +7,12 @@ usual, and SGS's weighted sum. The network is counted once for each number of ac
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from atfr.errors import InputError
 from atfr.ragged import ClipLayout, PackedClips
@@ -39,6 +41,20 @@ class ClipCost:
                 f"the trace has a clip of {error} active bins, this cost table is for {sorted(self.adaptive)}: count "
                 "the same network at the same clip shape"
             ) from None
+
+
+class _MultiplyAdds(TorchDispatchMode):
+    """Counts as `torch.utils.flop_counter` does, whose own mode also keeps a stack of modules and is slower for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=result) // 2  # two operations a multiply-add
+        return result
 
 
 class _MergedTo(nn.Module):
@@ -100,7 +116,7 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 def counted(network: nn.Module, clip_shape: Sequence[int]) -> int:
     """Return the multiply-adds of one forward pass on the meta device."""
-    counter = FlopCounterMode(display=False)  # counts two operations for each multiply-add
+    counter = _MultiplyAdds()
     with torch.no_grad(), counter:
         network(torch.empty(1, *clip_shape, device="meta"))
-    return counter.get_total_flops() // 2
+    return counter.total

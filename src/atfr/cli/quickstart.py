@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def quickstart(
     *,
     data: Path | None = None,
+    test_fold: int | None = None,
     out: Path = Path("runs/quickstart"),
     epochs: int | None = None,
     seed: int = 0,
@@ -26,14 +27,15 @@ def quickstart(
 
     Args:
         data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
+        test_fold: The fold of the CSV file to hold out, where it has a column `fold`.
         out: The folder for everything that is written; what an earlier quickstart left there is replaced.
-        epochs: Passes of the base over the training videos, and half as many of each fine-tuning; by default as many
-            as take a few minutes on two CPU cores.
+        epochs: Passes of the base over the training videos, and 0.6 times as many of each fine-tuning; by
+            default as many as take a few minutes on two CPU cores.
         seed: Of weights, clips and their order.
         json: Print JSON instead of a table.
     """
     out.mkdir(parents=True, exist_ok=True)
-    splits = common.read_data(data) if data else generated(out / "samples")
+    splits = common.read_data(data, test_fold=test_fold) if data else generated(out / "samples")
     with common.busy("starting"):
         from atfr.quickstart import quickstart as run
         from atfr.quickstart.recipes import recipe_for
@@ -83,8 +85,9 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     )
     note = (
         f"The adaptive network spends {100 * saved:.0f} % fewer GFLOPs (multiply-adds / 1e9) and is "
-        f"{comparison.speedup:.2f} x as fast per clip. top-1 ± standard error; GFLOPs ± spread over clips; ms: forward "
-        f"pass of one clip, median, in turns, {conditions['threads']} threads, torch {conditions['torch']}."
+        f"{comparison.speedup:.2f} x as fast. top-1 ± standard error; GFLOPs ± spread over clips; ms: forward "
+        f"pass in batches of {conditions['timed_batch']}, both in turns, median, {conditions['threads']} threads, "
+        f"torch {conditions['torch']}."
     )
     common.print_table(title, ["network", "top-1 (%)", "GFLOPs per clip", "ms per clip"], rows, note)
     print()

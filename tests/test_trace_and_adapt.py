@@ -1,0 +1,200 @@
+"""record, adapt_, restore_ and set_num_bins_ on other people's modules: what is put in, told, and refused."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atfr
+from atfr.adapt import adaptation
+from atfr.errors import AdaptError, InputError
+
+
+class Block(nn.Module):
+    """A module that is no Sequential: SGS goes behind it by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(6, 6, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.conv(features)
+
+
+class Network(nn.Module):
+    """A user's own network: a temporal convolution, a residual add, a concat and a mean head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 6, (1, 3, 3), padding=(0, 1, 1)), nn.ReLU())
+        self.block = Block()
+        self.late = Block()
+        self.unused = nn.Conv3d(1, 1, 1)
+        self.flat = nn.Linear(12, 5)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        features = self.block(self.stem(clips))
+        return self.flat(torch.cat([features, self.late(features)], dim=1).mean(dim=(2, 3, 4)))
+
+
+def varied_clips() -> Tensor:
+    return torch.rand(3, 3, 7, 12, 12) * torch.linspace(0.1, 3, 7).view(1, 1, 7, 1, 1)
+
+
+@pytest.mark.parametrize("after", ["stem", "block", "stem.1"])
+def test_any_network_any_module(after: str) -> None:
+    model = Network().double()
+    clips = varied_clips().double()
+    logits, keys = model(clips), list(model.state_dict())
+    report = atfr.adapt_(model, after=after)
+    assert (report.site, report.path, report.channels) == (after, after, 6)
+    assert report.new_parameters == 6 * 6 + 6 + 6 * 8 + 8
+    assert [key for key in model.state_dict() if "sgs" not in key] == keys
+    with atfr.record(model) as trace:
+        together = model(clips)
+    assert list(trace.sites) == [after]
+    alone = torch.cat([model(clip[None]) for clip in clips])
+    torch.testing.assert_close(together, alone)
+    together.sum().backward()
+    atfr.restore_(model)
+    assert torch.equal(model(clips), logits)
+    assert list(model.state_dict()) == keys
+
+
+def test_keeps_device_type_and_mode_of_the_network() -> None:
+    model = Network().double().eval()
+    atfr.adapt_(model, after="block")
+    assert not model.block.sgs.training
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+
+
+def test_an_optimiser_made_afterwards_sees_the_similarity_network() -> None:
+    model = Network()
+    before = sum(p.numel() for p in model.parameters())
+    report = atfr.adapt_(model, after="block")
+    assert sum(p.numel() for p in model.parameters()) == before + report.new_parameters
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ("blok", "did you mean 'block'"),
+        ("unused", "not used in the forward pass"),
+        ("flat", "N x C x T x H x W"),
+    ],
+)
+def test_refuses_where_sgs_cannot_stand(after: str, message: str) -> None:
+    model = Network()
+    keys = list(model.state_dict())
+    with pytest.raises(AdaptError, match=message):
+        atfr.adapt_(model, after=after)
+    assert list(model.state_dict()) == keys
+    model(varied_clips())  # no hook is left behind
+
+
+def test_a_network_of_other_inputs_needs_an_example() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+        def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+            return self.network(pair[0] + pair[1])
+
+    clips = varied_clips()
+    model = Pair()
+    with pytest.raises(AdaptError, match="example="):
+        atfr.adapt_(model, after="network.block")
+    assert atfr.adapt_(model, after="network.block", example=(clips, clips)).channels == 6
+    assert model((clips, clips)).shape == (3, 5)
+
+
+def test_bad_settings_are_refused_before_anything_changes() -> None:
+    model = Network()
+    keys = list(model.state_dict())
+    with pytest.raises(InputError, match="did you mean 'linear'"):
+        atfr.adapt_(model, after="block", kernel="lineer")
+    assert list(model.state_dict()) == keys
+
+
+def test_adaptation_says_how_to_make_it_again() -> None:
+    model, again = Network(), Network()
+    assert adaptation(model) is None
+    atfr.adapt_(model, after="stem", kernel="linear_mean", num_bins=5, order="time", embedding_dim=4)
+    atfr.set_num_bins_(model, 3)
+    settings = adaptation(model)
+    assert settings is not None
+    assert settings["num_bins"] == 3
+    atfr.adapt_(again, **settings)
+    again.load_state_dict(model.state_dict())
+    clips = varied_clips()
+    assert torch.equal(again(clips), model(clips))
+
+
+def test_several_passes_are_joined_clip_after_clip() -> None:
+    model = Network()
+    atfr.adapt_(model, after="stem")
+    clips = varied_clips()
+    with atfr.record(model) as trace:
+        model(clips)
+        model(clips[:1])
+    site = trace.sites["stem"]
+    assert site.active_bins.shape == (4,)
+    assert site.assignment.shape == site.weights.shape == (4, 7)
+    assert torch.equal(site.assignment[3], site.assignment[0])
+    assert not site.weights.requires_grad
+
+
+def test_a_record_ends_with_its_context_and_may_be_nested() -> None:
+    model = Network()
+    atfr.adapt_(model, after="stem")
+    with atfr.record(model) as outer:
+        with atfr.record(model) as inner:
+            model(varied_clips())
+        model(varied_clips())
+    model(varied_clips())
+    assert (len(inner.active_bins), len(outer.active_bins)) == (3, 6)
+
+
+def test_another_thread_is_not_recorded() -> None:
+    model = Network()
+    atfr.adapt_(model, after="stem")
+    with atfr.record(model) as trace:
+        thread = threading.Thread(target=model, args=(varied_clips(),))
+        thread.start()
+        thread.join()
+    with pytest.raises(InputError, match="nothing was recorded"):
+        _ = trace.active_bins
+
+
+def test_the_trace_of_a_static_network_has_no_site() -> None:
+    with atfr.record(Network()) as trace:
+        pass
+    assert trace.sites == {}
+    with pytest.raises(InputError, match="not adapted"):
+        _ = trace.active_bins
+
+
+def test_passes_of_different_lengths_cannot_be_joined() -> None:
+    model = Network()
+    atfr.adapt_(model, after="stem")
+    clips = varied_clips()
+    with atfr.record(model) as trace:
+        model(clips)
+        model(clips[:, :, :4])
+    assert trace.active_bins.shape == (6,)
+    with pytest.raises(InputError, match="same number of frames"):
+        _ = trace.sites["stem"].weights
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_as_on_cpu() -> None:
+    model = Network().eval()
+    atfr.adapt_(model, after="block")
+    clips = varied_clips()
+    with torch.no_grad():
+        on_cpu = model(clips)
+        on_cuda = model.cuda()(clips.cuda()).cpu()
+    torch.testing.assert_close(on_cuda, on_cpu, rtol=1e-3, atol=1e-4)
