@@ -19,6 +19,8 @@ from atfr.ragged.packed import TIME, ClipLayout, PackedClips, operation_name
 Handler = Callable[..., Any]
 OPERATIONS: dict[Any, Handler] = {}
 
+HEAVY_KERNEL = 3  # times the maps of a clip, from which one convolution with gaps is faster (benchmarks/packed.py)
+
 POINTWISE = """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish softplus
     hardswish hardsigmoid sigmoid sigmoid_ tanh tanh_ neg abs exp log sqrt rsqrt square clamp clamp_ clamp_min
     clamp_max nan_to_num dropout clone detach contiguous to float half double bfloat16 cpu cuda""".split()
@@ -155,7 +157,24 @@ def conv3d(
             f"operation 'conv3d' with a temporal kernel that reaches over {reach} maps and padding {padding} on clips "
             f"of lengths {input.lengths}: the shortest is too short; pad in time, or put SGS behind this layer"
         )
-    return clip_by_clip(convolve, input)
+    gap = 0 if same else in_time(padding)
+    keeps_lengths = in_time(stride) == 1 and reach == 2 * gap + 1
+    heavy = weight.numel() * len(input.lengths) > HEAVY_KERNEL * input.numel()
+    return with_gaps(convolve, input, gap) if keeps_lengths and heavy else clip_by_clip(convolve, input)
+
+
+def with_gaps(func: Callable[[Tensor], Tensor], clips: PackedClips, gap: int) -> PackedClips:
+    """Run a convolution that keeps lengths once for all clips, with so many maps of zeros between them as it pads.
+
+    A convolution prepares its kernel at every call; where the kernel is far larger than a clip's maps that is most of
+    the time of going clip by clip, and the zeros cost less.
+    """
+    maps = clips.plain()
+    zeros = maps.new_zeros(*maps.shape[:TIME], gap, *maps.shape[TIME + 1 :])
+    apart = [part for clip in maps.split(clips.lengths, dim=TIME) for part in (clip, zeros)][:-1]
+    result = func(torch.cat(apart, dim=TIME))
+    kept = result.split([part.shape[TIME] for part in apart], dim=TIME)[::2]
+    return packed_like(torch.cat(kept, dim=TIME), clips.clip_layout)
 
 
 def windowed(
