@@ -1,9 +1,10 @@
 """How fast the stages behind SGS run on packed clips, against the ideal and against padding to the longest clip.
 
-    python benchmarks/packed.py [--out result.json]
+    python benchmarks/packed.py [--train] [--out result.json]
 
 A ragged batch of 8 clips goes through the stages after res2 of X3D-S (13 x 160 x 160) and 3DResNet-18 (32 x 112 x 112).
-ideal = dense time x sum(A) / (N T). All variants run interleaved in one process; medians of 7 rounds after a warm-up.
+ideal = dense time x sum(A) / (N T). `sgs_share` is the time of the SGS layer over that of the whole adaptive network,
+on the same batch. All variants run interleaved in one process; medians of 7 rounds after a warm-up.
 """
 
 import argparse
@@ -54,6 +55,20 @@ def timed(variants: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
     return seconds
 
 
+def sgs_share(name: str) -> float:
+    """Return the time of the SGS layer over that of the whole adaptive network, in inference."""
+    shape, lengths = CASES[name]
+    torch.manual_seed(0)
+    model = atfr.create_model(name).eval()
+    clips = torch.randn(len(lengths), *shape)
+    with torch.inference_mode():
+        maps = maps_after_res2(model, clips)
+        atfr.adapt_(model, after="res2")
+        layer = model.get_submodule(model.stage_paths["res2"]).sgs
+        seconds = timed({"sgs": lambda: layer(maps), "network": lambda: model(clips)})
+    return statistics.median(seconds["sgs"]) / statistics.median(seconds["network"])
+
+
 def measure(name: str, train: bool) -> dict[str, Any]:
     """Return medians and ratios for one network."""
     shape, lengths = CASES[name]
@@ -88,6 +103,7 @@ def measure(name: str, train: bool) -> dict[str, Any]:
         "packed_ms": round(median["packed"] * 1e3, 1),
         "packed_over_ideal": round(statistics.median(over_ideal), 3),
         "packed_over_ideal_range": [round(min(over_ideal), 3), round(max(over_ideal), 3)],
+        **({} if train else {"sgs_share": round(sgs_share(name), 4)}),
         "speedup_over_padded": round(median["padded"] / median["packed"], 3),
     }
 
@@ -95,8 +111,10 @@ def measure(name: str, train: bool) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and, if asked, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", action="store_true", help="measure forward and backward passes too")
     parser.add_argument("--out", help="write the result as JSON to this file")
     args = parser.parse_args()
+    modes = (False, True) if args.train else (False,)
     conditions = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -104,7 +122,7 @@ def main() -> None:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "rounds": ROUNDS,
     }
-    result = {"conditions": conditions, "results": [measure(n, train) for train in (False, True) for n in CASES]}
+    result = {"conditions": conditions, "results": [measure(n, train) for train in modes for n in CASES]}
     print(json.dumps(result, indent=2))
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:
