@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = {"static": "#6b7280", "adaptive": "#0072b2"}  # told apart by the colour-blind, and in print
 
@@ -30,7 +31,7 @@ def draw_accuracy(axes: Axes, networks: Mapping[str, Any], num_classes: int) -> 
         axes.bar(name, top1, yerr=error, color=COLOURS[name], capsize=4)
         axes.text(place, top1 / 2, f"{top1:.1f}", color="white", ha="center", va="center")
     axes.axhline(100 / num_classes, color="black", linewidth=1, linestyle=":")
-    axes.annotate("chance", (1.45, 100 / num_classes), ha="right", va="bottom", fontsize=8)
+    axes.annotate("chance", (0.5, 100 / num_classes), ha="center", va="bottom", fontsize=8)
     axes.set(title="top-1 on held-out videos (%)", ylim=(0, 104))
 
 
@@ -47,14 +48,16 @@ def draw_cost(axes: Axes, networks: Mapping[str, Any]) -> None:
         texts = [f"{measure(network):.3g}" for measure in measures.values()]
         axes.bar_label(bars, texts, fontsize=9)
     axes.set_xticks(range(len(measures)), list(measures))
-    axes.set(title="per clip (% of static)", ylim=(0, 125))
-    axes.legend(loc="lower center", fontsize=8, framealpha=0.9)
+    axes.set(title="per clip (% of static)", ylim=(0, 140))
+    axes.legend(loc="upper center", ncols=2, fontsize=8, frameon=False)
 
 
 def draw_bins(axes: Axes, counts: Mapping[int, int], frames: int) -> None:
     """Draw how many clips kept how many of their maps."""
     kept = {int(active): count for active, count in counts.items()}
     axes.bar(list(kept), list(kept.values()), color=COLOURS["adaptive"])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         title=f"active bins of a clip of {frames} frames",
         xlabel="feature maps kept",
