@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -35,7 +35,7 @@ class SiteTrace:
     @property
     def weights(self) -> Float[Tensor, "N T"]:
         """The factor with which each map entered the output map of its bin."""
-        return self._joined([sampling.weights.detach().float() for sampling in self.samplings])
+        return self._joined([sampling.weights.float() for sampling in self.samplings])
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         if not parts:
@@ -95,7 +95,8 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
 
     def observe(layer: SimilarityGuidedSampling, sampling: Sampling) -> None:
         if (name := names.get(id(layer))) is not None:
-            trace.sites[name].samplings.append(sampling)
+            detached = replace(sampling, weights=sampling.weights.detach())  # a trace keeps no graph alive
+            trace.sites[name].samplings.append(detached)
 
     token = observers.set((*observers.get(), observe))
     try:
