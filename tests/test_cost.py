@@ -109,3 +109,11 @@ def test_a_trace_of_another_clip_length_is_an_error() -> None:
     assert trace.active_bins.item() > 1
     with pytest.raises(InputError, match="same clip shape"):
         cost.of(trace)
+
+
+def test_counts_the_same_in_inference_mode() -> None:
+    model = atfr.create_model("x3d_xs", num_classes=4)
+    atfr.adapt_(model, after="res2")
+    cost = atfr.clip_cost(model, (3, 4, 32, 32))
+    with torch.inference_mode():
+        assert atfr.clip_cost(model, (3, 4, 32, 32)) == cost

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.adapt import adaptation
-from atfr.errors import AdaptError, InputError
+from atfr.errors import AdaptError, InputError, UnsupportedOperationError
 
 
 class Block(nn.Module):
@@ -198,3 +198,84 @@ def test_on_cuda_as_on_cpu() -> None:
         on_cpu = model(clips)
         on_cuda = model.cuda()(clips.cuda()).cpu()
     torch.testing.assert_close(on_cuda, on_cpu, rtol=1e-3, atol=1e-4)
+
+
+def test_restore_leaves_a_layer_of_the_networks_own() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(3, 6, 1)
+            self.sgs = atfr.SimilarityGuidedSampling(6)
+
+        def forward(self, clips: Tensor) -> Tensor:
+            return self.sgs(self.conv(clips)).mean((2, 3, 4))
+
+    model = Own()
+    with pytest.raises(AdaptError, match="no SGS to take out"):
+        atfr.restore_(model)
+    with atfr.record(model) as trace:
+        assert model(varied_clips()).shape == (3, 6)
+    assert list(trace.sites) == ["sgs"]
+
+
+def test_a_module_that_runs_twice_is_an_error_that_says_so() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv3d(3, 6, 1), nn.ReLU()
+            self.late = nn.Conv3d(6, 6, 1)
+
+        def forward(self, clips: Tensor) -> Tensor:
+            return self.relu(self.late(self.relu(self.conv(clips)))).mean((2, 3, 4))
+
+    model = Twice()
+    atfr.adapt_(model, after="relu")
+    with pytest.raises(InputError, match="runs more than once"):
+        model(varied_clips())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_a_scripted_function_that_mixes_clips_is_found_out() -> None:
+    """TorchScript's functions do not ask PackedClips: what they return is an ordinary tensor."""
+
+    @torch.jit.script
+    def swish(x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+    class Scripted(Network):
+        def forward(self, clips: Tensor) -> Tensor:
+            features = self.block(self.stem(clips))
+            return self.flat(torch.cat([features, swish(features)], dim=1).mean(dim=(2, 3, 4)))
+
+    class ScriptedOnly(Network):
+        def forward(self, clips: Tensor) -> Tensor:
+            return swish(self.block(self.stem(clips))).mean(dim=(2, 3, 4))
+
+    for model in (Scripted(), ScriptedOnly()):
+        atfr.adapt_(model, after="stem")
+        with pytest.raises(UnsupportedOperationError):
+            model(varied_clips())
+        atfr.restore_(model)
+        assert len(model(varied_clips())) == 3
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_tracing_is_refused() -> None:
+    model = Network()
+    atfr.adapt_(model, after="stem")
+    with pytest.raises(UnsupportedOperationError, match="number of active bins"):
+        torch.jit.trace(model, varied_clips())
+
+
+def test_full_backward_hooks_see_packed_clips() -> None:
+    model = Network()
+    atfr.adapt_(model, after="stem")
+    clips = varied_clips()
+    model(clips).sum().backward()
+    want = model.stem[0].weight.grad.clone()
+    model.zero_grad()
+    seen: list[int] = []
+    model.late.conv.register_full_backward_hook(lambda *_: seen.append(1))
+    model(clips).sum().backward()
+    assert seen == [1]
+    torch.testing.assert_close(model.stem[0].weight.grad, want)

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atfr.errors import AdaptError
+from atfr.errors import AdaptError, UnsupportedOperationError
 from atfr.ragged import PackedClips
 from atfr.sgs.functional import Kernel, Order, TopEdge
 from atfr.sgs.layer import SimilarityGuidedSampling, at_least_one
-from atfr.trace import site_names
+from atfr.trace import CHILD, site_names
 
-CHILD = "sgs"
 PROBE_CLIP = (16, 112, 112)  # T, H, W of the clip sent through other people's networks, on the meta device
 
 
@@ -80,8 +79,9 @@ def adapt_(
     layer.train(target.training)
     layer.to(float_like(model).device, float_like(model).dtype)
     target.add_module(CHILD, layer)
-    if type(target).forward is not nn.Sequential.forward:
+    if not runs_children_in_order(target):
         target.register_forward_hook(run_child)
+    model.register_forward_hook(check_rows)
     return AdaptReport(next(iter(site_names(model))), path, channels, sum(p.numel() for p in layer.parameters()))
 
 
@@ -91,16 +91,15 @@ def restore_(model: nn.Module) -> None:
     Raises:
         AdaptError: the network has no SGS put in by `adapt_`.
     """
-    targets = [
-        module for module in model.modules() if isinstance(getattr(module, CHILD, None), SimilarityGuidedSampling)
-    ]
+    targets = [module for module in model.modules() if was_adapted(module)]
     if not targets:
         raise AdaptError("the network has no SGS to take out; atfr.adapt_ puts one in")
     for target in targets:
         delattr(target, CHILD)
-        for key, hook in list(target._forward_hooks.items()):
-            if hook is run_child:
-                del target._forward_hooks[key]
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if hook in (run_child, check_rows):
+                del module._forward_hooks[key]
 
 
 def set_num_bins_(model: nn.Module, num_bins: int | None) -> None:
@@ -119,16 +118,41 @@ def set_num_bins_(model: nn.Module, num_bins: int | None) -> None:
 
 def adaptation(model: nn.Module) -> dict[str, Any] | None:
     """Return the arguments of `adapt_` that make the SGS the network has now, or None where it has none."""
-    for site, layer in site_names(model).items():
-        return {
-            "after": site,
-            "num_bins": layer.num_bins,
-            "kernel": layer.kernel,
-            "embedding_dim": layer.embedding_dim,
-            "top_edge": layer.top_edge,
-            "order": layer.order,
-        }
-    return None
+    site, layer = next(iter(site_names(model).items()), (None, None))
+    if layer is None:
+        return None
+    return {
+        "after": site,
+        "num_bins": layer.num_bins,
+        "kernel": layer.kernel,
+        "embedding_dim": layer.embedding_dim,
+        "top_edge": layer.top_edge,
+        "order": layer.order,
+    }
+
+
+def check_rows(model: nn.Module, args: Any, output: Any) -> None:
+    """Raise where a batch of clips came in and other than one row a clip goes out (a forward hook).
+
+    Operations on packed clips that do not keep them apart raise by themselves; functions of TorchScript do not ask.
+    """
+    clips = args[0] if args else None
+    if isinstance(clips, Tensor) and clips.dim() == 5 and isinstance(output, Tensor) and len(output) != len(clips):
+        raise UnsupportedOperationError(
+            f"{len(clips)} clips went into {type(model).__name__} and {len(output)} rows came out: something behind "
+            "SGS mixed the clips, as functions made by torch.jit.script can; replace them by Python functions"
+        )
+
+
+def runs_children_in_order(module: nn.Module) -> bool:
+    """Whether a module is a plain Sequential, which runs a child added to it."""
+    return type(module).forward is nn.Sequential.forward
+
+
+def was_adapted(module: nn.Module) -> bool:
+    """Whether `adapt_` put an SGS layer behind this module; one of the network's own is not its."""
+    runs = runs_children_in_order(module) or run_child in module._forward_hooks.values()
+    return runs and isinstance(getattr(module, CHILD, None), SimilarityGuidedSampling)
 
 
 def float_like(model: nn.Module) -> Tensor:
@@ -146,7 +170,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, (*wrappers, torch.jit.ScriptModule)) or hasattr(model, "_orig_mod"):
         raise AdaptError(
-            f"cannot adapt a network inside {type(model).__name__}: adapt the network itself, then wrap or compile it"
+            f"cannot adapt a network inside {type(model).__name__}: adapt the network itself, then wrap it"
         )
 
 

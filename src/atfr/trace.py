@@ -12,6 +12,9 @@ from atfr.errors import InputError
 from atfr.sgs.layer import SimilarityGuidedSampling, observers
 from atfr.sgs.sampling import Sampling
 
+CHILD = "sgs"
+"""What `adapt_` calls the layer, as a child of the module it stands behind."""
+
 
 @dataclass
 class SiteTrace:
@@ -70,7 +73,7 @@ def site_names(model: nn.Module) -> dict[str, SimilarityGuidedSampling]:
     for path, module in model.named_modules():
         if isinstance(module, SimilarityGuidedSampling):
             parent, _, own = path.rpartition(".")
-            site = parent if own == "sgs" else path  # adapt_ calls the layer `sgs`, a child of what it stands behind
+            site = parent if own == CHILD and parent else path
             sites[stages.get(site, site)] = module
     return sites
 

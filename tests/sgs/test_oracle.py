@@ -51,7 +51,13 @@ def test_equals_the_oracle(kernel, top_edge, order, data, frames, num_bins, dim)
             times = [reference.mean_time(clip.assignment, clip.weights, b) for b in clip.order]
             if len(times) > 1 and min(np.diff(times)) < 1e-3:
                 return
-    answers = check(features, embedding, **options)
+    # float32 rounds Delta / gamma by up to 2 B units of 2^-23; weights, at least 0.05 here, are linear_mean's divisors.
+    rounding = 2 * num_bins * 2**-23 / (0.05 if kernel == "linear_mean" else 1)
+    tolerance = 1e-5 + features.abs().max().item() * rounding
+    answers = check(features, embedding, rtol=1e-5, atol=tolerance, **options)
+    exact, _ = run(chosen_layer(embedding.double(), 3, **options), features.double())
+    for maps, answer in zip(exact, answers, strict=True):
+        np.testing.assert_allclose(maps.permute(1, 0, 2, 3).numpy(), answer.maps, rtol=1e-9, atol=1e-9)
     for known, answer in zip(clips, answers, strict=True):  # the oracle itself: the bins we built are the bins it finds
         for t, b in enumerate(known.assignment):
             if not answer.fell_back and answer.assignment[t] >= 0:
@@ -175,17 +181,17 @@ def test_the_literal_reading_always_drops_the_top_frame(kernel):
 @settings(max_examples=60, deadline=None)
 @given(
     magnitude=st.lists(st.floats(0.01, 100.0), min_size=1, max_size=40),
-    num_bins=st.integers(1, 64),
+    num_bins=st.integers(1, 1024),
     seed=st.integers(0, 2**16),
 )
 def test_the_literal_reading_drops_the_top_frame_whatever_the_rounding(magnitude, num_bins, seed):
     embedding = embed([magnitude], 8, seed)
     layer = chosen_layer(embedding, 1, kernel="kronecker", top_edge="paper", num_bins=num_bins)
     _, site = run(layer, noise(1, 1, len(magnitude), 1, 1))
-    lengths = embedding.double().norm(dim=-1)[0]
-    others_below = (lengths < lengths.max() * (1 - 1e-5)).any()
-    if others_below:
-        assert site.assignment[0, lengths.argmax()] == -1
+    lengths = torch.linalg.vector_norm(embedding, dim=-1)[0]
+    top = lengths == lengths.max()
+    if not top.all():
+        assert (site.assignment[0, top] == -1).all()
 
 
 def test_order_time_sorts_by_weighted_mean_time():

@@ -13,7 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,9 @@ def quickstart(
         say(f"testing the {name} network on {len(splits['test'])} videos it has not seen")
         results[name] = test(network, splits["test"], spec, num_clips=1, num_crops=1)
     say(f"timing both, in turns, {TIMED_BATCH} clips at a time")
-    ms = side_by_side_ms(networks, some_batches(splits["test"], spec))
+    decoded = {video.path for video in results["static"].videos}
+    records = tuple(record for record in splits["test"].records if str(record.path) in decoded)
+    ms = side_by_side_ms(networks, some_batches(replace(splits["test"], records=records), spec))
     rows = tuple(Row(name, results[name], statistics.median(ms[name]), tune_s[name]) for name in networks)
     speedup = statistics.median(a / b for a, b in zip(ms["static"], ms["adaptive"], strict=True))
     comparison = Comparison(rows, speedup, conditions(splits, spec, recipe, seed, adapt))  # type: ignore[arg-type]

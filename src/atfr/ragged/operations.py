@@ -29,7 +29,7 @@ ARITHMETIC = """add add_ sub sub_ mul mul_ div div_ true_divide __radd__ __rsub_
 METADATA = """size dim stride storage_offset numel nelement element_size is_contiguous is_floating_point is_complex
     is_signed get_device data_ptr __len__ __hash__ backward register_hook retain_grad requires_grad_""".split()
 PROPERTIES = """shape ndim dtype device layout requires_grad grad_fn is_leaf retains_grad is_cuda is_cpu is_meta
-    is_sparse is_quantized is_nested is_mkldnn is_mps is_xpu output_nr _version _backward_hooks""".split()
+    is_sparse is_quantized is_nested is_mkldnn is_mps is_xpu grad output_nr _version _backward_hooks""".split()
 
 
 def without_override(func: Handler, *args: Any, **kwargs: Any) -> Any:
@@ -52,8 +52,8 @@ def by_name(names: Sequence[str], handler: Handler) -> None:
     """List every spelling (torch.x, Tensor.x, F.x) of the named operations under one handler."""
     for name in names:
         for namespace in (torch, Tensor, F):
-            if hasattr(namespace, name):
-                OPERATIONS[getattr(namespace, name)] = handler
+            if callable(function := getattr(namespace, name, None)):  # torch.float is no function
+                OPERATIONS[function] = handler
 
 
 def metadata(func: Handler, *args: Any, **kwargs: Any) -> Any:
@@ -66,6 +66,13 @@ def pointwise(func: Handler, clips: PackedClips, *args: Any, **kwargs: Any) -> P
     if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         raise UnsupportedOperationError(f"{operation_name(func)} of packed clips with a further tensor")
     return packed_like(without_override(func, clips, *args, **kwargs), clips.clip_layout)
+
+
+def view_as(func: Handler, clips: PackedClips, other: Tensor) -> PackedClips:
+    """View a tensor as itself, as full backward hooks of modules do."""
+    if not isinstance(other, PackedClips) or other.clip_layout != clips.clip_layout or other.shape != clips.shape:
+        raise UnsupportedOperationError("operation 'view_as' of packed clips and a tensor of another form")
+    return packed_like(without_override(func, clips, other), clips.clip_layout)
 
 
 def parametric_relu(func: Handler, clips: PackedClips, weight: Tensor) -> PackedClips:
@@ -103,12 +110,12 @@ def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
     )
 
 
-def arithmetic(func: Handler, left: Any, right: Any, **kwargs: Any) -> PackedClips:
+def arithmetic(func: Handler, input: Any, other: Any, **kwargs: Any) -> PackedClips:
     """Combine packed clips with a number, with packed clips of the same lengths, or with one row a clip."""
-    clips = left if isinstance(left, PackedClips) else right
-    if "out" in kwargs or (not isinstance(left, PackedClips) and operation_name(func).endswith("_'")):
+    clips = input if isinstance(input, PackedClips) else other
+    if "out" in kwargs or (not isinstance(input, PackedClips) and operation_name(func).endswith("_'")):
         raise UnsupportedOperationError(f"{operation_name(func)} would write packed clips into an ordinary tensor")
-    operands = [spread(x, clips, func) if isinstance(x, Tensor) else x for x in (left, right)]
+    operands = [spread(x, clips, func) if isinstance(x, Tensor) else x for x in (input, other)]
     result = without_override(func, *operands, **kwargs)
     if result.shape[TIME] != clips.clip_layout.total or result.dim() != 5 or result.shape[0] != 1:
         raise UnsupportedOperationError(f"{operation_name(func)} gave {tuple(result.shape)}: not clips end to end")
@@ -123,6 +130,8 @@ def clip_by_clip(func: Callable[[Tensor], Tensor], clips: PackedClips) -> Packed
         parts = without_override(torch.split, clips, clips.lengths, dim=TIME)
         results = [func(part) for part in parts]
     lengths = tuple(result.shape[TIME] for result in results)
+    if min(lengths) < 1:
+        raise UnsupportedOperationError(f"an operation in time would leave nothing of clips of lengths {clips.lengths}")
     layout = clips.clip_layout if lengths == clips.lengths else ClipLayout(lengths)
     return packed_like(results[0] if len(results) == 1 else torch.cat(results, dim=TIME), layout)
 
@@ -245,9 +254,10 @@ def mean_over_time(maps: Float[Tensor, "1 C S H W"], layout: ClipLayout) -> Floa
     if len(layout) == 1:
         return maps.mean(TIME, keepdim=True)
     rows = maps[0].transpose(0, 1)  # S C H W
+    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
     sums = rows.new_zeros(len(layout), *rows.shape[1:]).index_add(0, layout.clip_index(maps.device), rows)
     lengths = layout.device_lengths(maps.device).to(sums.dtype).view(-1, 1, 1, 1)
-    return (sums / lengths).unsqueeze(TIME)
+    return (sums / lengths).to(maps.dtype).unsqueeze(TIME)
 
 
 def mean(func: Handler, input: PackedClips, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
@@ -258,7 +268,7 @@ def mean(func: Handler, input: PackedClips, dim: Any = None, keepdim: bool = Fal
             f"operation 'mean' over axes {dim} (keepdim={keepdim}) of packed clips: the axes may be time, height and "
             "width (2, 3, 4); without time, keepdim=True"
         )
-    maps: Tensor = input.plain()
+    maps: Tensor = input.plain().to(kwargs.get("dtype") or input.dtype)
     if spatial := tuple(axes - {TIME}):
         maps = maps.mean(spatial, keepdim=True, **kwargs)
     if TIME not in axes:
@@ -321,6 +331,7 @@ by_name(POINTWISE, pointwise)
 by_name(ARITHMETIC, arithmetic)
 by_name(METADATA, metadata)
 by_name(["prelu"], parametric_relu)
+by_name(["view_as"], view_as)
 by_name(["batch_norm"], batch_norm)
 by_name(["conv3d"], conv3d)
 by_name(["max_pool3d"], max_pool3d)

@@ -46,14 +46,18 @@ class ClipLayout:
     def device_lengths(self, device: torch.device) -> Int[Tensor, " N"]:
         """Return the lengths as a tensor on a device, kept for the next call."""
         if self._device_lengths is None or self._device_lengths.device != device:
-            self._device_lengths = torch.tensor(self.lengths, device=device)
+            with torch.inference_mode(False):
+                lengths = torch.tensor(self.lengths, pin_memory=device.type == "cuda")
+                self._device_lengths = lengths.to(device, non_blocking=True)
         return self._device_lengths
 
     def clip_index(self, device: torch.device) -> Int[Tensor, " S"]:
         """Return for every packed map the number of its clip, kept for the next call."""
         if self._clip_index is None or self._clip_index.device != device:
-            clips = torch.arange(len(self), device=device)
-            self._clip_index = clips.repeat_interleave(self.device_lengths(device), output_size=self.total)
+            with torch.inference_mode(False):  # training may use what a pass in inference mode has kept
+                clips = torch.arange(len(self), device=device)
+                lengths = self.device_lengths(device).clone()
+                self._clip_index = clips.repeat_interleave(lengths, output_size=self.total)
         return self._clip_index
 
 

@@ -65,15 +65,14 @@ def linear_kernel(
 def kronecker_kernel(
     magnitude_NT: Float[Tensor, "N T"], center_NT: Float[Tensor, "N T"], half_width_N: Float[Tensor, " N"]
 ) -> Float[Tensor, "N T"]:
-    """Return 1 for a map inside its bin and 0 on the outer edge of the last bin.
+    """Return 1 for a map in its bin.
 
     Source: Fayyaz et al. 2021, the delta of Eq. (5).
     Deviates: the delta has no gradient in Delta_t, so the backward pass takes that of the linear kernel
-    (straight-through). A magnitude within 1e-5 of a half width of the outer edge lies on it.
+    (straight-through).
     """
     linear_NT = linear_kernel(magnitude_NT, center_NT, half_width_N)
-    inside_NT = (magnitude_NT - center_NT < (1 - 1e-5) * half_width_N[:, None]).to(linear_NT.dtype)
-    return linear_NT + (inside_NT - linear_NT).detach()
+    return linear_NT + (1 - linear_NT).detach()
 
 
 def aggregate(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atfr.errors import InputError
+from atfr.errors import InputError, UnsupportedOperationError
 from atfr.ragged import PackedClips
 from atfr.sgs import functional
 from atfr.sgs.functional import Kernel, Order, TopEdge
@@ -87,8 +87,13 @@ class SimilarityGuidedSampling(nn.Module):
 
         Raises:
             InputError: the features are not N x C x T x H x W with this layer's channels, or are packed already.
+            UnsupportedOperationError: inside torch.jit.trace.
         """
         self._check(features)
+        if torch.jit.is_tracing():
+            raise UnsupportedOperationError(
+                "torch.jit.trace would fix the number of active bins that this input happens to have for all others"
+            )
         num_bins = self.num_bins or features.shape[2]
         sampling = sample(self.similarity(features), num_bins, self.kernel, self.top_edge, self.order)
         for observe in observers.get():
@@ -98,7 +103,10 @@ class SimilarityGuidedSampling(nn.Module):
 
     def _check(self, features: Tensor) -> None:
         if isinstance(features, PackedClips):
-            raise InputError("SGS got packed clips: the network has an SGS before this one; put in one only")
+            raise InputError(
+                "SGS got packed clips: the network has an SGS before this one, or the module it stands behind runs "
+                "more than once in a pass; put in one only, behind a module that runs once"
+            )
         shape = tuple(features.shape)
         if len(shape) != 5 or shape[1] != self.channels or min(shape) < 1 or not features.is_floating_point():
             raise InputError(

@@ -52,17 +52,21 @@ def sample(
     magnitude_NT = sgs.magnitude(embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float())
     largest_N1 = magnitude_NT.detach().amax(dim=1, keepdim=True)
     finite_N1 = largest_N1.isfinite()
-    magnitude_NT = torch.where((largest_N1 > 0) & finite_N1, magnitude_NT, torch.ones_like(magnitude_NT))
+    usable_N1 = (largest_N1 > 0) & finite_N1
+    magnitude_NT = torch.where(usable_N1, magnitude_NT, torch.ones_like(magnitude_NT))
+    top_NT = magnitude_NT == torch.where(usable_N1, largest_N1, 1.0)
 
     half_width_N = sgs.half_width(magnitude_NT, num_bins, top_edge)
     bin_NT = sgs.bin_of(magnitude_NT, half_width_N, num_bins)
     center_NT = sgs.bin_center(bin_NT, half_width_N)
     if top_edge == "center":  # to the last bit: the kernel has its kink there
-        center_NT = torch.where(magnitude_NT == largest_N1, largest_N1, center_NT)
+        center_NT = torch.where(top_NT, magnitude_NT.detach(), center_NT)
     psi = sgs.kronecker_kernel if kernel == "kronecker" else sgs.linear_kernel
     weight_NT = psi(magnitude_NT, center_NT, half_width_N)
 
     counts_NT = weight_NT.detach() > EPSILON
+    if top_edge == "paper":  # the largest lies on the outer edge, whatever the rounding
+        counts_NT &= ~top_NT
     lost_N1 = ~counts_NT.any(dim=1, keepdim=True)
     weight_NT = torch.where(counts_NT, weight_NT, torch.zeros_like(weight_NT))
     weight_NT = normalized(weight_NT, counts_NT, bin_NT, num_bins, kernel)

@@ -95,7 +95,8 @@ class ClassificationModule(pl.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise InputError("the cosine schedule needs an end: set epochs, or max_steps")
-        steps_an_epoch = total / max(self.trainer.max_epochs or 1, 1)
+        self.trainer.fit_loop.setup_data()  # tells the batches of an epoch, also where max_steps sets the end
+        steps_an_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         warmup = min(round(self.warmup_epochs * steps_an_epoch), int(total) - 1)
         groups = parameter_groups(self.model.parameters(), self.weight_decay)
         optimizer: torch.optim.Optimizer
