@@ -10,7 +10,7 @@ SAMPLE_RECIPE = Recipe(base_epochs=8, tune_epochs=5)
 OWN_CLIP = ClipSpec(frames=16, stride=4, size=56, resize=64, jitter=(64, 72))
 """Two seconds of 30 frames/s."""
 
-OWN_CLIPS_SEEN = 2400
+OWN_CLIPS_SEEN = 1600
 """Training clips of the base on one's own videos, all epochs together, where no number of epochs is asked for."""
 
 
