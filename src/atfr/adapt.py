@@ -67,6 +67,8 @@ def adapt_(
         >>> atfr.adapt_(model, after="res2").channels
         24
     """
+    if not isinstance(model, nn.Module) or not isinstance(after, str):
+        raise AdaptError(f"adapt_ takes a network and the name of one stage or submodule, got {type(model)}, {after!r}")
     refuse_wrapped(model)
     if sites := site_names(model):
         raise AdaptError(f"the network has SGS behind {', '.join(sites)} already; take it out with atfr.restore_ first")

@@ -233,3 +233,14 @@ def test_video_list_checks_its_labels() -> None:
         VideoList((VideoRecord(Path("x.mp4"), 2),), ("a", "b"))
     with pytest.raises(DataError, match="at least one video"):
         VideoList((), ("a", "b"))
+
+
+def test_a_test_split_alone_is_enough_for_a_trained_networks_labels(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    table = tmp_path / "only.csv"
+    table.write_text("path,label,split\na.mp4,jump,test\nb.mp4,run,test\n", encoding="utf-8")
+    with pytest.raises(DataError, match="'train'"):
+        read_csv(table)
+    splits = read_csv(table, labels=("jump", "run", "walk"))
+    assert [record.label for record in splits["test"].records] == [0, 1]

@@ -140,9 +140,18 @@ def test_bad_arguments(splits: dict[str, VideoList], tmp_path: Path) -> None:
         run(network(classes=2), splits, tmp_path, accelerator="abacus")
     with pytest.raises(InputError, match="did you mean 'sgd'"):
         run(network(classes=2), splits, tmp_path, optimizer="sdg")
-    with pytest.raises(InputError, match="epochs=0"):
+    for name in ("learning_rate", "warmup_epochs", "weight_decay", "num_workers", "seed"):
+        with pytest.raises(InputError, match=f"{name} must be at least 0, got -1"):
+            run(network(classes=2), splits, tmp_path, **{name: -1})
+    with pytest.raises(InputError, match="epochs must be at least 1, got 0"):
         run(network(classes=2), splits, tmp_path, epochs=0)
     with pytest.raises(CheckpointError, match="6 classes"):
         run(network(), {name: VideoList(v.records, v.labels) for name, v in splits.items()}, tmp_path)
     with pytest.raises(InputError, match="train=True"):
         fit(network(classes=2), ClipDataset(splits["train"], SPEC, train=False), out=tmp_path)
+
+
+def test_a_training_that_diverges_is_an_error(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="diverged"):
+        run(network(classes=2), splits, tmp_path, learning_rate=1e30, warmup_epochs=0)
+    assert not (tmp_path / "config.json").exists()

@@ -25,7 +25,8 @@ def test(
 ) -> None:
     """Test a trained network on the test split: accuracy, GFLOPs per clip, time per clip, active bins.
 
-    Videos that do not decode are left out, counted and named.
+    Of a folder without `train` and `test` inside, the test split is the fifth of each class that `atfr train` holds
+    out. Videos that do not decode are left out, counted and named.
 
     Args:
         checkpoint: A folder that `atfr train` wrote.
@@ -81,7 +82,7 @@ def print_result(result: "TestResult") -> None:
     spread = f"{gflops.mean:.4g} ± {gflops.std:.2g}, {gflops.min:.4g} to {gflops.max:.4g}"
     rows += [
         ["mean class accuracy", common.percent(result.mean_class_accuracy)],
-        ["videos", f"{len(result.videos)}, and {len(result.skipped)} left out"],
+        ["videos", f"{len(result.videos)} of the test split tested, {len(result.skipped)} left out"],
         ["views", f"{result.num_clips} clips x {result.num_crops} crops"],
         ["GFLOPs per clip", spread],
         ["  without SGS", f"{result.static_gflops_per_clip:.4g}"],

@@ -308,11 +308,11 @@ def _video_lists(rows: Iterable[_Row], labels: Sequence[str] | None, source: str
         by_split.setdefault(row.split or "train", []).append(VideoRecord(row.path, number[row.name]))
     if "test" not in by_split and "val" in by_split:
         by_split["test"] = by_split.pop("val")
-    for split in ("train", "test"):
+    for split in ("train", "test") if labels is None else ("test",):  # a trained network's labels: only to be tested
         if split not in by_split:
             raise DataError(f"'{source}' has no video for split {split!r}")
-    trained = {record.label for record in by_split["train"]}
+    trained = {record.label for record in by_split.get("train", ())}
     for name in sorted(found):
-        if number[name] not in trained:
+        if labels is None and number[name] not in trained:
             raise DataError(f"class {name!r} in '{source}' has no training video")
     return {split: VideoList(tuple(by_split[split]), names) for split in SPLITS if split in by_split}

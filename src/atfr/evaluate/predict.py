@@ -97,22 +97,22 @@ def predict(
         InputError: an argument is out of range.
         CheckpointError: the network has another number of classes than the task.
     """
-    check_views(num_clips, num_crops, batch_size)
+    check_views(num_clips, num_crops, batch_size, num_workers)
     check_classes(model, task)
     forward = Forward(model, task.clip_shape)
     return predictions(forward, paths, task, num_clips, num_crops, batch_size, num_workers, on_error)
 
 
-def check_views(num_clips: int, num_crops: int, batch_size: int) -> None:
+def check_views(num_clips: int, num_crops: int, batch_size: int, num_workers: int) -> None:
     """Refuse views that cannot be cut, before any video is decoded.
 
     Raises:
         InputError: an argument is out of range.
     """
-    if num_clips < 1 or batch_size < 1 or num_crops not in (1, 3):
+    if num_clips < 1 or batch_size < 1 or num_crops not in (1, 3) or num_workers < 0:
         raise InputError(
-            "num_clips and batch_size must be at least 1 and num_crops 1 or 3, "
-            f"got {num_clips=}, {batch_size=}, {num_crops=}"
+            "num_clips and batch_size must be at least 1, num_crops 1 or 3, num_workers at least 0, "
+            f"got {num_clips=}, {batch_size=}, {num_crops=}, {num_workers=}"
         )
 
 

@@ -193,7 +193,7 @@ def test(
         CheckpointError: the network has another number of classes than the list.
     """
     task = Task(videos.labels, spec)
-    check_views(num_clips, num_crops, batch_size)
+    check_views(num_clips, num_crops, batch_size, num_workers)
     check_classes(model, task)
     skipped: list[Skipped] = []
 
@@ -202,7 +202,7 @@ def test(
 
     forward = Forward(model, task.clip_shape)
     with evaluating(model):
-        forward.warm_up(batch_size)
+        forward.warm_up(min(batch_size, num_clips * num_crops * len(videos)))
     paths = [record.path for record in videos.records]
     rest = iter(videos.records)  # predictions come in this order, without those of the videos skipped
     found = []

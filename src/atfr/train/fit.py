@@ -95,7 +95,18 @@ def fit(
     """
     out = Path(out)
     task = Task(train.video_list.labels, train.spec)
-    _check(model, train, val, task, epochs, batch_size)
+    _check(model, train, val, task)
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("learning_rate", learning_rate, 0),
+        ("warmup_epochs", warmup_epochs, 0),
+        ("weight_decay", weight_decay, 0),
+        ("num_workers", num_workers or 0, 0),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
     resume = None if resume is None else Path(resume)
     workers = min(4, _cpu_cores() - 1) if num_workers is None else num_workers
     module = ClassificationModule(
@@ -112,8 +123,11 @@ def fit(
     model.train()
     with _quiet():
         trainer = _trainer(out, epochs, {"limit_val_batches": 0} | trainer_options if val is None else trainer_options)
-        with _interruptible():
-            trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
+        try:
+            with _interruptible():
+                trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
+        except (MisconfigurationException, ZeroDivisionError, OverflowError) as error:
+            raise InputError(f"lightning.Trainer cannot train with these options: {error}") from error
     model.eval()
     if trainer.is_global_zero:
         save_checkpoint(model, task, out)
@@ -121,11 +135,7 @@ def fit(
     return FitResult(module.history, train.skipped, damaged)
 
 
-def _check(
-    model: VideoModel, train: ClipDataset, val: ClipDataset | None, task: Task, epochs: int, batch_size: int
-) -> None:
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"epochs and batch_size must be at least 1, got {epochs=}, {batch_size=}")
+def _check(model: VideoModel, train: ClipDataset, val: ClipDataset | None, task: Task) -> None:
     if not train.train or (val is not None and val.train):
         raise InputError("fit needs a ClipDataset with train=True to train on, and one with train=False to validate on")
     check_classes(model, task)

@@ -117,6 +117,11 @@ class ClassificationModule(pl.LightningModule):
         """Keep the figures of the epoch."""
         figures = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
         self.history.append({"epoch": self.current_epoch, **figures})
+        if not math.isfinite(figures.get("train/loss", 0.0)):
+            raise InputError(
+                f"the training diverged: its loss is {figures['train/loss']} in epoch {self.current_epoch}; "
+                f"use a smaller learning rate than {self.learning_rate}"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the figures of the epochs so far into the checkpoint."""
