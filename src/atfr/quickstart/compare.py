@@ -173,16 +173,20 @@ def some_batches(videos: VideoList, spec: ClipSpec) -> list[Tensor]:
 
 @torch.inference_mode()
 def side_by_side_ms(networks: Mapping[str, nn.Module], batches: Sequence[Tensor]) -> dict[str, list[float]]:
-    """Return the milliseconds a clip of each network on each batch, the networks taking turns, after a warm-up."""
+    """Return the milliseconds a clip of each network on each batch, the networks taking turns.
+
+    A round over all batches comes first, unmeasured: PyTorch prepares its kernels for each shape that is new to it.
+    """
     ms: dict[str, list[float]] = {name: [] for name in networks}
-    for number, batch in enumerate([batches[0], *batches]):
-        for name, network in networks.items():
-            with evaluating(network):
-                start_s = time.perf_counter()
-                network(batch)
-                elapsed_s = time.perf_counter() - start_s
-            if number:  # the first is the warm-up
-                ms[name].append(1000 * elapsed_s / len(batch))
+    for measured in (False, True):
+        for batch in batches:
+            for name, network in networks.items():
+                with evaluating(network):
+                    start_s = time.perf_counter()
+                    network(batch)
+                    elapsed_s = time.perf_counter() - start_s
+                if measured:
+                    ms[name].append(1000 * elapsed_s / len(batch))
     return ms
 
 
