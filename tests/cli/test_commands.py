@@ -110,7 +110,7 @@ def test_defaults_are_those_of_the_library() -> None:
         (["--model", "x3d_ss"], "did you mean x3d_s"),
         (["--after", "rse2"], "did you mean 'res2'"),
         (["--num_bins", "0"], "num_bins must be an integer of at least 1"),
-        (["--epochs", "0"], "epochs=0"),
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--test_fold", "1"], "is a folder"),
         (["--trainer.accelerator", "abacus"], "lightning.Trainer does not take these options"),
         (["--out", "{file}"], "is a file"),
@@ -186,7 +186,7 @@ def test_test_prints_and_writes(
     assert main(["test", *options]) == 0
     printed, err = capsys.readouterr()
     check_width(printed)
-    assert "4, and 1 left out" in printed
+    assert "4 of the test split tested, 1 left out" in printed
     assert "Active bins" in printed
     assert err.startswith("atfr: warning: left out: ")
     assert "bad.mp4" in err

@@ -76,6 +76,6 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_recipe_sees_as_many_clips_whatever_the_number_of_videos() -> None:
     for num_videos in (96, 240, 600):
         recipe = recipe_for(num_videos, generated=False, epochs=None)[1]
-        assert recipe.base_epochs * num_videos == pytest.approx(OWN_CLIPS_SEEN, rel=0.1)
+        assert abs(recipe.base_epochs * num_videos - OWN_CLIPS_SEEN) <= num_videos / 2
     clip, recipe = recipe_for(480, generated=True, epochs=3)
     assert (clip, recipe.base_epochs, recipe.tune_epochs) == (SAMPLE_CLIP, 3, 2)
