@@ -103,7 +103,7 @@ def quickstart(
     """Train, test and time a static and an adaptive network on the same videos.
 
     Both start from the same trained base, and are fine-tuned for as long, on the same clips in the same order. (From
-    random weights SGS learns too, but takes two to three times the steps, see docs/results.md.)
+    random weights SGS learns too, but more slowly, see docs/results.md.)
 
     Args:
         splits: the lists "train" and "test".

@@ -136,6 +136,11 @@ def clip_by_clip(func: Callable[[Tensor], Tensor], clips: PackedClips) -> Packed
     return packed_like(results[0] if len(results) == 1 else torch.cat(results, dim=TIME), layout)
 
 
+def triple(value: Any) -> tuple[Any, ...]:
+    """Return an int three times, a (T, H, W) triple as it is."""
+    return (value,) * 3 if isinstance(value, int) else tuple(value)
+
+
 def in_time(value: Any) -> Any:
     """Return the temporal entry of an int or of a (T, H, W) triple."""
     return value[0] if isinstance(value, (tuple, list)) else value
@@ -190,7 +195,7 @@ def windowed(
     pool: Callable[[Tensor, tuple[int, ...]], Tensor], clips: PackedClips, kernel_size: Any, stride: Any, padding: Any
 ) -> PackedClips:
     """Pool with a window: clip by clip where it reaches across time, clamped to clips shorter than the window."""
-    kernel = (kernel_size,) * 3 if isinstance(kernel_size, int) else tuple(kernel_size)
+    kernel = triple(kernel_size)
     if kernel[0] == 1 and in_time(stride) == 1 and in_time(padding) == 0:
         return packed_like(without_override(pool, clips, kernel), clips.clip_layout)
 
@@ -238,7 +243,7 @@ def avg_pool3d(
         if clip.shape[TIME] >= kernel[0]:
             return F.avg_pool3d(clip, kernel, step, padding, ceil_mode, count_include_pad, divisor_override)
         # torch takes no clip that reaches the kernel's length only with its padding: pad in time by hand
-        t, h, w = (padding,) * 3 if isinstance(padding, int) else padding
+        t, h, w = triple(padding)
         around = (0, 0, 0, 0, t, t)
         padded = F.pad(clip, around)
         mean = F.avg_pool3d(padded, kernel, step, (0, h, w), ceil_mode, count_include_pad, divisor_override)
@@ -279,7 +284,7 @@ def mean(func: Handler, input: PackedClips, dim: Any = None, keepdim: bool = Fal
 
 def adaptive_avg_pool3d(func: Handler, input: PackedClips, output_size: Any) -> Tensor:
     """Pool to a fixed size: a plain batch where time is pooled too, packed clips where its size is None."""
-    size = (output_size,) * 3 if isinstance(output_size, int) else tuple(output_size)
+    size = triple(output_size)
     if size[0] == 1:
         maps = input.plain()
         spatial = maps.mean((3, 4), keepdim=True) if size[1:] == (1, 1) else func(maps, (maps.shape[2], *size[1:]))
@@ -289,7 +294,7 @@ def adaptive_avg_pool3d(func: Handler, input: PackedClips, output_size: Any) -> 
 
 def adaptive_pool3d(func: Handler, input: PackedClips, output_size: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Pool each clip to a fixed size and give a plain batch; with None in time, pool each map and stay packed."""
-    size = (output_size,) * 3 if isinstance(output_size, int) else tuple(output_size)
+    size = triple(output_size)
     if size[0] is None:
         pooled = without_override(func, input, (input.clip_layout.total, *size[1:]), *args, **kwargs)
         return packed_like(pooled, input.clip_layout)
