@@ -1,8 +1,20 @@
-"""The networks of atfr, in plain PyTorch: 3DResNet-18 and -50 and the X3D family, with saving and loading."""
+"""The networks of atfr, in plain PyTorch: 3DResNet, X3D, R(2+1)D and I3D, with saving and loading."""
 
 from atfr.models.base import VideoModel
+from atfr.models.i3d import I3D
+from atfr.models.r2plus1d import R2Plus1D18, R2Plus1D50
 from atfr.models.resnet3d import ResNet3D
 from atfr.models.x3d import X3D
 from atfr.models.zoo import create_model, from_pretrained, list_models
 
-__all__ = ["X3D", "ResNet3D", "VideoModel", "create_model", "from_pretrained", "list_models"]
+__all__ = [
+    "I3D",
+    "X3D",
+    "R2Plus1D18",
+    "R2Plus1D50",
+    "ResNet3D",
+    "VideoModel",
+    "create_model",
+    "from_pretrained",
+    "list_models",
+]

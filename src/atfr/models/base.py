@@ -51,6 +51,7 @@ class VideoModel(
         name: One of the class's `variants`.
         num_classes: Classes K, 1 or more.
         dropout: Probability with which a pooled feature is dropped in training, in [0, 1).
+        arguments: What else the class takes, checked, as plain JSON (lists, not tuples).
 
     Attributes:
         config: How to make the network again: ``{"model": name, "arguments": {...}}``, plain JSON, without SGS.
@@ -60,12 +61,12 @@ class VideoModel(
     variants: ClassVar[Mapping[str, Any]] = {}
     """The names this class can make, each with what sets it apart."""
 
-    stage_paths: ClassVar[Mapping[str, str]] = {}
-    """Submodule path of each stage: stem, res2, res3, res4, res5."""
+    stage_paths: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
+    """Submodule path of each stage: stem, res2, res3, res4, res5; several where a stage has parallel pathways."""
 
     clip_shape: tuple[int, int, int, int]
 
-    def __init__(self, name: str, num_classes: int, dropout: float) -> None:
+    def __init__(self, name: str, num_classes: int, dropout: float, **arguments: Any) -> None:
         super().__init__()
         if name not in self.variants:
             raise InputError(f"unknown {unknown_name(f'{type(self).__name__} network', name, self.variants)}")
@@ -75,7 +76,7 @@ class VideoModel(
             raise InputError(f"dropout must be a probability in [0, 1), got {dropout!r} for {name}")
         self.config: dict[str, Any] = {
             "model": name,
-            "arguments": {"num_classes": num_classes, "dropout": float(dropout)},
+            "arguments": {"num_classes": num_classes, "dropout": float(dropout), **arguments},
         }
 
     def save_pretrained(

@@ -1,5 +1,6 @@
 """The list of atfr's networks, and the two ways to one: by its name, and from a checkpoint."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -7,11 +8,13 @@ from typing import Any
 
 from atfr.errors import InputError
 from atfr.models.base import VideoModel, load, unknown_name
+from atfr.models.i3d import I3D
+from atfr.models.r2plus1d import R2Plus1D18, R2Plus1D50
 from atfr.models.resnet3d import ResNet3D
 from atfr.models.x3d import X3D
 
 MODELS: Mapping[str, type[VideoModel]] = MappingProxyType(
-    {name: network for network in (ResNet3D, X3D) for name in network.variants}
+    {name: network for network in (ResNet3D, X3D, R2Plus1D18, R2Plus1D50, I3D) for name in network.variants}
 )
 """The class of each model name."""
 
@@ -27,8 +30,9 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
     Args:
         name: One of `list_models`.
         num_classes: Classes K of the logits.
-        arguments: ``dropout``: probability with which a pooled feature is dropped in training
-            (0.5 in X3D, 0 in 3DResNet when not given).
+        arguments: What else the network's class takes. All take ``dropout``: probability with which a pooled feature is
+            dropped in training (when not given 0 in 3DResNet and R(2+1)D-18, 0.5 in the others). R(2+1)D takes
+            ``temporal_strides``, those of res2 to res5.
 
     Raises:
         InputError: Unknown name (close ones are suggested) or argument, or a value out of range.
@@ -39,9 +43,9 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
     """
     if name not in MODELS:
         raise InputError(f"unknown {unknown_name('model', name, MODELS)}")
-    unknown = sorted(arguments.keys() - {"dropout"})
-    if unknown:
-        raise InputError(f"{unknown_name('argument', unknown[0], ['num_classes', 'dropout'])} for {name}")
+    known = list(inspect.signature(MODELS[name].__init__).parameters)[2:]  # after self and name
+    if unknown := [argument for argument in arguments if argument not in known]:
+        raise InputError(f"{unknown_name('argument', unknown[0], known)} for {name}")
     return MODELS[name](name, num_classes=num_classes, **arguments)
 
 

@@ -1,0 +1,38 @@
+"""I3D-50 against PyTorchVideo's: the same state dict, the same logits and gradients, in float64."""
+
+import warnings
+
+import pytest
+import torch
+
+from atfr.models import create_model
+from atfr.models.i3d import HalveTime
+from tests.models.test_parity_r2plus1d import assert_logits_are_those_of, assert_training_step_is_that_of
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # PyTorchVideo imports torch.jit's deprecated names
+    from pytorchvideo.models.hub.resnet import i3d_r50
+
+
+@pytest.mark.parametrize(
+    ("clip_shape", "left"),
+    [((8, 64, 64), (4, 2, 2)), ((5, 40, 33), (2, 2, 2)), ((2, 32, 32), (1, 1, 1))],
+)
+def test_logits_are_those_of_pytorchvideo(clip_shape: tuple, left: tuple) -> None:
+    expected_network = i3d_r50(model_num_class=7, head_pool_kernel_size=left)
+    assert_logits_are_those_of(expected_network, create_model("i3d_50", num_classes=7), *clip_shape)
+
+
+@pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")
+def test_training_step_is_that_of_pytorchvideo() -> None:
+    expected_network = i3d_r50(model_num_class=7, head_pool_kernel_size=(2, 1, 1), dropout_rate=0.0)
+    network = create_model("i3d_50", num_classes=7, dropout=0.0)
+    assert_training_step_is_that_of(expected_network, network, 4, 32, 32)
+
+
+@pytest.mark.parametrize(("frames", "halved"), [(1, 1), (2, 1), (3, 1), (8, 4)])
+def test_the_temporal_pool_leaves_a_single_frame_as_it_is(frames: int, halved: int) -> None:
+    features = torch.randn(2, 3, frames, 4, 4)
+    pooled = HalveTime()(features)
+    assert pooled.shape == (2, 3, halved, 4, 4)
+    assert torch.equal(pooled[:, :, 0], features[:, :, :2].amax(2))
