@@ -30,6 +30,7 @@ COMMANDS = {
     "test": Command("atfr.cli.test", "test", "test a trained network: accuracy, GFLOPs and time per clip"),
     "predict": Command("atfr.cli.predict", "predict", "name the action in videos"),
     "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
+    "convert": Command("atfr.cli.convert", "convert", "make a checkpoint folder of a file of weights"),
 }
 
 

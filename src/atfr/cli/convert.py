@@ -1,0 +1,98 @@
+"""`atfr convert`: turn a file of weights, of whatever library, into a checkpoint folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atfr.cli import common
+from atfr.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from atfr.models.weights import Weights
+
+
+def convert(
+    file: Path,
+    out: Path,
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    json: bool = False,
+) -> None:
+    """Turn a file of weights into a checkpoint folder that atfr.from_pretrained and `atfr cost` read.
+
+    The file may be of PyTorchVideo's or torchvision's zoo, of PySlowFast, Lightning or safetensors, or a plain state
+    dict; no code in it is run.
+
+    Args:
+        file: The file of weights.
+        out: A new or empty folder.
+        model: The network's name, as x3d_s; found by the shapes of the weights where only one fits.
+        num_classes: Classes K; by default those of the file. With another number the classifier gets new weights.
+        json: Print JSON instead of a table.
+    """
+    if file.is_dir():
+        raise CheckpointError(f"expected a file of weights, '{file}' is a folder; atfr.load_weights reads checkpoints")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"OUT '{out}' exists and is no empty folder; choose a new one")
+    with common.busy("converting"):
+        import atfr
+        from atfr.models.weights import read
+
+        weights = read(file)
+        name = model or guess(weights, file)
+        classes = classes_of(weights, name) if num_classes is None else num_classes
+        network = atfr.create_model(name, num_classes=400 if classes is None else classes)
+        report = atfr.load_weights(network, file)
+        network.eval().save_pretrained(out)
+    summary = {
+        "out": str(out),
+        "model": name,
+        "num_classes": classes,
+        "source": report.source,
+        "loaded": report.loaded,
+        "reinitialised": list(report.reinitialised),
+        "folded": list(report.folded),
+    }
+    if json:
+        common.print_json(summary)
+        return
+    rows: list[list[object]] = [["model", f"{name}, {classes} classes"], ["tensors", report.loaded]]
+    if report.reinitialised:
+        rows.append(["new weights", ", ".join(report.reinitialised)])
+    if report.folded:
+        rows.append(["folded", ", ".join(report.folded)])
+    common.print_table(f"{file.name}, of {report.source}", ["", ""], rows, f"Written to {out}", left=(0, 1))
+
+
+def guess(weights: "Weights", file: Path) -> str:
+    """Return the one network whose tensors have the names and shapes of those in a file.
+
+    Raises:
+        CheckpointError: None fits, or several do.
+    """
+    import atfr
+
+    fitting = [name for name in atfr.list_models() if classes_of(weights, name, whole=True)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise CheckpointError(
+            f"'{file}' ({weights.source}) fits {', '.join(fitting)}, which differ in no shape; choose one with --model"
+        )
+    raise CheckpointError(
+        f"'{file}' ({weights.source}) fits no network of atfr: it holds {len(weights.tensors)} tensors, as"
+        f" {', '.join([*weights.tensors][:3])}; with --model NAME the error says what differs"
+    )
+
+
+def classes_of(weights: "Weights", name: str, whole: bool = False) -> int | None:
+    """Return the classes of the file's classifier if it is one of this network, and with `whole` if all else is too."""
+    import torch
+
+    import atfr
+    from atfr.models.weights import compare, troubles
+
+    with torch.device("meta"):
+        network = atfr.create_model(name)
+    found = compare(weights, network)
+    return None if whole and troubles(found.report) else found.num_classes
