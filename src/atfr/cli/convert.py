@@ -7,6 +7,7 @@ from atfr.cli import common
 from atfr.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from atfr.models import VideoModel
     from atfr.models.weights import Weights
 
 
@@ -73,6 +74,8 @@ def guess(weights: "Weights", file: Path) -> str:
     import atfr
 
     fitting = [name for name in atfr.list_models() if classes_of(weights, name, whole=True)]
+    if len(fitting) > 1 and weights.frames:
+        fitting = [name for name in fitting if frames_of(name) == weights.frames] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -87,12 +90,22 @@ def guess(weights: "Weights", file: Path) -> str:
 
 def classes_of(weights: "Weights", name: str, whole: bool = False) -> int | None:
     """Return the classes of the file's classifier if it is one of this network, and with `whole` if all else is too."""
+    from atfr.models.weights import compare, troubles
+
+    found = compare(weights, outline(name))
+    return None if whole and troubles(found.report) else found.num_classes
+
+
+def frames_of(name: str) -> int:
+    """Return the frames of the clip that a network is designed for."""
+    return outline(name).clip_shape[1]
+
+
+def outline(name: str) -> "VideoModel":
+    """Return a network without weights."""
     import torch
 
     import atfr
-    from atfr.models.weights import compare, troubles
 
     with torch.device("meta"):
-        network = atfr.create_model(name)
-    found = compare(weights, network)
-    return None if whole and troubles(found.report) else found.num_classes
+        return atfr.create_model(name)

@@ -19,8 +19,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from atfr.errors import CheckpointError, InputError
 from atfr.models import checkpoint
+from atfr.models.base import VideoModel
 from atfr.models.names import translate
-from atfr.trace import CHILD, site_names
+from atfr.trace import CHILD
 
 KEYS = ("model_state", "state_dict", "model_state_dict", "model")
 """Under which files hold a state dict; the first is PyTorchVideo's and PySlowFast's, the second Lightning's."""
@@ -55,10 +56,11 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file, under the names they have there, and what the file was."""
+    """The tensors of a file, under the names they have there, what the file was, and frames of a clip if it says so."""
 
     source: str
     tensors: dict[str, Tensor]
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,14 @@ def state_dict_in(content: Any, path: Path) -> Weights:
             f"'{path}' holds no state dict: {len(others)} of {len(found)} entries are no plain tensors"
             f" ({', '.join(others[:6])}); expected one as it is, or under {', '.join(KEYS)}"
         )
-    return Weights(source, dict(found))
+    return Weights(source, dict(found), frames_in(content))
+
+
+def frames_in(content: Mapping[str, Any]) -> int | None:
+    """The frames of a clip by the configuration that PySlowFast writes into its files, as YAML."""
+    config = content.get("cfg")
+    line = re.search(r"^\s*NUM_FRAMES: (\d+)$", config, re.MULTILINE) if isinstance(config, str) else None
+    return int(line[1]) if line else None
 
 
 def holds_numbers(value: Any) -> bool:
@@ -215,14 +224,16 @@ def compare(weights: Weights, model: nn.Module) -> Comparison:
     weight, own = tensors.get(head[0]), expected.get(head[0])
     if weight is not None and own is not None and weight.shape[1:] == own.shape[1:]:
         num_classes = len(weight)
-        reinitialised = [name for name in head if name in expected and form(weight) != form(own)]
-    fitting = {name: tensors[name] for name in expected if name in tensors and name not in {*misfits, *reinitialised}}
+        reinitialised = [name for name in head if name in expected and len(weight) != len(own)]
+    skipped = {*misfits, *reinitialised}
+    fitting = {name: tensors[name] for name in expected if name in tensors and name not in skipped}
+    known = {*tensors, *new, *reinitialised}
     report = LoadReport(
         source="PySlowFast" if translation.pyslowfast else weights.source,
         loaded=len(fitting),
         reinitialised=tuple(reinitialised),
         new=tuple(new),
-        missing=tuple(name for name in expected if name not in {*tensors, *new, *reinitialised}),
+        missing=tuple(name for name in expected if name not in known),
         unexpected=tuple(name for name in tensors if name not in expected),
         misshapen=tuple(name for name in misfits if name not in reinitialised),
         folded=translation.folded,
@@ -232,8 +243,7 @@ def compare(weights: Weights, model: nn.Module) -> Comparison:
 
 def new_tensors(model: nn.Module, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of the SGS layers of which the file has nothing."""
-    layers = {id(layer) for layer in site_names(model).values()}
-    prefixes = [f"{path}." for path, module in model.named_modules() if id(module) in layers]
+    prefixes = [f"{path}." for path, _ in model.named_modules() if path.split(".")[-1] == CHILD]
     unknown = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in tensors)]
     return [name for name in expected if name.startswith(tuple(unknown))]
 
@@ -274,8 +284,8 @@ def check(report: LoadReport, model: nn.Module, path: str | Path, strict: bool) 
     elif not report.loaded:
         remedy = "nothing in it fits: it is of another network"
     else:
-        remedy = "make the network that the file was trained as, or load what fits with atfr.load_weights(..., strict=False)"
-    name = getattr(model, "config", {}).get("model", type(model).__name__)
+        remedy = "make the network the file was trained as, or load what fits: atfr.load_weights(..., strict=False)"
+    name = model.config["model"] if isinstance(model, VideoModel) else type(model).__name__
     raise CheckpointError(f"'{path}' ({report.source}) does not fit {name}: {'; '.join(found)}; {remedy}")
 
 
