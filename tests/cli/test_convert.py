@@ -1,0 +1,134 @@
+"""`atfr convert`: a file of weights becomes a checkpoint folder, or one line on stderr and nothing on the disk."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import atfr
+from atfr.cli.main import main
+from tests.cli.test_main import error_of
+from tests.models import pyslowfast
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a network that no other has the shapes of."""
+    path = tmp_path_factory.mktemp("files") / "ResNet [18].pth"
+    torch.save({"model_state": atfr.create_model("resnet3d_18", num_classes=3).state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def x3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of PySlowFast's X3D-S, which has the shapes of XS and M."""
+    path = tmp_path_factory.mktemp("files") / "x3d.pyth"
+    torch.save({"model_state": pyslowfast.X3D(6).state_dict(), "cfg": "MODEL:\n  ARCH: x3d\n"}, path)
+    return path
+
+
+def test_the_network_and_its_classes_are_found(
+    resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "out"
+    assert main(["convert", str(resnet), str(out)]) == 0
+    printed, err = capsys.readouterr()
+    assert err == ""
+    assert "ResNet [18].pth, of PyTorchVideo" in printed
+    assert "resnet3d_18, 3 classes" in printed
+    assert max(map(len, printed.splitlines())) <= 80 + len(str(out))
+    model = atfr.from_pretrained(out)
+    assert model.config["model"] == "resnet3d_18"
+    state = torch.load(resnet)["model_state"]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_fits_several_networks_asks_for_the_name(
+    x3d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(x3d), str(tmp_path / "out")]) == 2
+    assert "fits x3d_xs, x3d_s, x3d_m, which differ in no shape; choose one with --model" in error_of(capsys)
+    assert not (tmp_path / "out").exists()
+    assert main(["convert", str(x3d), str(tmp_path / "out"), "--model", "x3d_m", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["model"], report["num_classes"], report["source"]) == ("x3d_m", 6, "PySlowFast")
+    assert report["folded"] == ["blocks.1.res_blocks.0.branch1_norm"]
+    assert atfr.from_pretrained(tmp_path / "out").config["arguments"]["num_classes"] == 6
+
+
+def test_the_configuration_in_a_file_of_pyslowfast_decides(
+    x3d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(x3d)
+    torch.save({**content, "cfg": "DATA:\n  MEAN:\n  - 0.45\n  NUM_FRAMES: 13\n"}, tmp_path / "x3d_s.pyth")
+    assert main(["convert", str(tmp_path / "x3d_s.pyth"), str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "x3d_s"
+    torch.save({**content, "cfg": "DATA:\n  NUM_FRAMES: 99\n"}, tmp_path / "odd.pyth")
+    assert main(["convert", str(tmp_path / "odd.pyth"), str(tmp_path / "odd")]) == 2
+    assert "fits x3d_xs, x3d_s, x3d_m" in error_of(capsys)
+
+
+def test_another_number_of_classes_gives_a_new_classifier(
+    resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(resnet), str(tmp_path / "out"), "--num_classes", "9"]) == 0
+    assert "head.fc.weight, head.fc.bias" in capsys.readouterr().out
+    assert atfr.from_pretrained(tmp_path / "out").config["arguments"]["num_classes"] == 9
+
+
+def write_unknown(folder: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(2)}, folder / "other.pt")
+
+
+REFUSALS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
+    "missing": (lambda f: None, ["no.pt", "out"], "there is no 'no.pt'"),
+    "text": (lambda f: (f / "a.pt").write_text("hello"), ["a.pt", "out"], "'a.pt' is no file of weights"),
+    "unknown": (write_unknown, ["other.pt", "out"], "fits no network of atfr: it holds 1 tensors, as layer.weight"),
+    "misfit": (write_unknown, ["other.pt", "out", "--model", "x3d_s"], "does not fit x3d_s: "),
+    "name": (write_unknown, ["other.pt", "out", "--model", "x3d"], "unknown model 'x3d' (did you mean x3d_"),
+    "folder": (lambda f: (f / "dir").mkdir(), ["dir", "out"], "'dir' is a folder"),
+    "out is full": (lambda f: [(f / "d").mkdir(), (f / "d/x").touch(), write_unknown(f)], ["other.pt", "d"], "OUT 'd'"),
+    "out is a file": (lambda f: [(f / "x").touch(), write_unknown(f)], ["other.pt", "x"], "OUT 'x' exists"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refusal: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare, args, message = REFUSALS[refusal]
+    prepare(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["convert", *args]) == 2
+    assert message in error_of(capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_classes_are_refused(resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(resnet), str(tmp_path / "out"), "--num_classes", "0"]) == 2
+    assert "num_classes must be a whole number of 1 or more" in error_of(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_save_leaves_nothing(resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atfr.models.checkpoint, "write", full)
+    assert main(["convert", str(resnet), str(tmp_path / "out")]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_torch() -> None:
+    code = """import sys
+from atfr.cli.main import main
+assert main(["convert", "--help"]) == 0
+assert "torch" not in sys.modules"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: atfr convert" in done.stdout
