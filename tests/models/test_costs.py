@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from atfr import clip_cost
 from atfr.models import create_model
 from atfr.models.base import VideoModel
 
 
-def on_meta(name: str, frames: int, size: int) -> tuple[VideoModel, torch.Tensor]:
+def on_meta(name: str, frames: int, size: int, **arguments: object) -> tuple[VideoModel, torch.Tensor]:
     with torch.device("meta"):
-        return create_model(name).eval(), torch.empty(1, 3, frames, size, size)
+        return create_model(name, **arguments).eval(), torch.empty(1, 3, frames, size, size)
 
 
 def giga_multiply_adds(name: str, frames: int, size: int) -> tuple[float, float]:
@@ -60,14 +61,39 @@ def test_shorter_clips_after_res2_cost_what_the_paper_notes_count(
     assert early + late == pytest.approx(expected, rel=0.003)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("x3d_s", 3.79), ("x3d_m", 3.79), ("x3d_l", 6.15), ("x3d_xl", 11.09)])
-def test_x3d_parameters_are_the_published_ones(name: str, millions: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "arguments", "frames", "size", "expected"),
+    [
+        ("i3d_50", {}, 32, 256, 148.4),  # Fayyaz et al. 2021
+        ("r2plus1d_50", {}, 32, 256, 150.29),  # PyTorchVideo's network, counted
+        ("r2plus1d_50", {"temporal_strides": (1, 2, 2, 2)}, 32, 256, 99.36),  # likewise; the paper has 101.8
+        ("r2plus1d_18", {}, 16, 112, 40.52),  # torchvision's table of weights
+    ],
+)
+def test_clip_costs_are_the_published_ones(name: str, arguments: dict, frames: int, size: int, expected: float) -> None:
+    model, _ = on_meta(name, 1, 32, **arguments)
+    assert clip_cost(model, (3, frames, size, size)).static / 1e9 == pytest.approx(expected, rel=0.0005)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("x3d_s", 3.79),
+        ("x3d_m", 3.79),
+        ("x3d_l", 6.15),
+        ("x3d_xl", 11.09),
+        ("r2plus1d_18", 31.505),
+        ("r2plus1d_50", 28.11),
+        ("i3d_50", 28.04),
+    ],
+)
+def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
     model, _ = on_meta(name, 1, 32)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
-def stage_shapes(name: str, frames: int, size: int) -> dict[str, tuple[int, ...]]:
-    model, clips = on_meta(name, frames, size)
+def stage_shapes(name: str, frames: int, size: int, **arguments: object) -> dict[str, tuple[int, ...]]:
+    model, clips = on_meta(name, frames, size, **arguments)
     shapes: dict[str, tuple[int, ...]] = {}
     for stage, path in model.stage_paths.items():
         model.get_submodule(path).register_forward_hook(
@@ -101,6 +127,30 @@ def test_x3d_stages_keep_time_and_halve_space() -> None:
     }
 
 
+def test_i3d_halves_time_behind_res2() -> None:
+    assert stage_shapes("i3d_50", 32, 224) == {
+        "stem": (1, 64, 32, 56, 56),
+        "res2": (1, 256, 32, 56, 56),
+        "res3": (1, 512, 16, 28, 28),
+        "res4": (1, 1024, 16, 14, 14),
+        "res5": (1, 2048, 16, 7, 7),
+        "logits": (1, 400),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"), [("r2plus1d_18", (64, 128, 256, 512)), ("r2plus1d_50", (256, 512, 1024, 2048))]
+)
+@pytest.mark.parametrize("strides", [(1, 1, 1, 1), (2, 1, 3, 2)])
+def test_r2plus1d_stages_have_the_temporal_strides_asked_for(name: str, widths: tuple, strides: tuple) -> None:
+    frames, side, expected = 32, 112, {"stem": (1, 64, 32, 112, 112)}
+    for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+        frames = -(-frames // stride)
+        side = side if name == "r2plus1d_18" and i == 0 else side // 2
+        expected[f"res{i + 2}"] = (1, width, frames, side, side)
+    assert stage_shapes(name, 32, 224, temporal_strides=strides) == {**expected, "logits": (1, 400)}
+
+
 @pytest.mark.parametrize(
     ("name", "blocks"),
     [
@@ -108,6 +158,9 @@ def test_x3d_stages_keep_time_and_halve_space() -> None:
         ("resnet3d_50", [3, 4, 6, 3]),
         ("x3d_s", [3, 5, 11, 7]),
         ("x3d_l", [5, 10, 25, 15]),
+        ("r2plus1d_18", [2, 2, 2, 2]),
+        ("r2plus1d_50", [3, 4, 6, 3]),
+        ("i3d_50", [3, 4, 6, 3]),
     ],
 )
 def test_stages_have_the_blocks_of_the_papers(name: str, blocks: list[int]) -> None:

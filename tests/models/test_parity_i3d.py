@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+import atfr
 from atfr.models import create_model
 from atfr.models.i3d import HalveTime
 from tests.models.test_parity_r2plus1d import assert_logits_are_those_of, assert_training_step_is_that_of
@@ -36,3 +37,15 @@ def test_the_temporal_pool_leaves_a_single_frame_as_it_is(frames: int, halved: i
     pooled = HalveTime()(features)
     assert pooled.shape == (2, 3, halved, 4, 4)
     assert torch.equal(pooled[:, :, 0], features[:, :, :2].amax(2))
+
+
+def test_a_clip_of_one_active_bin_passes_the_temporal_pool() -> None:
+    torch.manual_seed(0)
+    model = create_model("i3d_50", num_classes=5).eval()
+    clips = torch.randn(2, 3, 4, 16, 16)
+    atfr.adapt_(model, after="res2", num_bins=1)
+    with torch.no_grad(), atfr.record(model) as trace:
+        logits = torch.cat([model(clips), model(clips[:1])])  # one clip alone is a map long in all
+    assert trace.active_bins.tolist() == [1, 1, 1]
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits[0], logits[2])
