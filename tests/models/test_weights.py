@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -332,7 +333,8 @@ DAMAGES: dict[str, tuple[Callable[[State, Path], object], str]] = {
         lambda s, p: torch.save(nn.Linear(2, 2), p),
         r"torch.nn.modules.linear.Linear\).*weights_only=Fal",
     ),
-    "pickle": (lambda s, p: p.write_bytes(pickle.dumps({"blobs": {"a": Path("a")}})), "holds more than tensors"),
+    "pickle": (lambda s, p: p.write_bytes(pickle.dumps({"a": Path("a")})), "holds more than tensors"),
+    "Caffe2": (lambda s, p: p.write_bytes(pickle.dumps({"blobs": {"conv1_w": np.ones(2)}}, 2)), "pickle of Caffe2, as"),
     "list": (lambda s, p: torch.save([1, 2], p), "holds no state dict but list"),
     "nothing in it": (lambda s, p: torch.save({}, p), "holds no state dict but dict"),
     "no state": (

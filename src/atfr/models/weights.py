@@ -126,11 +126,16 @@ def read(path: Path) -> Weights:
         raise CheckpointError(f"expected a file of weights or a checkpoint folder, there is no '{path}'")
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(1024)
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror}") from error
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:  # the length of the header, then its JSON
         return Weights("safetensors", checkpoint.read_weights(path))
+    if head.startswith(b"\x80") and b"blobs" in head:
+        raise CheckpointError(
+            f"'{path}' is a pickle of Caffe2, as PySlowFast's .pkl files are, and is not opened; let PySlowFast load it"
+            " (TEST.CHECKPOINT_TYPE caffe2), and torch.save its model's state_dict()"
+        )
     if not head.startswith((b"PK", b"\x80")):
         raise CheckpointError(
             f"'{path}' is no file of weights: expected one of torch.save or safetensors, it begins with {head[:24]!r};"
