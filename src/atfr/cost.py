@@ -1,23 +1,23 @@
 """clip_cost: multiply-adds of a network for one clip, as a table by the clip's number of active bins.
 
 "GFLOPs" in this field means billions of multiply-adds; so do these. Convolutions and matrix products are counted, as
-usual, and SGS's weighted sum. The network is counted once for each number of active bins, on the meta device.
+usual, and SGS's weighted sum. The network is counted on the meta device, for different numbers of active bins.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from atfr.errors import InputError
-from atfr.ragged import ClipLayout, PackedClips
-from atfr.sgs.layer import SimilarityGuidedSampling
-from atfr.trace import SamplingTrace, site_names
+from atfr.meta import StandIn, on_meta, put_stand_ins
+from atfr.trace import SamplingTrace
+
+ActiveBins = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,27 @@ class ClipCost:
     """Multiply-adds of one clip.
 
     Attributes:
-        static: without SGS.
-        adaptive: with SGS and a active bins, for each a that can occur; empty for a network without SGS.
+        static: without SGS (or the control in its place).
+        adaptive: with SGS and a active bins, for each a that can occur; empty for a network without SGS. With several
+            sites the key is a tuple, one number of active bins for each, and is counted when it is first asked for.
+        sites: the sites, in the order of such a tuple.
     """
 
     static: int
-    adaptive: dict[int, int]
+    adaptive: dict[ActiveBins, int]
+    sites: tuple[str, ...]
 
     def of(self, trace: SamplingTrace) -> list[int]:
-        """Return the multiply-adds of each clip of a trace, from its own number of active bins."""
+        """Return the multiply-adds of each clip of a trace, from its own number of active bins.
+
+        Raises:
+            InputError: the trace is of another network or clip shape.
+        """
+        if tuple(trace.sites) != self.sites:
+            raise InputError(f"the trace is of the sites {tuple(trace.sites)}, this cost table is for {self.sites}")
+        lengths = [trace.sites[site].lengths for site in self.sites]
         try:
-            return [self.adaptive[active] for active in trace.active_bins.tolist()]
+            return [self.adaptive[kept if len(kept) > 1 else kept[0]] for kept in zip(*lengths, strict=True)]
         except KeyError as error:
             raise InputError(
                 f"the trace has a clip of {error} active bins, this cost table is for {sorted(self.adaptive)}: count "
@@ -62,30 +72,43 @@ class _MultiplyAdds(TorchDispatchMode):
         return result
 
 
-class _MergedTo(nn.Module):
-    """Stands in for an SGS layer while counting: does its work on one clip, then keeps a given number of maps."""
+class _Counter:
+    """Counts one network at one clip shape, for any numbers of maps that its samplers keep."""
 
-    def __init__(self, layer: SimilarityGuidedSampling, active_bins: int | None) -> None:
+    def __init__(self, model: nn.Module, clip_shape: Sequence[int]) -> None:
+        self.network = on_meta(model)
+        self.stand_ins: dict[str, StandIn] = put_stand_ins(self.network)
+        self.clip_shape = tuple(clip_shape)
+
+    def __call__(self, kept: Sequence[int | None]) -> int:
+        """Return the multiply-adds with so many maps kept at each site; None passes all on, without the work."""
+        for stand_in, active_bins in zip(self.stand_ins.values(), kept, strict=True):
+            stand_in.keep = None if active_bins is None else (active_bins,)
+        counter = _MultiplyAdds()
+        with torch.no_grad(), counter:
+            self.network(torch.empty(1, *self.clip_shape, device="meta"))
+        return counter.total + sum(stand_in.merging for stand_in in self.stand_ins.values())
+
+
+class _WhenAsked(dict[ActiveBins, int]):
+    """Multiply-adds by the active bins of several sites: too many to count them all beforehand."""
+
+    def __init__(self, count: _Counter) -> None:
         super().__init__()
-        self.similarity = layer.similarity
-        self.active_bins = active_bins
-        self.merging = 0
-        self.frames = 0
+        self.count = count
 
-    def forward(self, features: Tensor) -> Tensor:
-        self.frames = features.shape[2]
-        if self.active_bins is None:
-            return features
-        self.similarity(features)
-        self.merging = features.numel()
-        return PackedClips(features[:, :, : self.active_bins], ClipLayout([self.active_bins]))
+    def __missing__(self, active_bins: ActiveBins) -> int:
+        if not isinstance(active_bins, tuple) or len(active_bins) != len(self.count.stand_ins):
+            raise KeyError(active_bins)
+        self[active_bins] = self.count(active_bins)
+        return self[active_bins]
 
 
 def clip_cost(model: nn.Module, clip_shape: Sequence[int]) -> ClipCost:
     """Count the multiply-adds of a network for one clip of C x T x H x W.
 
     Raises:
-        InputError: the clip shape is not C x T x H x W, or the network has several SGS layers.
+        InputError: the clip shape is not C x T x H x W.
 
     Example:
         >>> import atfr
@@ -95,33 +118,24 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int]) -> ClipCost:
     """
     if len(clip_shape) != 4 or min(clip_shape) < 1:
         raise InputError(f"clip_shape must be C, T, H, W, got {tuple(clip_shape)}")
-    sites = site_names(model)
-    if len(sites) > 1:
-        raise InputError(f"costs are counted for one SGS layer, the network has {len(sites)}: {', '.join(sites)}")
-    network = on_meta(model)
-    if not sites:
-        return ClipCost(counted(network, clip_shape), {})
-    path, layer = next((p, m) for p, m in network.named_modules() if isinstance(m, SimilarityGuidedSampling))
-    stand_in = _MergedTo(layer, None)
-    network.set_submodule(path, stand_in)
-    static = counted(network, clip_shape)
-    adaptive = {}
-    for active_bins in range(1, min(stand_in.frames, layer.num_bins or stand_in.frames) + 1):
-        stand_in.active_bins = active_bins
-        adaptive[active_bins] = counted(network, clip_shape) + stand_in.merging
-    return ClipCost(static, adaptive)
+    count = _Counter(model, clip_shape)
+    sites = tuple(count.stand_ins)
+    static = count([None] * len(sites))
+    if len(sites) != 1:
+        return ClipCost(static, _WhenAsked(count) if sites else {}, sites)
+    (stand_in,) = count.stand_ins.values()
+    return ClipCost(static, by_active_bins(count, stand_in.layer.possible_active_bins(stand_in.frames[0])), sites)
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy of a network that has shapes but no numbers, in evaluation mode."""
-    memo: dict[int, object] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
-    memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
-    return copy.deepcopy(model, memo).eval()
+def by_active_bins(count: _Counter, possible: range) -> dict[ActiveBins, int]:
+    """Return the multiply-adds for each number of active bins.
 
-
-def counted(network: nn.Module, clip_shape: Sequence[int]) -> int:
-    """Return the multiply-adds of one forward pass on the meta device."""
-    counter = _MultiplyAdds()
-    with torch.no_grad(), counter:
-        network(torch.empty(1, *clip_shape, device="meta"))
-    return counter.total
+    Without temporal strides each further map costs the same, and then a few counts tell all: a stride would show
+    between the first two, of which it makes one map.
+    """
+    few = sorted({*possible[:2], possible[len(possible) // 2], possible[-1]})
+    counts: dict[ActiveBins, int] = {active_bins: count([active_bins]) for active_bins in few}
+    first, a_map = counts[few[0]], counts[few[1]] - counts[few[0]] if len(few) > 1 else 0
+    if all(counts[active_bins] == first + (active_bins - few[0]) * a_map for active_bins in few):
+        return {active_bins: first + (active_bins - few[0]) * a_map for active_bins in possible}
+    return {active_bins: counts.get(active_bins) or count([active_bins]) for active_bins in possible}

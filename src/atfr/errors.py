@@ -21,6 +21,10 @@ class AdaptError(AtfrError, ValueError):
     """A network cannot be adapted, restored or changed as asked."""
 
 
+class UnsupportedNetworkError(AdaptError, UnsupportedOperationError):
+    """A part of a network cannot work behind SGS: what it does would mix clips, or needs more maps than one."""
+
+
 class VideoError(AtfrError, ValueError):
     """A file cannot be decoded as a video."""
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from atfr.errors import InputError
-from atfr.sgs.layer import SimilarityGuidedSampling, observers
+from atfr.sgs.sampler import TemporalSampler, observers
 from atfr.sgs.sampling import Sampling
 
 CHILD = "sgs"
@@ -20,7 +21,8 @@ CHILD = "sgs"
 class SiteTrace:
     """What one SGS layer did with the clips of all forward passes recorded, in order.
 
-    N counts the clips of all passes.
+    N counts the clips of all passes, T the maps of the longest clip that came in: where clips come in different
+    lengths, assignment is -1 and weights are 0 behind a clip's end.
     """
 
     samplings: list[Sampling] = field(default_factory=list)
@@ -28,25 +30,34 @@ class SiteTrace:
     @property
     def active_bins(self) -> Int[Tensor, " N"]:
         """The number of maps that each clip kept, A."""
-        return self._joined([sampling.active_bins for sampling in self.samplings])
+        return torch.cat([sampling.active_bins for sampling in self._recorded])
+
+    @property
+    def lengths(self) -> list[int]:
+        """The same numbers in Python, without waiting for the device."""
+        return [length for sampling in self.samplings for length in sampling.layout.lengths]
 
     @property
     def assignment(self) -> Int[Tensor, "N T"]:
         """The bin of each map, 0..B-1 in order of magnitude, -1 where the map was dropped."""
-        return self._joined([sampling.assignment for sampling in self.samplings])
+        return joined([sampling.assignment for sampling in self._recorded], padding=-1)
 
     @property
     def weights(self) -> Float[Tensor, "N T"]:
         """The factor with which each map entered the output map of its bin."""
-        return self._joined([sampling.weights.float() for sampling in self.samplings])
+        return joined([sampling.weights.float() for sampling in self._recorded], padding=0)
 
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        if not parts:
+    @property
+    def _recorded(self) -> list[Sampling]:
+        if not self.samplings:
             raise InputError("nothing was recorded: run the model inside `with atfr.record(model) as trace:`")
-        if len({part.shape[1:] for part in parts}) > 1:
-            shapes = [tuple(part.shape) for part in parts]
-            raise InputError(f"recorded passes must have the same number of frames to be joined, got {shapes}")
-        return torch.cat(parts)
+        return self.samplings
+
+
+def joined(parts: list[Tensor], padding: int) -> Tensor:
+    """Return rows of passes one after the other, the shorter ones filled up."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, longest - part.shape[1]), value=padding) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,11 @@ class SamplingTrace:
     """The record of a network's SGS layers by site: the stage or submodule that each stands behind."""
 
     sites: dict[str, SiteTrace]
+
+    @property
+    def kept_maps(self) -> list[int]:
+        """The number of maps that each clip kept, summed over the sites; empty without a site."""
+        return [sum(clip) for clip in zip(*(site.lengths for site in self.sites.values()), strict=True)]
 
     @property
     def active_bins(self) -> Int[Tensor, " N"]:
@@ -66,12 +82,12 @@ class SamplingTrace:
         return next(iter(self.sites.values())).active_bins
 
 
-def site_names(model: nn.Module) -> dict[str, SimilarityGuidedSampling]:
-    """Return the SGS layers of a network by site: the stage's name where the network names stages, else its path."""
-    stages = {path: stage for stage, path in getattr(model, "stage_paths", {}).items()}
+def site_names(model: nn.Module) -> dict[str, TemporalSampler]:
+    """Return the samplers of a network by site: the stage's name where the network names stages, else its path."""
+    stages = {path: stage for stage, path in getattr(model, "stage_paths", {}).items() if isinstance(path, str)}
     sites = {}
     for path, module in model.named_modules():
-        if isinstance(module, SimilarityGuidedSampling):
+        if isinstance(module, TemporalSampler):
             parent, _, own = path.rpartition(".")
             site = parent if own == CHILD and parent else path
             sites[stages.get(site, site)] = module
@@ -96,7 +112,7 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
     names = {id(layer): name for name, layer in site_names(model).items()}
     trace = SamplingTrace({name: SiteTrace() for name in names.values()})
 
-    def observe(layer: SimilarityGuidedSampling, sampling: Sampling) -> None:
+    def observe(layer: TemporalSampler, sampling: Sampling) -> None:
         if (name := names.get(id(layer))) is not None:
             detached = replace(sampling, weights=sampling.weights.detach())  # a trace keeps no graph alive
             trace.sites[name].samplings.append(detached)

@@ -15,10 +15,10 @@ import torch
 from rich.cells import cell_len
 
 import atfr
+from atfr import SimilarityGuidedSampling
 from atfr.cli.main import main
 from atfr.cli.train import train
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
-from atfr.sgs.layer import SimilarityGuidedSampling
 from atfr.train.fit import fit
 from tests.cli.test_main import ATFR, error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level

@@ -19,7 +19,8 @@ class Pass:
 
     Attributes:
         scores: softmax of the logits.
-        active_bins: of each clip, None for a network without SGS.
+        active_bins: of each clip (summed over the layers, where SGS stands at several places), None for a network
+            without SGS.
         multiply_adds: of each clip, by its own number of active bins.
         ms_per_clip: time of the forward pass over the number of clips; nothing else is in it.
     """
@@ -34,7 +35,7 @@ class Forward:
     """Runs a network on clips of one shape; its cost table is counted once, here.
 
     Args:
-        model: a network, static or with one SGS layer.
+        model: a network, static or adaptive.
         clip_shape: C T H W of the clips.
     """
 
@@ -52,8 +53,9 @@ class Forward:
             start_s = self._clock_s()
             logits = self.model(clips)
             elapsed_s = self._clock_s() - start_s
-        active_bins = trace.active_bins.tolist() if self.cost.adaptive else None
-        multiply_adds = self.cost.of(trace) if self.cost.adaptive else [self.cost.static] * len(clips)
+        adaptive = bool(self.cost.sites)
+        active_bins = trace.kept_maps if adaptive else None
+        multiply_adds = self.cost.of(trace) if adaptive else [self.cost.static] * len(clips)
         return Pass(logits.double().softmax(1).cpu(), active_bins, multiply_adds, 1000 * elapsed_s / len(clips))
 
     def warm_up(self, num_clips: int) -> None:

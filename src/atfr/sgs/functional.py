@@ -1,9 +1,11 @@
 """The equations of Similarity Guided Sampling as pure functions, one each (Fayyaz et al. 2021, arXiv 2011.08652).
 
-N batch, C channels, T maps in, B bins, H, W, L similarity dimension, S maps out (all clips of the batch together).
+N batch, C channels, T maps in, B bins, H, W, L similarity dimension, K coordinates that bins are made of, S maps out
+(all clips of the batch together). What is written for the magnitude holds for any coordinate from 0 upwards (Eq. 9).
 Bins are numbered 0..B-1 here, 1..B in the paper. This file knows of no module and no parameter.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -13,6 +15,9 @@ from torch import Tensor
 Kernel = Literal["linear", "linear_mean", "kronecker"]
 TopEdge = Literal["center", "paper"]
 Order = Literal["magnitude", "time"]
+Similarity = Literal["magnitude", "angular", "spherical"]
+
+POLE = 1e-6  # a direction shorter than this has angle 0 and no gradient, which would grow without bound
 
 
 def magnitude(embedding_NTL: Float[Tensor, "N T L"]) -> Float[Tensor, "N T"]:
@@ -23,7 +28,41 @@ def magnitude(embedding_NTL: Float[Tensor, "N T L"]) -> Float[Tensor, "N T"]:
     return torch.linalg.vector_norm(embedding_NTL, dim=-1)
 
 
-def half_width(magnitude_NT: Float[Tensor, "N T"], num_bins: int, top_edge: TopEdge) -> Float[Tensor, " N"]:
+def angles(embedding_NTL: Float[Tensor, "N T L"]) -> Float[Tensor, "N T L-1"]:
+    """Return the spherical coordinates of each embedding vector but for its radius.
+
+    The angle between the vector without its first coordinates and the axis of the next one, from 0 to pi; the last,
+    in the plane that is left, from 0 to 2 pi. Distance across its wrap is not modelled, as in the paper.
+
+    Source: Fayyaz et al. 2021, Sec. 5.1 and appendix D.
+    """
+    found = []
+    for axis in range(embedding_NTL.shape[-1] - 2):
+        rest_NT = torch.linalg.vector_norm(embedding_NTL[..., axis + 1 :], dim=-1)
+        found.append(angle(rest_NT, embedding_NTL[..., axis]))
+    last_NT = angle(embedding_NTL[..., -1], embedding_NTL[..., -2])
+    found.append(torch.where(last_NT < 0, last_NT + 2 * math.pi, last_NT))
+    return torch.stack(found, dim=-1)
+
+
+def angle(y_NT: Float[Tensor, "N T"], x_NT: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+    """Return atan2(y, x), 0 and without gradient where both are next to nothing."""
+    pole_NT = torch.hypot(y_NT.detach(), x_NT.detach()) < POLE
+    return torch.atan2(torch.where(pole_NT, 0.0, y_NT), torch.where(pole_NT, 1.0, x_NT))
+
+
+def coordinates(embedding_NTL: Float[Tensor, "N T L"], similarity: Similarity) -> list[Float[Tensor, "N T"]]:
+    """Return the K coordinates that maps are compared by: the radius, the L - 1 angles, or all L.
+
+    Source: Fayyaz et al. 2021, appendix D, Eq. (9) and Table 1.
+    """
+    radius = [] if similarity == "angular" else [magnitude(embedding_NTL)]
+    return radius + ([] if similarity == "magnitude" else list(angles(embedding_NTL).unbind(-1)))
+
+
+def half_width(
+    magnitude_NT: Float[Tensor, "N T"], num_bins_N: Int[Tensor, " N"], top_edge: TopEdge
+) -> Float[Tensor, " N"]:
     """Return half of a bin's width, gamma, for each clip; the bins are constants for the gradient.
 
     Source: Fayyaz et al. 2021, Eq. (2), gamma = Delta_max / (2 B): `top_edge="paper"`.
@@ -31,16 +70,18 @@ def half_width(magnitude_NT: Float[Tensor, "N T"], num_bins: int, top_edge: TopE
     of the last bin; read literally it lies on its outer edge, where every kernel is zero, and its map is always lost.
     """
     largest_N = magnitude_NT.detach().amax(dim=1)
-    return largest_N / (2 * num_bins - 1 if top_edge == "center" else 2 * num_bins)
+    return largest_N / (2 * num_bins_N - 1 if top_edge == "center" else 2 * num_bins_N)
 
 
-def bin_of(magnitude_NT: Float[Tensor, "N T"], half_width_N: Float[Tensor, " N"], num_bins: int) -> Int[Tensor, "N T"]:
+def bin_of(
+    magnitude_NT: Float[Tensor, "N T"], half_width_N: Float[Tensor, " N"], num_bins_N: Int[Tensor, " N"]
+) -> Int[Tensor, "N T"]:
     """Return the bin that each magnitude falls into.
 
     Bins are half-open, [center - half_width, center + half_width), the last one closed: a map belongs to one bin.
     """
     bin_NT = torch.floor(magnitude_NT.detach() / (2 * half_width_N[:, None])).long()
-    return bin_NT.clamp(0, num_bins - 1)
+    return bin_NT.clamp(min=0).minimum(num_bins_N[:, None] - 1)
 
 
 def bin_center(bin_NT: Int[Tensor, "N T"], half_width_N: Float[Tensor, " N"]) -> Float[Tensor, "N T"]:

@@ -1,31 +1,18 @@
 """The SGS layer: a similarity network, the equations, and one call from N x C x T x H x W to packed clips."""
 
-import difflib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
-from typing import Any, TypeVar, get_args
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from atfr.errors import InputError, UnsupportedOperationError
-from atfr.ragged import PackedClips
-from atfr.sgs import functional
-from atfr.sgs.functional import Kernel, Order, TopEdge
+from atfr.errors import InputError
+from atfr.sgs.functional import Kernel, Order, Similarity, TopEdge
+from atfr.sgs.sampler import TemporalSampler, at_least_one, full_precision, one_of, pooled
 from atfr.sgs.sampling import Sampling, sample
 
-Choice = TypeVar("Choice", bound=str)
-Observer = Callable[["SimilarityGuidedSampling", Sampling], None]
-observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
-"""Called with every sampling made in this context; `atfr.record` puts itself here, for its own thread only."""
-
-
-def full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Return a context without autocast, on devices that know it (meta does not)."""
-    known = torch.amp.autocast_mode.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if known else nullcontext()
+NumBins = int | Sequence[int] | None
 
 
 class SimilarityNet(nn.Module):
@@ -43,96 +30,110 @@ class SimilarityNet(nn.Module):
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N T L"]:
         """Return the embedding of each map."""
-        wide = features.dtype if features.dtype == torch.float64 else torch.float32
         with full_precision(features.device.type):
-            pooled = features.mean((3, 4), dtype=wide).to(self.hidden.weight.dtype)
-            return self.output(self.hidden(pooled).relu()).transpose(1, 2)
+            maps = pooled(features).to(self.hidden.weight.dtype)
+            return self.output(self.hidden(maps).relu()).transpose(1, 2)
 
 
-class SimilarityGuidedSampling(nn.Module):
+class SimilarityGuidedSampling(TemporalSampler):
     """Groups similar maps of a clip along time and merges each group into one (SGS).
 
     Source: Fayyaz et al. 2021, Sec. 4. Deviations, each an option: `docs/design.md`.
 
     Args:
         channels: channels C of the maps.
-        num_bins: similarity bins B, the most maps a clip keeps; None: as many as maps come in.
+        num_bins: similarity bins B, the most maps a clip keeps; None: as many as maps come in. With several
+            coordinates, one number for each, or one for all.
         kernel: "linear" sums with Eq. (6); "linear_mean" divides by the sum of weights, which keeps the scale of the
             features; "kronecker" averages as in Eq. (5).
         embedding_dim: dimension L of the similarity space.
         top_edge: "center" or "paper", see `functional.half_width`.
         order: output maps by "magnitude" as in the paper, or by the mean "time" of their maps.
+        similarity: what bins are made of: the "magnitude" of the embedding, its L - 1 angles ("angular"; Table 1 of
+            the paper: L = 3, num_bins=(4, 8)), or both ("spherical"; L = 3, num_bins=(2, 4, 4)).
+        temporal_block: group within blocks of so many maps only; None: over the whole clip.
     """
 
     def __init__(
         self,
         channels: int,
-        num_bins: int | None = None,
+        num_bins: NumBins = None,
         kernel: Kernel = "linear",
         embedding_dim: int = 8,
         top_edge: TopEdge = "center",
         order: Order = "magnitude",
+        similarity: Similarity = "magnitude",
+        temporal_block: int | None = None,
     ) -> None:
-        super().__init__()
-        self.channels = at_least_one("channels", channels)
-        self.num_bins = num_bins if num_bins is None else at_least_one("num_bins", num_bins)
+        super().__init__(channels)
         self.kernel = one_of("kernel", kernel, get_args(Kernel))
         self.embedding_dim = at_least_one("embedding_dim", embedding_dim)
         self.top_edge = one_of("top_edge", top_edge, get_args(TopEdge))
         self.order = one_of("order", order, get_args(Order))
+        self.coordinates = one_of("similarity", similarity, get_args(Similarity))
+        if similarity != "magnitude" and embedding_dim < 2:
+            raise InputError(f"similarity={similarity!r} needs embedding_dim of at least 2, got {embedding_dim}")
+        self.num_bins = self.checked_bins(num_bins)
+        self.temporal_block = temporal_block and at_least_one("temporal_block", temporal_block)
         self.similarity = SimilarityNet(channels, embedding_dim)
 
-    def forward(self, features: Float[Tensor, "N C T H W"]) -> PackedClips:
-        """Return the merged maps of each clip, A of T, packed end to end.
-
-        Raises:
-            InputError: the features are not N x C x T x H x W with this layer's channels, or are packed already.
-            UnsupportedOperationError: inside torch.jit.trace.
-        """
-        self._check(features)
-        if torch.jit.is_tracing():
-            raise UnsupportedOperationError(
-                "torch.jit.trace would fix the number of active bins that this input happens to have for all others"
-            )
-        num_bins = self.num_bins or features.shape[2]
-        sampling = sample(self.similarity(features), num_bins, self.kernel, self.top_edge, self.order)
-        for observe in observers.get():
-            observe(self, sampling)
-        merged = functional.aggregate(features, sampling.weights, sampling.slots, sampling.layout.total)
-        return PackedClips(merged, sampling.layout)
-
-    def _check(self, features: Tensor) -> None:
-        if isinstance(features, PackedClips):
+    def checked_bins(self, num_bins: NumBins) -> int | tuple[int, ...] | None:
+        """Return the numbers of bins when they fit the coordinates; else raise an InputError."""
+        if num_bins is None or isinstance(num_bins, int):
+            return num_bins if num_bins is None else at_least_one("num_bins", num_bins)
+        if not isinstance(num_bins, Sequence):
+            raise InputError(f"num_bins must be an integer of at least 1 (or several), got {num_bins!r}")
+        bins = tuple(at_least_one("num_bins", bins) for bins in num_bins)
+        if len(bins) != self.num_coordinates:
+            fitting = len(bins) + (self.coordinates == "angular")
+            remedy = f" or set embedding_dim={fitting}" if self.coordinates != "magnitude" else ""
             raise InputError(
-                "SGS got packed clips: the network has an SGS before this one, or the module it stands behind runs "
-                "more than once in a pass; put in one only, behind a module that runs once"
+                f"similarity={self.coordinates!r} with embedding_dim={self.embedding_dim} has {self.num_coordinates} "
+                f"coordinates, got {len(bins)} numbers of bins {bins}; give one number for each{remedy}"
             )
-        shape = tuple(features.shape)
-        if len(shape) != 5 or shape[1] != self.channels or min(shape) < 1 or not features.is_floating_point():
-            raise InputError(
-                f"SGS expects float features N x C x T x H x W with C = {self.channels} and at least one of each, "
-                f"got {features.dtype} of shape {shape}; a single clip needs a batch axis: features.unsqueeze(0)"
-            )
+        return bins
+
+    @property
+    def num_coordinates(self) -> int:
+        """What bins are made of: K = 1, L - 1 or L numbers."""
+        return {"magnitude": 1, "angular": self.embedding_dim - 1, "spherical": self.embedding_dim}[self.coordinates]
+
+    def describe(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N T L"]:
+        """Return the embedding of each map, Z."""
+        return self.similarity(features)
+
+    def sampling(self, description: Float[Tensor, "N T L"], lengths: Int[Tensor, " N"]) -> Sampling:
+        """Group maps by their embeddings."""
+        options = (self.kernel, self.top_edge, self.order, self.coordinates, self.temporal_block)
+        return sample(description, lengths, self._bins_by_coordinate, *options)
+
+    def possible_active_bins(self, frames: int) -> range:
+        """Return the numbers of maps that a clip of so many may keep: 1 to B, in each block."""
+        size = self.temporal_block or frames
+        blocks = [min(size, frames - start) for start in range(0, frames, size)]
+        bins = math.prod(self._bins_by_coordinate or [frames])
+        return range(len(blocks), sum(min(bins, block) for block in blocks) + 1)
+
+    @property
+    def _bins_by_coordinate(self) -> Sequence[int] | None:
+        return [self.num_bins] * self.num_coordinates if isinstance(self.num_bins, int) else self.num_bins
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `atfr.adapt_` that make this layer, but for its place."""
+        return {
+            "num_bins": self.num_bins,
+            "kernel": self.kernel,
+            "embedding_dim": self.embedding_dim,
+            "top_edge": self.top_edge,
+            "order": self.order,
+            "similarity": self.coordinates,
+            "temporal_block": self.temporal_block,
+        }
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printed form."""
-        bins = "T" if self.num_bins is None else self.num_bins
-        return (
-            f"bins={bins}, kernel={self.kernel}, L={self.embedding_dim}, top_edge={self.top_edge}, order={self.order}"
-        )
-
-
-def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
-    """Return the value when it is among the choices; else raise an InputError that suggests the nearest."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
-    return value
-
-
-def at_least_one(name: str, value: int) -> int:
-    """Return the value when it is an integer of at least 1; else raise an InputError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
+        named = {"bins": "T" if self.num_bins is None else self.num_bins, "kernel": self.kernel}
+        named |= {"L": self.embedding_dim, "top_edge": self.top_edge, "order": self.order}
+        named |= {"similarity": self.coordinates} if self.coordinates != "magnitude" else {}
+        named |= {"temporal_block": self.temporal_block} if self.temporal_block else {}
+        return ", ".join(f"{name}={value}" for name, value in named.items())

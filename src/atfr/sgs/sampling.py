@@ -1,14 +1,20 @@
 """From similarity embeddings to a sampling: which map goes into which output map, with which weight.
 
 This composes the equations of `functional.py` and settles what the paper leaves open: clips whose maps are all alike,
-clips without any weight, empty bins, and the order of the output maps.
+clips without any weight, empty bins, clips of different lengths, temporal blocks, and the order of the output maps.
+
+N clips, T maps of the longest clip, L similarity dimension.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from atfr.ragged import ClipLayout
 from atfr.sgs import functional as sgs
@@ -19,10 +25,12 @@ WEIGHT_FLOOR = 1e-2  # linear_mean divides by at least this much, so that its gr
 
 @dataclass(frozen=True)
 class Sampling:
-    """What SGS does with a batch of N clips of T maps each.
+    """What a sampler does with a batch of N clips of up to T maps.
 
     Attributes:
-        assignment: the bin of each map, 0..B-1 in order of magnitude; -1 where the map is dropped.
+        assignment: the bin of each map, 0..B-1 in order of magnitude (of the first coordinate, then the second, ...;
+            in temporal blocks the bins of a block follow those of the block before); -1 where the map is dropped, and
+            behind the end of a clip that is shorter than T.
         weights: the factor with which each map enters its output map; 0 where it is dropped.
         slots: the packed output map that each map is added to.
         layout: the number of active bins of each clip, as lengths of the packed output.
@@ -39,48 +47,119 @@ class Sampling:
         return self.layout.device_lengths(self.assignment.device)
 
 
-def sample(
-    embedding_NTL: Float[Tensor, "N T L"], num_bins: int, kernel: sgs.Kernel, top_edge: sgs.TopEdge, order: sgs.Order
-) -> Sampling:
-    """Group the maps of each clip by the magnitude of their embeddings.
+class Grouping(NamedTuple):
+    """Which bin each map falls into, with which weight, and whether it counts."""
 
-    Magnitudes, bins and weights are float32 at least. Maps count where their weight exceeds 1e-4; a bin is active
+    bins: Int[Tensor, "N T"]
+    weights: Float[Tensor, "N T"]
+    counts: Bool[Tensor, "N T"]
+
+
+def sample(
+    embedding_NTL: Float[Tensor, "N T L"],
+    lengths_N: Int[Tensor, " N"],
+    num_bins: Sequence[int] | None,
+    kernel: sgs.Kernel,
+    top_edge: sgs.TopEdge,
+    order: sgs.Order,
+    similarity: sgs.Similarity = "magnitude",
+    block: int | None = None,
+) -> Sampling:
+    """Group the maps of each clip by the magnitude of their embeddings, or by other coordinates.
+
+    Coordinates, bins and weights are float32 at least. Maps count where their weight exceeds 1e-4; a bin is active
     where a map counts. A clip whose magnitudes are all zero has maps that count as identical. Where no map of a clip
     has weight, its maps share one bin and are averaged. A magnitude that is not finite makes the weights of its clip
     NaN, and of no other clip. Waits for the device once, to learn the lengths.
-    """
-    magnitude_NT = sgs.magnitude(embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float())
-    largest_N1 = magnitude_NT.detach().amax(dim=1, keepdim=True)
-    finite_N1 = largest_N1.isfinite()
-    usable_N1 = (largest_N1 > 0) & finite_N1
-    magnitude_NT = torch.where(usable_N1, magnitude_NT, torch.ones_like(magnitude_NT))
-    top_NT = magnitude_NT == torch.where(usable_N1, largest_N1, 1.0)
 
-    half_width_N = sgs.half_width(magnitude_NT, num_bins, top_edge)
-    bin_NT = sgs.bin_of(magnitude_NT, half_width_N, num_bins)
+    Args:
+        lengths_N: how many maps each clip has; what lies behind them in T does not count.
+        num_bins: bins of each coordinate; None: as many of each as there are maps.
+        block: group within blocks of so many maps, each as if it were a clip; the last may be shorter.
+    """
+    wide_NTL = embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float()
+    frames = wide_NTL.shape[1]
+    size = block or frames
+    blocks = math.ceil(frames / size)
+    blocks_MDL = F.pad(wide_NTL, (0, 0, 0, blocks * size - frames)).reshape(-1, size, wide_NTL.shape[2])
+    starts = size * torch.arange(blocks, device=lengths_N.device)
+    lengths_M = (lengths_N[:, None] - starts).clamp(0, size).flatten()
+
+    coordinates = sgs.coordinates(blocks_MDL, similarity)
+    group = grouping(coordinates, lengths_M, num_bins, kernel, top_edge)
+    bins_of_a_block = math.prod(num_bins) if num_bins else size ** len(coordinates)
+    return arranged(group, blocks, bins_of_a_block, frames, order)
+
+
+def grouping(
+    coordinates_NT: Sequence[Float[Tensor, "N T"]],
+    lengths_N: Int[Tensor, " N"],
+    num_bins: Sequence[int] | None,
+    kernel: sgs.Kernel,
+    top_edge: sgs.TopEdge,
+) -> Grouping:
+    """Group the maps of each clip by all their coordinates: a map's weight is the product over them.
+
+    Source: Fayyaz et al. 2021, Eq. (9).
+    """
+    there_NT = torch.arange(coordinates_NT[0].shape[1], device=lengths_N.device) < lengths_N[:, None]
+    counts_NT, weight_NT = there_NT, torch.ones_like(coordinates_NT[0])
+    bin_NT, total_N = torch.zeros_like(there_NT, dtype=torch.long), torch.ones_like(lengths_N)
+    finite_N1 = torch.ones_like(there_NT[:, :1])
+    for k, coordinate_NT in enumerate(coordinates_NT):
+        bins_N = lengths_N.clamp(min=1) if num_bins is None else torch.full_like(lengths_N, num_bins[k])
+        own = one_coordinate(coordinate_NT.masked_fill(~there_NT, 0), bins_N, kernel, top_edge)
+        bin_NT, total_N = bin_NT * bins_N[:, None] + own.bins, total_N * bins_N
+        weight_NT, counts_NT = weight_NT * own.weights, counts_NT & own.counts
+        finite_N1 = finite_N1 & coordinate_NT.detach().amax(dim=1, keepdim=True).isfinite()
+
+    counts_NT = counts_NT & (weight_NT.detach() > EPSILON)
+    alike_NT = ~counts_NT.any(dim=1, keepdim=True) & there_NT
+    counts_NT = counts_NT | alike_NT
+    bin_NT = torch.where(alike_NT, total_N[:, None] - 1, bin_NT)
+    weight_NT = torch.where(counts_NT, weight_NT, torch.zeros_like(weight_NT))
+    weight_NT = normalized(weight_NT, counts_NT, ranked(bin_NT, counts_NT)[0], kernel)
+    weight_NT = torch.where(alike_NT, 1 / lengths_N.clamp(min=1)[:, None].to(weight_NT.dtype), weight_NT)
+    return Grouping(bin_NT, torch.where(finite_N1, weight_NT, torch.nan), counts_NT)
+
+
+def one_coordinate(
+    coordinate_NT: Float[Tensor, "N T"], num_bins_N: Int[Tensor, " N"], kernel: sgs.Kernel, top_edge: sgs.TopEdge
+) -> Grouping:
+    """Group the maps of each clip by one coordinate, with bins up to the clip's own largest value."""
+    largest_N1 = coordinate_NT.detach().amax(dim=1, keepdim=True)
+    usable_N1 = (largest_N1 > 0) & largest_N1.isfinite()
+    coordinate_NT = torch.where(usable_N1, coordinate_NT, torch.ones_like(coordinate_NT))
+    top_NT = coordinate_NT == torch.where(usable_N1, largest_N1, 1.0)
+
+    half_width_N = sgs.half_width(coordinate_NT, num_bins_N, top_edge)
+    bin_NT = sgs.bin_of(coordinate_NT, half_width_N, num_bins_N)
     center_NT = sgs.bin_center(bin_NT, half_width_N)
     if top_edge == "center":  # to the last bit: the kernel has its kink there
-        center_NT = torch.where(top_NT, magnitude_NT.detach(), center_NT)
+        center_NT = torch.where(top_NT, coordinate_NT.detach(), center_NT)
     psi = sgs.kronecker_kernel if kernel == "kronecker" else sgs.linear_kernel
-    weight_NT = psi(magnitude_NT, center_NT, half_width_N)
+    # Read literally, the largest lies on the outer edge, whatever the rounding.
+    inside_NT = ~top_NT if top_edge == "paper" else torch.ones_like(top_NT)
+    return Grouping(bin_NT, psi(coordinate_NT, center_NT, half_width_N), inside_NT)
 
-    counts_NT = weight_NT.detach() > EPSILON
-    if top_edge == "paper":  # the largest lies on the outer edge, whatever the rounding
-        counts_NT &= ~top_NT
-    lost_N1 = ~counts_NT.any(dim=1, keepdim=True)
-    weight_NT = torch.where(counts_NT, weight_NT, torch.zeros_like(weight_NT))
-    weight_NT = normalized(weight_NT, counts_NT, bin_NT, num_bins, kernel)
-    weight_NT = torch.where(lost_N1, torch.full_like(weight_NT, 1 / weight_NT.shape[1]), weight_NT)
-    weight_NT = torch.where(finite_N1, weight_NT, torch.nan)
-    bin_NT = torch.where(lost_N1, num_bins - 1, bin_NT)
-    return arranged(bin_NT, weight_NT, counts_NT | lost_N1, num_bins, order)
+
+def ranked(bin_NT: Int[Tensor, "N T"], counts_NT: Bool[Tensor, "N T"]) -> tuple[Int[Tensor, "N T"], Int[Tensor, " N"]]:
+    """Number the bins in which a map counts, from the lowest: the number of each map's bin, and how many there are.
+
+    A map that does not count gets a number that its clip has, if it has any. The work does not depend on B.
+    """
+    behind = torch.iinfo(torch.long).max
+    sorted_NT, place_NT = torch.where(counts_NT, bin_NT, behind).sort(dim=1)
+    differs_NT = sorted_NT[:, 1:] != sorted_NT[:, :-1]
+    first_NT = F.pad(differs_NT, (1, 0), value=True) & (sorted_NT < behind)
+    rank_NT = torch.zeros_like(bin_NT).scatter(1, place_NT, first_NT.long().cumsum(dim=1) - 1)
+    return rank_NT.clamp(min=0), first_NT.sum(dim=1)
 
 
 def normalized(
     weight_NT: Float[Tensor, "N T"],
     counts_NT: Bool[Tensor, "N T"],
-    bin_NT: Int[Tensor, "N T"],
-    num_bins: int,
+    rank_NT: Int[Tensor, "N T"],
     kernel: sgs.Kernel,
 ) -> Float[Tensor, "N T"]:
     """Return the weights divided as the kernel asks.
@@ -91,38 +170,46 @@ def normalized(
     if kernel == "linear":
         return weight_NT
     share_NT = weight_NT if kernel == "linear_mean" else counts_NT.to(weight_NT.dtype)
-    total_NB = share_NT.new_zeros(len(share_NT), num_bins).scatter_add(1, bin_NT, share_NT)
-    return weight_NT / total_NB.gather(1, bin_NT).clamp(min=WEIGHT_FLOOR)
+    total_NT = torch.zeros_like(share_NT).scatter_add(1, rank_NT, share_NT)
+    return weight_NT / total_NT.gather(1, rank_NT).clamp(min=WEIGHT_FLOOR)
 
 
-def arranged(
-    bin_NT: Int[Tensor, "N T"],
-    weight_NT: Float[Tensor, "N T"],
-    counts_NT: Bool[Tensor, "N T"],
-    num_bins: int,
-    order: sgs.Order,
-) -> Sampling:
-    """Leave out empty bins and number the others, clip after clip, in the order asked for."""
-    count_NB = counts_NT.new_zeros(len(bin_NT), num_bins, dtype=torch.long).scatter_add(1, bin_NT, counts_NT.long())
-    active_NB = count_NB > 0
-    by_time = order == "time"
-    rank_NB = rank_by_time(bin_NT, weight_NT.detach(), active_NB) if by_time else active_NB.cumsum(dim=1) - 1
-    active_N = active_NB.sum(dim=1)
-    first_N1 = (active_N.cumsum(0) - active_N)[:, None]
+def arranged(group: Grouping, blocks: int, bins_of_a_block: int, frames: int, order: sgs.Order) -> Sampling:
+    """Leave out empty bins and number the others, clip after clip, in the order asked for.
+
+    Args:
+        group: rows are the blocks of a clip, clip after clip.
+        blocks: blocks of each clip.
+        frames: the maps of a clip, T; padding behind them is cut off.
+    """
+    rank_MD, active_M = ranked(group.bins, group.counts)
+    weight_MD = torch.where(group.counts, group.weights, torch.zeros_like(group.weights))
+    if order == "time":
+        rank_MD = rank_by_time(rank_MD, weight_MD.detach(), active_M)
+    offset_M1 = bins_of_a_block * (torch.arange(len(active_M), device=active_M.device) % blocks)[:, None]
+    assignment_MD = torch.where(group.counts, group.bins + offset_M1, -1)
+
+    first_M = active_M.cumsum(0) - active_M
     # A map that does not count has weight 0; its slot must only exist, and its clip's first always does.
-    slot_NT = first_N1 + torch.where(counts_NT, rank_NB.gather(1, bin_NT), 0)
+    spare_M = first_M.view(-1, blocks)[:, :1].expand(-1, blocks).flatten()
+    slot_MD = torch.where(group.counts, first_M[:, None] + rank_MD, spare_M[:, None])
+    active_N = active_M.view(-1, blocks).sum(dim=1)
+
+    def by_clip(of_blocks_MD: Tensor) -> Tensor:
+        return of_blocks_MD.reshape(len(active_N), -1)[:, :frames]
+
     layout = ClipLayout(active_N.tolist(), active_N)
-    return Sampling(torch.where(counts_NT, bin_NT, -1), weight_NT, slot_NT, layout)
+    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), layout)
 
 
 def rank_by_time(
-    bin_NT: Int[Tensor, "N T"], weight_NT: Float[Tensor, "N T"], active_NB: Bool[Tensor, "N B"]
-) -> Int[Tensor, "N B"]:
-    """Return the place of each active bin by the weighted mean time of its maps."""
-    time_T = torch.arange(bin_NT.shape[1], device=bin_NT.device, dtype=weight_NT.dtype)
+    rank_NT: Int[Tensor, "N T"], weight_NT: Float[Tensor, "N T"], active_N: Int[Tensor, " N"]
+) -> Int[Tensor, "N T"]:
+    """Number the bins anew, by the weighted mean time of their maps."""
+    time_T = torch.arange(rank_NT.shape[1], device=rank_NT.device)
     weight_NT = weight_NT.nan_to_num(nan=1.0)  # a clip that is not finite has one bin
-    zeros_NB = weight_NT.new_zeros(active_NB.shape)
-    moment_NB = zeros_NB.scatter_add(1, bin_NT, weight_NT * time_T)
-    total_NB = zeros_NB.scatter_add(1, bin_NT, weight_NT)
-    mean_time_NB = torch.where(active_NB, moment_NB / total_NB, torch.inf)
-    return mean_time_NB.argsort(dim=1, stable=True).argsort(dim=1)
+    zeros_NT = torch.zeros_like(weight_NT)
+    moment_NT = zeros_NT.scatter_add(1, rank_NT, weight_NT * time_T)
+    total_NT = zeros_NT.scatter_add(1, rank_NT, weight_NT)
+    mean_time_NT = torch.where(time_T < active_N[:, None], moment_NT / total_NT, torch.inf)
+    return mean_time_NT.argsort(dim=1, stable=True).argsort(dim=1).gather(1, rank_NT)

@@ -5,6 +5,7 @@ Mean active bins and GFLOPs are logged beside the loss, so that one can watch th
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from atfr.cost import clip_cost
 from atfr.errors import InputError
-from atfr.sgs.layer import one_of
+from atfr.sgs.sampler import one_of
 from atfr.trace import SamplingTrace, record
 
 MOMENTUM = 0.9
@@ -58,10 +59,7 @@ class ClassificationModule(pl.LightningModule):
         self.weight_decay = weight_decay
         self.seed = seed
         self.history: list[dict[str, float]] = []
-        cost = clip_cost(model, clip_shape)
-        self.gflops_by_active_bins: Tensor
-        by_active_bins = [cost.adaptive.get(active, cost.static) / 1e9 for active in range(len(cost.adaptive) + 1)]
-        self.register_buffer("gflops_by_active_bins", torch.tensor(by_active_bins), persistent=False)
+        self.cost = clip_cost(model, clip_shape)
 
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Return the logits of the network."""
@@ -131,15 +129,14 @@ class ClassificationModule(pl.LightningModule):
         """Take up the figures of the epochs so far."""
         self.history = list(checkpoint.get(HISTORY, ()))
 
-    def _spent(self, trace: SamplingTrace) -> dict[str, Tensor]:
-        """Return what a batch spent, by table look-up on its own device: no waiting for it."""
+    def _spent(self, trace: SamplingTrace) -> dict[str, float]:
+        """Return what a batch spent, by table look-up of lengths that are known already: no waiting for the device."""
         if not trace.sites:
-            return {"gflops_per_clip": self.gflops_by_active_bins[0]}
-        active_bins = trace.active_bins
-        gflops = self.gflops_by_active_bins[active_bins].mean()
-        return {"active_bins": active_bins.float().mean(), "gflops_per_clip": gflops}
+            return {"gflops_per_clip": self.cost.static / 1e9}
+        gflops = [count / 1e9 for count in self.cost.of(trace)]
+        return {"active_bins": fmean(trace.kept_maps), "gflops_per_clip": fmean(gflops)}
 
-    def _log(self, split: str, figures: dict[str, Tensor], count: int) -> None:
+    def _log(self, split: str, figures: dict[str, Tensor | float], count: int) -> None:
         for name, value in figures.items():
             self.log(
                 f"{split}/{name}",

@@ -1,0 +1,5 @@
+"""Put SGS into any nn.Module, change it, and take it out again, without renaming one parameter of the network."""
+
+from atfr.adapt.surgery import AdaptedSite, AdaptReport, adapt_, adaptation, restore_, set_num_bins_
+
+__all__ = ["AdaptReport", "AdaptedSite", "adapt_", "adaptation", "restore_", "set_num_bins_"]

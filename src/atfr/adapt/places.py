@@ -1,0 +1,109 @@
+"""Where a layer goes: from a stage's name to submodules, and to the channels of what really comes out of them."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atfr.errors import AdaptError
+from atfr.ragged import PackedClips
+
+TRIAL_CLIPS = ((16, 112, 112), (32, 224, 224), (16, 312, 312))
+"""T, H, W of clips sent through other people's networks on the meta device, the first that passes."""
+
+
+def resolve(model: nn.Module, after: str | Sequence[str]) -> dict[str, str]:
+    """Return the sites that are meant, each with its submodule path: stages by their names, the rest by their paths.
+
+    Raises:
+        AdaptError: there is no such stage or submodule, or one is named twice.
+    """
+    stages = getattr(model, "stage_paths", {})
+    names = {path: stage for stage, path in stages.items() if isinstance(path, str)}
+    modules = [path for path, _ in model.named_modules() if path]
+    sites: dict[str, str] = {}
+    for name in [after] if isinstance(after, str) else after:
+        if name not in stages and name not in modules:
+            near = difflib.get_close_matches(name, [*stages, *modules], n=3, cutoff=0.5)
+            known = ", ".join(stages) or ", ".join(child for child, _ in model.named_children())
+            hint = f"; did you mean {', '.join(map(repr, near))}?" if near else f"; there are {known}"
+            raise AdaptError(f"{type(model).__name__} has no stage or submodule {name!r}{hint}")
+        paths = stages.get(name, name)
+        for path in [paths] if isinstance(paths, str) else paths:
+            if path in sites.values():
+                raise AdaptError(f"after={after!r} names {path!r} twice; name each place once")
+            sites[names.get(path, path)] = path
+    return sites
+
+
+def trial_inputs(model: nn.Module, example: Any, clips: int = 1) -> list[Any]:
+    """Return inputs on the meta device to try the network with: the example, or clips of usual shapes."""
+    if example is not None:
+        return [torch.utils._pytree.tree_map_only(Tensor, lambda x: several(x.to("meta"), clips), example)]
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv3d)), None)
+    own = getattr(model, "clip_shape", None)
+    shapes = [own] if own else [(first.in_channels if first else 3, *clip) for clip in TRIAL_CLIPS]
+    return [torch.empty(clips, *shape, dtype=float_like(model).dtype, device="meta") for shape in shapes]
+
+
+def several(tensor: Tensor, clips: int) -> Tensor:
+    """Return a batch of one clip as a batch of more; others as they are."""
+    return tensor.expand(clips, *tensor.shape[1:]) if tensor.dim() == 5 and len(tensor) == 1 else tensor
+
+
+def output_channels(model: nn.Module, paths: Sequence[str], example: Any = None) -> dict[str, int]:
+    """Return the channels of submodules' real outputs, by a forward pass on the meta device that stops behind them.
+
+    Raises:
+        AdaptError: no trial input gets there, or an output is no N x C x T x H x W.
+    """
+    outputs: dict[str, Any] = {}
+
+    def watch(path: str) -> torch.utils.hooks.RemovableHandle:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            outputs[path] = output
+            if len(outputs) == len(paths):
+                raise _Reached
+
+        return model.get_submodule(path).register_forward_hook(keep)
+
+    handles = [watch(path) for path in paths]
+    try:
+        pass_through(model, trial_inputs(model, example)[0], ", ".join(paths))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if unused := [path for path in paths if path not in outputs]:
+        name = type(model).__name__
+        raise AdaptError(f"{unused[0]!r} is not used in the forward pass of {name}; choose one that is")
+    for path, output in outputs.items():
+        if not isinstance(output, Tensor) or isinstance(output, PackedClips) or output.dim() != 5:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise AdaptError(f"SGS goes behind a module whose output is N x C x T x H x W, that of {path!r} is {got}")
+    return {path: outputs[path].shape[1] for path in paths}
+
+
+class _Reached(Exception):  # noqa: N818  no error: it ends the trial
+    """Every module that was watched has run."""
+
+
+def pass_through(model: nn.Module, trial: Any, goal: str) -> None:
+    """Run a network on the meta device until its hooks have what they want."""
+    state = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, state, (trial,))
+    except _Reached:
+        pass
+    except Exception as error:
+        raise AdaptError(
+            f"a trial clip did not pass through {type(model).__name__} up to {goal!r} "
+            f"({type(error).__name__}: {error}); pass an input that the network takes: adapt_(model, ..., example=x)"
+        ) from error
+
+
+def float_like(model: nn.Module) -> Tensor:
+    """Return a tensor whose device and type are those of the network's parameters."""
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))

@@ -1,0 +1,129 @@
+"""TemporalSampler: a layer that gives each clip its own number of maps; SGS is one, the controls are others."""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from atfr.errors import InputError, UnsupportedOperationError
+from atfr.ragged import ClipLayout, PackedClips
+from atfr.sgs.functional import aggregate
+from atfr.sgs.sampling import Sampling
+
+Choice = TypeVar("Choice", bound=str)
+Observer = Callable[["TemporalSampler", Sampling], None]
+observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+"""Called with every sampling made in this context; `atfr.record` puts itself here, for its own thread only."""
+
+
+class TemporalSampler(nn.Module, ABC):
+    """Merges the maps of each clip into fewer: a subclass says which map goes where, with which weight.
+
+    Args:
+        channels: channels C of the maps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = at_least_one("channels", channels)
+
+    @abstractmethod
+    def describe(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N T L"]:
+        """Return what the sampler needs to know of each map, from that map alone."""
+
+    @abstractmethod
+    def sampling(self, description: Float[Tensor, "N T L"], lengths: Int[Tensor, " N"]) -> Sampling:
+        """Say what becomes of the maps of each clip; what lies behind a clip's length must not count."""
+
+    @abstractmethod
+    def possible_active_bins(self, frames: int) -> range:
+        """Return the numbers of maps that a clip of so many may keep."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `atfr.adapt_` that make this layer, but for its place."""
+
+    def forward(self, features: Float[Tensor, "N C T H W"] | PackedClips) -> PackedClips:
+        """Return the merged maps of each clip, A of T, packed end to end.
+
+        Raises:
+            InputError: the features are not N x C x T x H x W, or packed clips, with this layer's channels.
+            UnsupportedOperationError: inside torch.jit.trace.
+        """
+        check_features(features, self.channels)
+        if torch.jit.is_tracing():
+            raise UnsupportedOperationError(
+                "torch.jit.trace would fix the number of active bins that this input happens to have for all others"
+            )
+        if isinstance(features, PackedClips):
+            return self._merge_packed(features)
+        lengths = torch.full((len(features),), features.shape[2], device=features.device)
+        sampling = self._observed(self.sampling(self.describe(features), lengths))
+        return merged(features, sampling.weights, sampling.slots, sampling.layout)
+
+    def _merge_packed(self, clips: PackedClips) -> PackedClips:
+        """Merge clips that differ in length already."""
+        maps, lengths = clips.plain(), clips.lengths
+        description = pad_sequence(list(self.describe(maps)[0].split(lengths)), batch_first=True)
+        sampling = self._observed(self.sampling(description, clips.clip_layout.device_lengths(maps.device)))
+
+        def end_to_end(of_maps_NT: Tensor) -> Tensor:
+            return torch.cat([row[:length] for row, length in zip(of_maps_NT, lengths, strict=True)])[None]
+
+        return merged(maps, end_to_end(sampling.weights), end_to_end(sampling.slots), sampling.layout)
+
+    def _observed(self, sampling: Sampling) -> Sampling:
+        for observe in observers.get():
+            observe(self, sampling)
+        return sampling
+
+
+def merged(
+    features: Float[Tensor, "N C T H W"], weights: Float[Tensor, "N T"], slots: Int[Tensor, "N T"], layout: ClipLayout
+) -> PackedClips:
+    """Return the output maps of a sampling."""
+    return PackedClips(aggregate(features, weights, slots, layout.total), layout)
+
+
+def check_features(features: Tensor, channels: int) -> None:
+    """Raise an InputError where features are no batch of maps with so many channels."""
+    shape = tuple(features.shape)
+    if len(shape) != 5 or shape[1] != channels or min(shape) < 1 or not features.is_floating_point():
+        raise InputError(
+            f"SGS expects float features N x C x T x H x W with C = {channels} and at least one of each, "
+            f"got {features.dtype} of shape {shape}; a single clip needs a batch axis: features.unsqueeze(0)"
+        )
+
+
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """Return a context without autocast, on devices that know it (meta does not)."""
+    known = torch.amp.autocast_mode.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if known else nullcontext()
+
+
+def pooled(features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T"]:
+    """Return the mean of each map over height and width, in float32 at least."""
+    return features.mean((3, 4), dtype=features.dtype if features.dtype == torch.float64 else torch.float32)
+
+
+def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
+    """Return the value when it is among the choices; else raise an InputError that suggests the nearest."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
+    return value
+
+
+def at_least_one(name: str, value: int) -> int:
+    """Return the value when it is an integer of at least 1; else raise an InputError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
