@@ -104,6 +104,14 @@ def test_slowfast_with_non_local_blocks_of_pyslowfast_computes_the_same_here(
     assert_computes_the_same(ours, theirs, torch.randn(2, 3, 8, 96, 96, dtype=torch.float64), 1e-12)
 
 
+def test_a_network_with_pyslowfasts_names_keeps_them(tmp_path: Path) -> None:
+    network = pyslowfast.X3D(5)
+    state = numbered(network)
+    report = atfr.load_weights(network, pyslowfast_file_of(state, tmp_path / "x3d.pyth"))
+    assert (report.source, report.loaded, report.folded) == ("PySlowFast", len(state), ())
+    assert_same(state_of(network), state)
+
+
 def test_slow_of_pyslowfast_has_no_pool_to_count() -> None:
     network = SimpleNamespace(state_dict={"s3.pathway0_res1.branch2.c_bn.weight": 0, "head.projection.bias": 1})
     found = atfr.models.names.rename(network.state_dict, atfr.models.names.choose_table(network.state_dict, []))

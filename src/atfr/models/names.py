@@ -106,8 +106,8 @@ def translate(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Trans
         CheckpointError: Two tensors get the same name, or those of a batch norm do not fit together.
     """
     tensors = strip_prefixes(tensors, expected)
-    pyslowfast = any(re.match(r"s\d\.pathway\d_", name) for name in tensors)
-    if not pyslowfast:
+    pyslowfast = is_pyslowfast(tensors)
+    if not pyslowfast or is_pyslowfast(expected):
         return Translation(tensors, pyslowfast, ())
     table = choose_table(tensors, expected)
     try:
@@ -115,6 +115,11 @@ def translate(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Trans
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"the tensors of a batch norm in the file do not fit together: {error}") from error
     return Translation(tensors, pyslowfast, folded)
+
+
+def is_pyslowfast(names: Collection[str]) -> bool:
+    """Whether names are those of PySlowFast's own networks."""
+    return any(re.match(r"s\d\.pathway\d_", name) for name in names)
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
