@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.errors import InputError
+from atfr.models import VideoModel
 from atfr.models.nonlocal_block import NonLocal, attend
 from atfr.models.slowfast import SlowFast
 from atfr.ragged import PackedClips
@@ -33,9 +35,10 @@ def network(name: str = SMALL) -> SlowFast:
     return model
 
 
-def on_meta(name: str) -> SlowFast:
+@functools.cache
+def on_meta(name: str) -> VideoModel:
     with torch.device("meta"):
-        return SlowFast(name)
+        return atfr.create_model(name)
 
 
 def clips(frames: int = 12) -> Tensor:
@@ -45,7 +48,7 @@ def clips(frames: int = 12) -> Tensor:
     brightness[0] *= torch.rand(frames).view(1, -1, 1, 1) * 40
     brightness[1, :, frames // 2 :] *= 30
     brightness[2] *= torch.arange(1, frames + 1).view(1, -1, 1, 1)
-    return torch.randn(3, 3, frames, 32, 32, dtype=torch.float64) * brightness
+    return torch.randn(3, 3, frames, 24, 24, dtype=torch.float64) * brightness
 
 
 @contextmanager
@@ -71,6 +74,15 @@ def sgs_behind(model: SlowFast, *sites: str) -> Iterator[dict[str, tuple[int, ..
     finally:
         for handle in handles:
             handle.remove()
+
+
+def test_a_checkpoint_gives_the_network_back(tmp_path: Path) -> None:
+    model = copy.deepcopy(network()).float()
+    model.save_pretrained(tmp_path)
+    again = atfr.from_pretrained(tmp_path)
+    assert again.config == model.config
+    with torch.no_grad():
+        assert torch.equal(again(clips(8).float()), model(clips(8).float()))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +112,7 @@ def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_are_named_fast_pathway_first(name: str) -> None:
     model = on_meta(name)
+    assert type(model) is SlowFast
     assert model.clip_shape == (3, 64 if "16x8" in name else 32, 224, 224)
     assert list(model.stage_paths)[:5] == STAGES
     assert list(model.stage_paths)[5:] == [f"{stage}.{path}" for path in ("fast", "slow") for stage in STAGES]
@@ -120,7 +133,7 @@ def test_nonlocal_blocks_stand_where_pyslowfast_places_them() -> None:
 
 @pytest.mark.parametrize("name", ["slowfast_8x8_r18", "slowfast_4x16_r50"])
 def test_pathways_run_at_their_own_rates(name: str) -> None:
-    model, shapes = on_meta(name).eval(), {}
+    model, shapes = copy.deepcopy(on_meta(name)).eval(), {}
     for stage in STAGES:
         for key in (f"{stage}.fast", f"{stage}.slow"):
             model.get_submodule(model.stage_paths[key]).register_forward_hook(

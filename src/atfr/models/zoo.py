@@ -11,10 +11,11 @@ from atfr.models.base import VideoModel, load, unknown_name
 from atfr.models.i3d import I3D
 from atfr.models.r2plus1d import R2Plus1D18, R2Plus1D50
 from atfr.models.resnet3d import ResNet3D
+from atfr.models.slowfast import SlowFast
 from atfr.models.x3d import X3D
 
 MODELS: Mapping[str, type[VideoModel]] = MappingProxyType(
-    {name: network for network in (ResNet3D, X3D, R2Plus1D18, R2Plus1D50, I3D) for name in network.variants}
+    {name: network for network in (ResNet3D, X3D, R2Plus1D18, R2Plus1D50, I3D, SlowFast) for name in network.variants}
 )
 """The class of each model name."""
 
