@@ -11,6 +11,7 @@ import torch
 
 import atfr
 from atfr.cli.main import main
+from atfr.models import checkpoint
 from tests.cli.test_main import error_of
 from tests.models import pyslowfast
 
@@ -119,7 +120,7 @@ def test_a_cut_save_leaves_nothing(resnet: Path, tmp_path: Path, monkeypatch: py
     def full(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atfr.models.checkpoint, "write", full)
+    monkeypatch.setattr(checkpoint, "write", full)
     assert main(["convert", str(resnet), str(tmp_path / "out")]) == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -127,6 +128,7 @@ def test_a_cut_save_leaves_nothing(resnet: Path, tmp_path: Path, monkeypatch: py
 def test_help_needs_no_torch() -> None:
     code = """import sys
 from atfr.cli.main import main
+from atfr.models import checkpoint
 assert main(["convert", "--help"]) == 0
 assert "torch" not in sys.modules"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
