@@ -133,7 +133,7 @@ class PackedClips(Tensor):
         cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         handler = cls.operations.get(func)
-        if handler is None:
+        if handler is None or not {cls, Tensor}.issuperset(types):
             raise UnsupportedOperationError(
                 f"{operation_name(func)} on packed clips: it is not known to keep clips of different lengths apart. "
                 "Pool over time first (mean over (2, 3, 4), AdaptiveAvgPool3d(1)), put SGS behind it, or work on "
