@@ -17,6 +17,7 @@ from atfr.models import (
     R2Plus1D18,
     R2Plus1D50,
     ResNet3D,
+    SlowFast,
     VideoModel,
     create_model,
     from_pretrained,
@@ -48,6 +49,11 @@ CLASSES = {
     "r2plus1d_18": R2Plus1D18,
     "r2plus1d_50": R2Plus1D50,
     "i3d_50": I3D,
+    "slowfast_4x16_r50": SlowFast,
+    "slowfast_8x8_r18": SlowFast,
+    "slowfast_8x8_r50": SlowFast,
+    "slowfast_8x8_r101_nl": SlowFast,
+    "slowfast_16x8_r101_nl": SlowFast,
 }
 
 
@@ -62,7 +68,7 @@ def test_every_model_is_made_by_its_name(name: str) -> None:
     assert model.config["model"] == name
     assert model.config["arguments"]["num_classes"] == 400
     assert type(model) is CLASSES[name]
-    assert list(model.stage_paths) == STAGES
+    assert list(model.stage_paths)[:5] == STAGES
     assert len(model.clip_shape) == 4
     for paths in model.stage_paths.values():
         for path in [paths] if isinstance(paths, str) else paths:
@@ -127,13 +133,13 @@ def test_wrong_clips_are_refused_with_a_remedy(name: str, clips: torch.Tensor, m
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("shape", [(1, 3, 1, 8, 8), (2, 3, 5, 33, 17), (1, 3, 20, 24, 40)])
-def test_any_length_and_size_is_taken(name: str, shape: tuple[int, ...]) -> None:
+def test_any_length_and_size_is_taken(name: str) -> None:
     model = create_model(name, num_classes=5).eval()
-    with torch.no_grad():
-        logits = model(torch.randn(shape))
-    assert logits.shape == (shape[0], 5)
-    assert logits.isfinite().all()
+    for shape in [(1, 3, 1, 8, 8), (2, 3, 5, 33, 17), (1, 3, 20, 24, 40)]:
+        with torch.no_grad():
+            logits = model(torch.randn(shape))
+        assert logits.shape == (shape[0], 5)
+        assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -145,11 +151,11 @@ def test_a_new_network_keeps_the_scale_of_its_input_and_learns_in_every_paramete
         model.get_submodule(path).register_forward_hook(
             lambda _module, _inputs, output, stage=stage: features.__setitem__(stage, output)
         )
-    model(torch.randn(2, 3, 4, 64, 64)).square().sum().backward()
+    model(torch.randn(2, 3, 4, 48, 48)).square().sum().backward()
     for stage, output in features.items():
         assert 0.1 < output.std() < 10, stage
     awake(model).zero_grad()
-    model(torch.randn(2, 3, 4, 64, 64)).square().sum().backward()
+    model(torch.randn(2, 3, 4, 48, 48)).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key

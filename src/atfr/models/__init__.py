@@ -1,9 +1,10 @@
-"""The networks of atfr, in plain PyTorch: 3DResNet, X3D, R(2+1)D and I3D, with saving and loading."""
+"""The networks of atfr, in plain PyTorch: 3DResNet, X3D, R(2+1)D, I3D and SlowFast, with saving and loading."""
 
 from atfr.models.base import VideoModel
 from atfr.models.i3d import I3D
 from atfr.models.r2plus1d import R2Plus1D18, R2Plus1D50
 from atfr.models.resnet3d import ResNet3D
+from atfr.models.slowfast import SlowFast
 from atfr.models.x3d import X3D
 from atfr.models.zoo import create_model, from_pretrained, list_models
 
@@ -13,6 +14,7 @@ __all__ = [
     "R2Plus1D18",
     "R2Plus1D50",
     "ResNet3D",
+    "SlowFast",
     "VideoModel",
     "create_model",
     "from_pretrained",
