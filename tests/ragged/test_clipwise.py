@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.errors import InputError, UnsupportedOperationError
-from atfr.ragged import PackedClips
-from atfr.ragged.clipwise import cat_clips, each_clip
+from atfr.ragged import PackedClips, cat_clips, each_clip
 
 LENGTHS = (3, 1, 5)
 

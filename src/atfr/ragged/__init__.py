@@ -1,11 +1,12 @@
 """Clips of different lengths in one tensor, and the operations that keep them apart."""
 
 from atfr.ragged import axes, reductions, windows  # noqa: F401  each adds its operations to the lists
+from atfr.ragged.clipwise import cat_clips, each_clip
 from atfr.ragged.operations import OPERATIONS, REARRANGED
 from atfr.ragged.packed import ClipLayout, PackedClips
 from atfr.ragged.rearranged import RearrangedClips
 
-__all__ = ["ClipLayout", "PackedClips"]
+__all__ = ["ClipLayout", "PackedClips", "cat_clips", "each_clip"]
 
 PackedClips.operations = OPERATIONS
 RearrangedClips.operations = REARRANGED
