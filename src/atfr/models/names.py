@@ -31,18 +31,22 @@ BLOCK: Table = (
 )
 
 # s1 is the stem, s2 to s5 are the stages res2 to res5.
-RESNET: Table = (
+STEM_AND_RES2: Table = (
     *BLOCK,
     (r"^s1\.pathway0_stem\.conv\.", r"blocks.0.conv."),
     (r"^s1\.pathway0_stem\.bn\.", r"blocks.0.norm."),
-    *((rf"^s{i + 1}\.pathway0_res(\d+)\.", rf"blocks.{i}.res_blocks.\1.") for i in (1, 2, 3, 4)),
+    (r"^s2\.pathway0_res(\d+)\.", r"blocks.1.res_blocks.\1."),
+)
+
+RESNET: Table = (
+    *STEM_AND_RES2,
+    *((rf"^s{i + 1}\.pathway0_res(\d+)\.", rf"blocks.{i}.res_blocks.\1.") for i in (2, 3, 4)),
     (r"^head\.projection\.", r"blocks.5.proj."),
 )
 
 # I3D and C2D: PyTorchVideo counts the pool behind res2 as blocks.2.
 POOLED: Table = (
-    *BLOCK,
-    *RESNET[len(BLOCK) : len(BLOCK) + 3],  # stem and res2
+    *STEM_AND_RES2,
     *((rf"^s{i}\.pathway0_res(\d+)\.", rf"blocks.{i}.res_blocks.\1.") for i in (3, 4, 5)),
     (r"^head\.projection\.", r"blocks.6.proj."),
 )
