@@ -74,7 +74,7 @@ class SimilarityGuidedSampling(TemporalSampler):
         if similarity != "magnitude" and embedding_dim < 2:
             raise InputError(f"similarity={similarity!r} needs embedding_dim of at least 2, got {embedding_dim}")
         self.num_bins = self.checked_bins(num_bins)
-        self.temporal_block = temporal_block and at_least_one("temporal_block", temporal_block)
+        self.temporal_block = None if temporal_block is None else at_least_one("temporal_block", temporal_block)
         self.similarity = SimilarityNet(channels, embedding_dim)
 
     def checked_bins(self, num_bins: NumBins) -> int | tuple[int, ...] | None:
