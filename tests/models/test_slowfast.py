@@ -14,7 +14,7 @@ import atfr
 from atfr.errors import InputError
 from atfr.models import VideoModel
 from atfr.models.nonlocal_block import NonLocal, attend
-from atfr.models.slowfast import SlowFast
+from atfr.models.slowfast import SlowFast, Variant
 from atfr.ragged import PackedClips
 from atfr.sgs import SimilarityGuidedSampling
 
@@ -23,11 +23,17 @@ SMALL = "slowfast_8x8_r18"
 STAGES = ["stem", "res2", "res3", "res4", "res5"]
 
 
+class Tiny(SlowFast):
+    """Few blocks, with non-local ones behind them."""
+
+    variants = {"tiny": Variant(frames=32, alpha=4, depths=(1, 1, 2, 1), lateral_kernel=5, nonlocal_behind=(0, 1))}  # noqa: RUF012
+
+
 @functools.cache
 def network(name: str = SMALL) -> SlowFast:
     """A network of 5 classes in float64 whose batch norms and residual branches have something to say."""
     torch.manual_seed(0)
-    model = SlowFast(name, num_classes=5).double().eval()
+    model = (Tiny if name == "tiny" else SlowFast)(name, num_classes=5).double().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -230,7 +236,7 @@ def test_the_shorter_pathway_is_padded_clip_by_clip() -> None:
 
 
 def test_gradients_behind_sgs_are_the_sum_over_clips() -> None:
-    model = copy.deepcopy(network())
+    model = copy.deepcopy(network("tiny"))
     direction = torch.randn(3, 5, dtype=torch.float64)
     with sgs_behind(model, "res2"):
 
@@ -281,7 +287,7 @@ def test_nonlocal_blocks_attend_within_a_clip(size: int) -> None:
 
 
 def test_logits_do_not_depend_on_batch_mates_with_nonlocal_blocks() -> None:
-    model = network("slowfast_8x8_r101_nl")
+    model = network("tiny")
     torch.manual_seed(2)
     with torch.no_grad(), sgs_behind(model, "res2") as lengths:
         together = model(clips())
@@ -296,3 +302,41 @@ def test_a_static_network_exports_with_any_batch_size() -> None:
     program = torch.export.export(model, (clips(8)[:2],), dynamic_shapes=dynamic)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(clips(8)), model(clips(8)))
+
+
+class Attending(nn.Module):
+    """A non-local block over so many maps of a clip as turn out to be bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = NonLocal(4).eval()
+        nn.init.ones_(self.block.norm.weight)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        bright = (clip.mean((0, 1, 3, 4)) > 0).nonzero()[:, 0]
+        torch._check(bright.shape[0] >= 1)
+        return self.block(clip.index_select(2, bright)).mean((2, 3, 4))
+
+
+def test_nonlocal_blocks_export_with_lengths_unknown_until_they_run() -> None:
+    module, frames = Attending(), torch.rand(1, 4, 8, 5, 5)
+    program = torch.export.export(module, (frames,)).module()
+    with torch.no_grad():
+        for bright in (8, 3, 1):
+            clip = torch.where(torch.arange(8).view(8, 1, 1) < bright, frames, -frames)
+            torch.testing.assert_close(program(clip), module(clip))
+
+
+def test_bfloat16_autocast_gives_finite_logits_behind_sgs() -> None:
+    model = copy.deepcopy(network("tiny")).float()
+    atfr.adapt_(model, after="res2", kernel="linear_mean")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(clips().float()).isfinite().all()
+
+
+def test_a_network_with_sgs_takes_both_pathways_too() -> None:
+    model = copy.deepcopy(network("tiny"))
+    atfr.adapt_(model, after="res3", kernel="linear_mean")
+    fast = clips()
+    with torch.no_grad():
+        assert torch.equal(model([fast[:, :, ::4], fast]), model(fast))
