@@ -3,7 +3,7 @@
 Parameters carry PyTorchVideo's names (conv_theta, conv_phi, conv_g, conv_out, norm). The affinity is the dot product
 over the number of positions seen, as in the SlowFast networks; without a softmax the three matrices may be multiplied
 in the order whose cost grows with the length of a clip, not with its square. In the res4 of SlowFast at 256 x 256
-pixels that is 0.7 of the block's multiply-adds for 16 slow maps, 0.9 for 8, and a little more than 1 below 5.
+pixels that is 0.7 of the block's multiply-adds for 16 slow maps, 0.9 for 8, 1 for 5 and 1.2 for a single one.
 
 N batch, C channels, K inner channels, T frames, H, W.
 """
