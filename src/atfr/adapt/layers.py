@@ -42,6 +42,6 @@ def make_layer(sampler: Sampler, channels: int, active_bins: float | None, sgs: 
     if active_bins is None:
         raise InputError(
             f"sampler={sampler!r} needs active_bins=, the mean number of maps a clip keeps: that of the network it is "
-            "compared with, trace.active_bins.float().mean()"
+            "compared with, trace.active_bins.float().mean().item()"
         )
     return controls[sampler](channels, active_bins)

@@ -17,7 +17,7 @@ from atfr.errors import InputError
 from atfr.sgs.sampler import TemporalSampler, pooled
 from atfr.sgs.sampling import Grouping, Sampling, arranged
 
-MODULUS, MULTIPLIER = 2**31 - 1, 48271  # of the MINSTD generator (Park and Miller 1993)
+MULTIPLIER = 73244475  # odd, half of its bits set, and a 32-bit number times it stays within 64 bits
 LEVELS = 2**12  # of a clip's key: fine enough to tell clips apart, coarse beside the rounding of float32
 
 
@@ -46,7 +46,7 @@ class Control(TemporalSampler):
         """Put the maps of each clip into A groups of the same size, give or take one."""
         time_T = torch.arange(description.shape[1], device=lengths.device)
         there_NT = time_T < lengths[:, None]
-        key_N = key(description, lengths)
+        key_N = key(description)
         kept_N1 = (self.active_bins + uniform(key_N)).long()[:, None].clamp(max=lengths[:, None])
         noise_NT = uniform(key_N[:, None] * 8191 + time_T).masked_fill(~there_NT, 2.0)
         place_NT = self.places(time_T.expand_as(noise_NT), noise_NT)
@@ -116,17 +116,21 @@ def bounds(
     return -(-group_NT * lengths_N1 // kept_N1), -(-(group_NT + 1) * lengths_N1 // kept_N1)
 
 
-def key(description: Float[Tensor, "N T L"], lengths: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """Return a whole number for each clip, made from the mean of its maps over their root mean square."""
+def key(description: Float[Tensor, "N T L"]) -> Int[Tensor, " N"]:
+    """Return a whole number for each clip: the sum of its maps with fixed random signs, over their root sum of squares.
+
+    Without the signs it would hardly tell clips of one network apart, whose maps are positive and alike on average.
+    """
     wide = description.detach().double()  # behind a clip's length there are zeros
-    mean_N = wide.sum((1, 2)) / (lengths * wide.shape[2])
-    rms_N = (wide.square().sum((1, 2)) / (lengths * wide.shape[2])).sqrt()
-    return (LEVELS * (2 + mean_N / rms_N.clamp(min=1e-30)).nan_to_num(2.0)).long()
+    places_TL = torch.arange(wide[0].numel(), device=wide.device).view_as(wide[0])
+    signed_N = (wide * (uniform(places_TL) - 0.5).sign()).sum((1, 2))
+    norm_N = wide.square().sum((1, 2)).sqrt()
+    return (LEVELS * signed_N / norm_N.clamp(min=1e-30)).nan_to_num(0.0).floor().long()
 
 
 def uniform(seed: Int[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """Return a number in [0, 1) for each seed."""
-    state = seed.clamp(min=0) % (MODULUS - 1) + 1
+    """Return a number in [0, 1) for each seed; those of neighbouring seeds have nothing in common."""
+    state = seed & 0xFFFFFFFF
     for _ in range(3):
-        state = state * MULTIPLIER % MODULUS
-    return (state.double() / MODULUS).float().clamp(max=1 - 2**-24)
+        state = ((state ^ (state >> 16)) * MULTIPLIER) & 0xFFFFFFFF
+    return ((state ^ (state >> 16)) >> 8).float() / 2**24
