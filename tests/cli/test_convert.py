@@ -128,7 +128,6 @@ def test_a_cut_save_leaves_nothing(resnet: Path, tmp_path: Path, monkeypatch: py
 def test_help_needs_no_torch() -> None:
     code = """import sys
 from atfr.cli.main import main
-from atfr.models import checkpoint
 assert main(["convert", "--help"]) == 0
 assert "torch" not in sys.modules"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
