@@ -21,6 +21,7 @@ ROOMS = [
     "adapt",
     "cost",
     "models",
+    "paper",
     "video",
     "data",
     "evaluate",

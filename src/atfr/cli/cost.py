@@ -1,70 +1,219 @@
-"""`atfr cost`: what one clip costs in a network, by its number of active bins."""
+"""`atfr cost`: what one clip costs in a network, by its number of active bins, and the paper's figures beside ours."""
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from atfr.cli import common
+from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    from atfr.models import VideoModel
+    from atfr.paper.compare import Comparison
+
+AFTER, CLASSES = "res2", 400
+MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def cost(
-    model: str,
+    model: str | None = None,
     *,
-    after: str = "res2",
-    num_bins: int | None = None,
+    after: list[str] | str | None = None,
+    num_bins: int | list[int] | None = None,
+    embedding_dim: int = 8,
+    similarity: Literal["magnitude", "angular", "spherical"] = "magnitude",
+    temporal_block: int | list[int | None] | None = None,
+    sampler: Literal["sgs", "uniform", "average", "random", "attention"] = "sgs",
+    active_bins: float | list[float] | None = None,
     frames: int | None = None,
     size: int | None = None,
-    num_classes: int = 400,
+    num_classes: int | None = None,
+    paper: bool = False,
     json: bool = False,
 ) -> None:
     """Count the multiply-adds of a network for one clip, without SGS and by the number of active bins.
 
+    With several layers, as in SlowFast's two pathways, the table is by the share of maps kept, the same behind each.
+
     Args:
         model: A name, as x3d_s, or a checkpoint folder.
-        after: The stage that SGS stands behind (stem, res2, ...), or none; a checkpoint has its own.
-        num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in.
+        after: The stage that SGS stands behind (stem, res2, ...; several as [res2,res4]), or none; by default res2. A
+            checkpoint has its own, and its own options below but for the number of bins.
+        num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in. With several coordinates
+            a number for each, as [4,8].
+        embedding_dim: Dimension of the similarity space.
+        similarity: What bins are made of.
+        temporal_block: Maps are grouped within blocks of so many; for several layers one for each, as [8,2] for
+            SlowFast's fast and slow pathway. By default over the whole clip.
+        sampler: SGS, or at its place a control without similarity, or temporal attention, which merges nothing.
+        active_bins: The mean number of maps that a control keeps; for several layers one for each.
         frames: Frames T of the clip; by default those the network was designed for.
         size: Height and width of the clip in px; by default those the network was designed for.
-        num_classes: Classes K; a checkpoint has its own.
+        num_classes: Classes K; by default 400. A checkpoint has its own.
+        paper: Compare with every GFLOPs figure of the paper instead; takes no MODEL and about a minute.
         json: Print JSON instead of a table.
     """
+    options: dict[str, Any] = {"num_bins": num_bins, "embedding_dim": embedding_dim, "similarity": similarity}
+    options |= {"temporal_block": temporal_block, "sampler": sampler, "active_bins": active_bins}
+    named = {"after": after, "num_classes": num_classes, "frames": frames, "size": size, **options}
+    if paper:
+        refuse(named | {"MODEL": model}, "--paper compares networks of its own at the paper's sizes")
+        print_paper(as_json=json)
+        return
+    if model is None:
+        raise InputError("expected MODEL, a name as x3d_s or a checkpoint folder; or --paper for the paper's figures")
     with common.busy("counting multiply-adds"):
         import atfr
-        from atfr.evaluate.task import TASK, load_checkpoint
-        from atfr.trace import site_names
+        from atfr.paper.shares import by_share, maps_at_sites
 
         if Path(model).is_dir():
-            has_task = (Path(model) / TASK).is_file()
-            network, task = load_checkpoint(model) if has_task else (atfr.from_pretrained(Path(model)), None)
-            shape = task.clip_shape if task else network.clip_shape
-            if num_bins is not None:
-                atfr.set_num_bins_(network, num_bins)
+            refuse(named | {"num_bins": None, "frames": None, "size": None}, f"the checkpoint '{model}' has its own")
+            network, shape = read(Path(model), num_bins)
         else:
-            network = atfr.create_model(model, num_classes=num_classes)
+            network = make(model, AFTER if after is None else after, options, num_classes or CLASSES)
             shape = network.clip_shape
-            if after != "none":
-                atfr.adapt_(network, after=after, num_bins=num_bins)
-        given = (None, frames, size, size)
-        clip_shape = tuple(own if asked is None else asked for asked, own in zip(given, shape, strict=True))
+        asked = (None, frames, size, size)
+        clip_shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
         table = atfr.clip_cost(network, clip_shape)
-    sgs = sum(p.numel() for layer in site_names(network).values() for p in layer.parameters())
+        maps = [maps for maps, _ in maps_at_sites(network, clip_shape)]
+        shares = by_share(network, table, clip_shape) if table.sites else []
     report: dict[str, Any] = {
-        "model": network.config["model"],
-        "after": next(iter(site_names(network)), None),
+        **describe(network),
         "clip_shape": list(clip_shape),
-        "parameters": sum(p.numel() for p in network.parameters()) - sgs,
-        "sgs_parameters": sgs,
         "gflops_are": "multiply-adds / 1e9",
+        "maps": dict(zip(table.sites, maps, strict=True)),
         "static_gflops": table.static / 1e9,
-        "adaptive_gflops": {active: count / 1e9 for active, count in table.adaptive.items()},
+        "adaptive_gflops": {s.kept[0]: s.multiply_adds / 1e9 for s in shares} if len(maps) == 1 else {},
+        "gflops_by_share": [
+            {
+                "share": s.share,
+                "active_bins": dict(zip(table.sites, s.kept, strict=True)),
+                "gflops": s.multiply_adds / 1e9,
+            }
+            for s in shares
+        ],
     }
     if json:
         common.print_json(report)
-        return
-    rows: list[list[object]] = [["static", f"{table.static / 1e9:.4g}", "100.0 %"]]
-    for active, count in table.adaptive.items():
-        rows.append([active, f"{count / 1e9:.4g}", common.percent(count / table.static)])
-    title = f"{report['model']}, one clip {' x '.join(map(str, clip_shape))}"
-    title += f", SGS after {report['after']}" if report["after"] else ""
+    else:
+        print_cost(report)
+
+
+def refuse(options: dict[str, Any], because: str) -> None:
+    """Raise an InputError where an option is not at its default."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cost).parameters.items()}
+    given = [name for name, value in options.items() if value != defaults[name.lower()]]
+    if given:
+        names = ", ".join(name if name.isupper() else f"--{name}" for name in given)
+        raise InputError(f"{because}; leave out {names}")
+
+
+def read(folder: Path, num_bins: int | list[int] | None) -> "tuple[VideoModel, tuple[int, ...]]":
+    """Return the network of a checkpoint folder, with another number of bins if one is given, and its clip shape."""
+    import atfr
+    from atfr.evaluate.task import TASK, load_checkpoint
+
+    has_task = (folder / TASK).is_file()
+    network, task = load_checkpoint(folder) if has_task else (atfr.from_pretrained(folder), None)
+    if num_bins is not None:
+        atfr.set_num_bins_(network, num_bins)
+    return network, task.clip_shape if task else network.clip_shape
+
+
+def make(name: str, after: str | list[str], options: dict[str, Any], num_classes: int) -> "VideoModel":
+    """Return a new network with its layers, without weights."""
+    import torch
+
+    import atfr
+
+    with torch.device("meta"):
+        network = atfr.create_model(name, num_classes=num_classes)
+    if after == "none":
+        refuse(options, "--after none leaves SGS out")
+    else:
+        atfr.adapt_(network, after, **options)
+    return network
+
+
+def describe(network: "VideoModel") -> dict[str, Any]:
+    """Return a network's name, what stands where in it, and its parameters, for JSON."""
+    from atfr.adapt import adaptation
+    from atfr.trace import CHILD
+
+    settings = adaptation(network) or {"after": None}
+    added = sum(p.numel() for name, p in network.named_parameters() if CHILD in name.split("."))
+    return {
+        "model": network.config["model"],
+        "after": settings["after"],
+        "sampler": settings.get("sampler", "sgs") if settings["after"] else None,
+        "parameters": sum(p.numel() for p in network.parameters()) - added,
+        "sgs_parameters": added,
+    }
+
+
+def print_cost(report: dict[str, Any]) -> None:
+    """Print what a clip costs by the number of active bins, or by the share of maps kept at several sites."""
+    static, sites = report["static_gflops"], list(report["maps"])
+    several = len(sites) > 1
+    columns = sites if several else ["active bins"]
+    rows: list[list[object]] = []
+    for row in report["gflops_by_share"]:
+        kept = [str(row["active_bins"][site]) for site in sites]
+        rows.append([*kept, f"{row['gflops']:.4g}", common.percent(row["gflops"] / static)])
+    rows.insert(0, ["static", *[""] * (len(columns) - 1), f"{static:.4g}", "100.0 %"])
+    title = f"{report['model']}, one clip {' x '.join(map(str, report['clip_shape']))}"
+    what = {"sgs": "SGS", "attention": "temporal attention"}.get(report["sampler"], report["sampler"])
+    if report["after"]:
+        after = [report["after"]] if isinstance(report["after"], str) else report["after"]
+        title += f", {what} after {', '.join(after)}"
     note = f"GFLOPs are multiply-adds / 1e9. Parameters: {report['parameters'] / 1e6:.3f} M"
-    note += f", of SGS {sgs / 1e3:.3g} k more." if sgs else "."
-    common.print_table(title, ["active bins", "GFLOPs", "of static"], rows, note)
+    note += f", {report['sgs_parameters'] / 1e3:.3g} k more of {what}." if report["sgs_parameters"] else "."
+    if several:
+        whole = ", ".join(f"{maps} at {site}" for site, maps in report["maps"].items())
+        note += f" A row keeps the same share of the maps at every site (of {whole}), rounded up."
+    common.print_table(title, [*columns, "GFLOPs", "of static"], rows, note)
+
+
+def print_paper(as_json: bool) -> None:
+    """Print the paper's GFLOPs beside ours."""
+    with common.progress("counting multiply-adds") as progress:
+        from atfr.paper.compare import compare
+
+        comparisons = compare(progress=progress)
+    if as_json:
+        common.print_json([comparison.to_dict() for comparison in comparisons])
+        return
+    notes = list(dict.fromkeys(c.figure.note for c in comparisons if c.figure.note))
+    rows: list[list[object]] = []
+    for number, comparison in enumerate(comparisons):
+        figure = comparison.figure
+        if number == 0 or comparisons[number - 1].figure.table != figure.table:
+            rows.append([f"Table {figure.table}", "", "", "", "", ""])
+        mark = MARKS[notes.index(figure.note)] if figure.note else ""
+        rows.append([figure.model, figure.setting, f"{figure.gflops:.1f}", *found(comparison), mark])
+    lines = [
+        "GFLOPs are multiply-adds / 1e9, the paper's of adaptive networks (+ATFR) means over clips. Beside these: what "
+        "ours may cost, and the mean number A of maps at which it costs the paper's figure (for SlowFast the share of "
+        "maps, the same in both pathways). Clip sizes and placements: --json.",
+        *(f"{mark}  {note}" for mark, note in zip(MARKS, notes, strict=False)),
+    ]
+    columns = ["network", "setting", "paper", "ours", "difference", ""]
+    common.print_table("GFLOPs of the paper and of atfr", columns, rows, "\n".join(lines), left=(0, 1))
+
+
+def found(comparison: "Comparison") -> Sequence[str]:
+    """Return our GFLOPs and the difference; of an adaptive network its range and the maps kept."""
+    count, share = comparison.count, comparison.share
+    if count is None:
+        return "-", "-"
+    if comparison.difference is not None:
+        return f"{count.static / 1e9:.4g}", f"{round(100 * comparison.difference, 1) + 0:+.1f} %"
+    least, most = (count.shares[end].multiply_adds / 1e9 for end in (0, -1))
+    costs = f"{least:.{1 if least >= 10 else 2}f}-{most:.3g}"
+    if share is None or not comparison.possible:
+        return costs, "impossible"
+    if len(count.maps) > 1:
+        return costs, f"{100 * share:.0f} % of maps"
+    (maps,) = count.maps.values()
+    return costs, f"A {share * maps:.1f} of {maps}"

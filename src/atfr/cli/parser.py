@@ -51,12 +51,12 @@ def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = Tr
     parser = ArgumentParser(prog=name, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="Read options from this YAML file (see --print_config).")
     parameters = inspect.signature(function, eval_str=True).parameters
-    positionals = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY and p.default is p.empty]
+    positionals = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     flags = [p for p in parameters.values() if p.default is False]
     for parameter in positionals:
         several = get_origin(parameter.annotation) is list
         kind = get_args(parameter.annotation)[0] if several else parameter.annotation
-        extra: dict[str, Any] = {"nargs": "+"} if several else {}
+        extra: dict[str, Any] = {"nargs": "+" if several else "?"} if several or parameter.default is None else {}
         parser.add_argument(parameter.name, type=kind, help=helps.get(parameter.name), **extra)
     skip: set[str | int] = {TRAINER, *(p.name for p in (*positionals, *flags))}
     parser.add_function_arguments(function, as_group=False, skip=skip)

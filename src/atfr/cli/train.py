@@ -19,12 +19,16 @@ def train(
     data: Path,
     out: Path,
     model: str = "resnet3d_18",
-    after: str = "res2",
-    num_bins: int | None = None,
+    after: list[str] | str = "res2",
+    num_bins: int | list[int] | None = None,
     kernel: Literal["linear", "linear_mean", "kronecker"] = "linear",
     embedding_dim: int = 8,
     top_edge: Literal["center", "paper"] = "center",
     order: Literal["magnitude", "time"] = "magnitude",
+    similarity: Literal["magnitude", "angular", "spherical"] = "magnitude",
+    temporal_block: int | list[int | None] | None = None,
+    sampler: Literal["sgs", "uniform", "average", "random", "attention"] = "sgs",
+    active_bins: float | list[float] | None = None,
     clip: ClipSpec = DEFAULT_CLIP,
     test_fold: int | None = None,
     epochs: int = 30,
@@ -49,12 +53,19 @@ def train(
         data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         out: A new or empty folder; with --resume the one to go on with.
         model: The network's name.
-        after: The stage that SGS goes behind (stem, res2, res3, ...); none trains the static network.
-        num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in.
+        after: The stage that SGS goes behind (stem, res2, res3, ...), or several, as [res2,res4]; none trains the
+            static network.
+        num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in. With several coordinates
+            a number for each, as [4,8].
         kernel: Sampling kernel; linear sums similar maps, the others average them.
         embedding_dim: Dimension of the similarity space.
         top_edge: Where the largest magnitude lies in the last bin; paper is the literal reading, which drops it.
         order: The order of the merged maps.
+        similarity: What bins are made of: the magnitude of a map's embedding, its angles, or both (spherical).
+        temporal_block: Maps are grouped within blocks of so many; for several layers one for each, as [8,2] for
+            SlowFast's fast and slow pathway. By default over the whole clip.
+        sampler: SGS, or at its place a control without similarity, or temporal attention, which merges nothing.
+        active_bins: The mean number of maps that a control keeps; for several layers one for each.
         clip: The clip the network reads.
         test_fold: The fold of the CSV file that is not trained on.
         epochs: Passes over the training videos, one random clip of each.
@@ -81,7 +92,19 @@ def train(
             torch.manual_seed(seed)
             network = atfr.create_model(model, num_classes=len(splits["train"].labels))
             if after != "none":
-                atfr.adapt_(network, after, num_bins, kernel, embedding_dim, top_edge, order)
+                atfr.adapt_(
+                    network,
+                    after,
+                    num_bins,
+                    kernel,
+                    embedding_dim,
+                    top_edge,
+                    order,
+                    similarity=similarity,
+                    temporal_block=temporal_block,
+                    sampler=sampler,
+                    active_bins=active_bins,
+                )
         result = fit(
             network,
             ClipDataset(splits["train"], clip, train=True, seed=seed),

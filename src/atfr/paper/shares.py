@@ -1,0 +1,75 @@
+"""What a clip costs by the share of its maps that it keeps, the same share behind every SGS layer of a network."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from atfr.cost import ClipCost
+from atfr.errors import InputError
+from atfr.meta import on_meta, put_stand_ins
+
+STEPS = 8
+"""Shares of several sites where no other number of them is exact at each."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of a clip's maps, and what the clip then costs.
+
+    Attributes:
+        share: of the maps that the network without SGS has at a site.
+        kept: active bins at each site: the share of its maps, as far as its bins allow it.
+        multiply_adds: of the whole network.
+    """
+
+    share: float
+    kept: tuple[int, ...]
+    multiply_adds: int
+
+
+def maps_at_sites(model: nn.Module, clip_shape: Sequence[int]) -> list[tuple[int, range]]:
+    """Return the maps that a clip has at each site without SGS, and how many of them it may keep there."""
+    network = on_meta(model)
+    stand_ins = put_stand_ins(network)
+    with torch.no_grad():
+        network(torch.empty(1, *clip_shape, device="meta"))
+    maps = [(stand_in.frames[0], stand_in.layer) for stand_in in stand_ins.values()]
+    return [(frames, layer.possible_active_bins(frames)) for frames, layer in maps]
+
+
+def by_share(model: nn.Module, cost: ClipCost, clip_shape: Sequence[int]) -> list[Share]:
+    """Return costs from the smallest share to the largest.
+
+    With one site there is an entry for each number of active bins. With several there is one for each share that is a
+    whole number of maps at every site, where these are 4 to 16, and else for eighths, rounded up to whole maps.
+    """
+    sites = maps_at_sites(model, clip_shape)
+    if len(sites) == 1:
+        ((frames, possible),) = sites
+        return [Share(kept / frames, (kept,), cost.adaptive[kept]) for kept in possible]
+    exact = math.gcd(*(frames for frames, _ in sites))
+    steps = exact if 4 <= exact <= 16 else STEPS
+    shares: dict[tuple[int, ...], Share] = {}
+    for step in range(1, steps + 1):
+        kept = tuple(min(max(-(-frames * step // steps), possible[0]), possible[-1]) for frames, possible in sites)
+        if kept not in shares:
+            shares[kept] = Share(step / steps, kept, cost.adaptive[kept])
+    return list(shares.values())
+
+
+def implied_share(shares: Sequence[Share], multiply_adds: float) -> float:
+    """Return the share at which a clip costs so much: straight between two entries and beyond the last ones.
+
+    Raises:
+        InputError: fewer than two entries, between which there is no line.
+    """
+    if len(shares) < 2:
+        raise InputError(f"a share is found between two costs or more, got {len(shares)}")
+    pairs = list(pairwise(shares))
+    low, high = next((pair for pair in pairs if multiply_adds <= pair[1].multiply_adds), pairs[-1])
+    steps = (multiply_adds - low.multiply_adds) / (high.multiply_adds - low.multiply_adds)
+    return low.share + steps * (high.share - low.share)
