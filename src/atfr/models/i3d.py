@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +29,11 @@ class HalveTime(nn.Module):
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T2 H W"]:
         """Features at half the temporal resolution."""
+        if torch.compiler.is_exporting():  # there the length may be a symbol, which cannot be asked whether it is 1
+            frames = features.shape[2]
+            first = 2 * torch.arange(torch.sym_max(frames // 2, 1), device=features.device)
+            second = (first + 1).clamp(max=frames - 1)
+            return torch.maximum(features.index_select(2, first), features.index_select(2, second))
         return F.max_pool3d(features, (min(2, features.shape[2]), 1, 1), stride=(2, 1, 1))
 
 

@@ -120,7 +120,7 @@ def aggregate(
     features_NCTHW: Float[Tensor, "N C T H W"],
     weight_NT: Float[Tensor, "N T"],
     slot_NT: Int[Tensor, "N T"],
-    num_slots: int,
+    num_slots: int | torch.SymInt,
 ) -> Float[Tensor, "1 C S H W"]:
     """Return the output maps O_b = sum_t I_t Psi(Delta_t, beta_b) of all clips, end to end along time.
 

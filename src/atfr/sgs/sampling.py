@@ -80,7 +80,7 @@ def sample(
     wide_NTL = embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float()
     frames = wide_NTL.shape[1]
     size = block or frames
-    blocks = math.ceil(frames / size)
+    blocks = -(-frames // block) if block else 1
     blocks_MDL = F.pad(wide_NTL, (0, 0, 0, blocks * size - frames)).reshape(-1, size, wide_NTL.shape[2])
     starts = size * torch.arange(blocks, device=lengths_N.device)
     lengths_M = (lengths_N[:, None] - starts).clamp(0, size).flatten()
