@@ -100,8 +100,12 @@ class _WhenAsked(dict[ActiveBins, int]):
     def __missing__(self, active_bins: ActiveBins) -> int:
         if not isinstance(active_bins, tuple) or len(active_bins) != len(self.count.stand_ins):
             raise KeyError(active_bins)
-        self[active_bins] = self.count(active_bins)
-        return self[active_bins]
+        counted = self.count(active_bins)
+        for kept, stand_in in zip(active_bins, self.count.stand_ins.values(), strict=True):
+            if kept not in stand_in.layer.possible_active_bins(stand_in.frames[0]):
+                raise KeyError(active_bins)
+        self[active_bins] = counted
+        return counted
 
 
 def clip_cost(model: nn.Module, clip_shape: Sequence[int]) -> ClipCost:
