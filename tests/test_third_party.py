@@ -34,16 +34,16 @@ class OwnNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv3d(3, 8, 3, padding=1)
-        self.early = nn.Sequential(nn.Conv3d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(inplace=True))
+        self.early = nn.Sequential(nn.Conv3d(8, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(inplace=True))
         self.temporal = nn.Conv3d(8, 8, (3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
-        self.norm = nn.LayerNorm(8)
+        self.group_norm, self.layer_norm = nn.GroupNorm(2, 8), nn.LayerNorm(8)
         self.spatial = nn.Conv3d(8, 8, (1, 3, 3), padding=(0, 1, 1))
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.early(self.stem(x))
         x = F.gelu(self.temporal(F.max_pool3d(x, (2, 2, 2))))
-        x = x + self.norm(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        x = self.group_norm(x) + self.layer_norm(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         left, right = x.chunk(2, dim=1)
         x = torch.cat([self.spatial(x), left * right.sigmoid(), x[:, 4:]], dim=1)
         return self.head(x.flatten(2).mean(2))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import atfr
 from atfr.errors import UnsupportedOperationError
@@ -176,6 +177,21 @@ def test_a_networks_own_autograd_function(form):
     same_as_loop(lambda x: Swish.apply(form(x)))
 
 
+def test_checkpointing():
+    same_as_loop(lambda x: checkpoint(lambda y: F.silu(y * 2) + y, x, use_reentrant=False))
+
+
+def test_reentrant_checkpointing():
+    """It sets requires_grad of the clips it has detached, and works with backward() only."""
+    results = []
+    for run in (lambda f, x: checkpoint(f, x, use_reentrant=True), lambda f, x: f(x)):
+        clips = [clip.requires_grad_() for clip in make_clips()]
+        run(lambda y: F.silu(y * 2) + y, atfr.PackedClips.pack(clips)).mean((2, 3, 4)).sum().backward()
+        results.append([clip.grad for clip in clips])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 REFUSED = {
@@ -247,6 +263,16 @@ def test_what_would_mix_clips_is_refused_by_name(name):
         REFUSED[name](packed)
 
 
+def test_packed_and_rearranged_clips_do_not_meet():
+    """The sizes are such that the operands would broadcast."""
+    packed = atfr.PackedClips.pack(make_clips((3, 2), size=(5, 5)))
+    for operation in (torch.add, torch.mul, torch.maximum):
+        with pytest.raises(UnsupportedOperationError, match="packed clips"):
+            operation(packed, packed[:, :1].mean(4))
+        with pytest.raises(UnsupportedOperationError, match="beside packed clips"):
+            operation(packed[:, :1].mean(4), packed)
+
+
 # --- any chain of operations -------------------------------------------------------------------------------------
 
 NO_STEPS = ("chunk", "split", "max", "batch_norm", "mean", "unsqueeze", "add", "mul")  # give tuples or mix plain rows
@@ -303,4 +329,4 @@ def test_any_chain_is_right_or_refused(names, lengths):
     got = clips_of(value)
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)  # an empty slice's mean

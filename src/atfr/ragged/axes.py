@@ -97,8 +97,7 @@ def part_of(input: Clips, part: Tensor) -> Clips:
 def getitem(func: Handler, input: Clips, index: Any) -> Clips:
     """Cut slices of channels, height and width."""
     items = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in items:
-        at = items.index(Ellipsis)
+    if (at := next((i for i, item in enumerate(items) if item is Ellipsis), None)) is not None:
         items[at : at + 1] = [slice(None)] * (input.dim() + 1 - len(items))
     if not all(isinstance(item, slice) for item in items):
         raise UnsupportedOperationError(
@@ -141,7 +140,7 @@ def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
     if dim not in (1, -4) or not all(isinstance(path, PackedClips) for path in paths):
         raise UnsupportedOperationError(
             f"operation 'cat' of packed clips along axis {dim}: packed clips can be joined with packed clips, along "
-            "the channels (axis 1); put SGS into every path that is joined, or atfr.cat_clips in place of torch.cat"
+            "the channels (axis 1); put SGS into every path that is joined, or use atfr.ragged.cat_clips"
         )
     if len({len(path.clip_layout) for path in paths}) > 1:
         raise UnsupportedOperationError("operation 'cat' of packed batches with different numbers of clips")

@@ -29,7 +29,7 @@ POINTWISE = """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu el
 ARITHMETIC = """add add_ sub sub_ mul mul_ div div_ true_divide __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__
     __iadd__ __isub__ __imul__ __itruediv__ maximum minimum pow __rpow__""".split()
 METADATA = """size dim stride storage_offset numel nelement element_size is_contiguous is_floating_point is_complex
-    is_signed get_device data_ptr __len__ __hash__ backward register_hook retain_grad requires_grad_""".split()
+    is_signed get_device data_ptr __len__ __hash__ register_hook retain_grad requires_grad_""".split()
 PROPERTIES = """shape ndim dtype device layout requires_grad grad_fn is_leaf retains_grad is_cuda is_cpu is_meta
     is_sparse is_quantized is_nested is_mkldnn is_mps is_xpu grad output_nr _version _backward_hooks""".split()
 
@@ -62,6 +62,17 @@ def by_name(names: Sequence[str], handler: Handler, *listings: dict[Any, Handler
 def metadata(func: Handler, *args: Any, **kwargs: Any) -> Any:
     """Answer a question about the tensor, not about its clips."""
     return without_override(func, *args, **kwargs)
+
+
+def backward(func: Handler, tensors: Any, *args: Any, **kwargs: Any) -> None:
+    """Start a backward pass from plain aliases: what it calls, a recomputed forward say, must still be looked up."""
+
+    def plain(value: Tensor) -> Tensor:
+        with torch.enable_grad():  # checkpointing calls this within a backward pass
+            return value.as_subclass(Tensor)
+
+    tensors, args = torch.utils._pytree.tree_map_only((PackedClips, RearrangedClips), plain, (tensors, args))
+    func(tensors, *args, **kwargs)
 
 
 def pointwise(func: Handler, clips: PackedClips | RearrangedClips, *args: Any, **kwargs: Any) -> Tensor:
@@ -210,11 +221,13 @@ by_name(POINTWISE, pointwise, OPERATIONS, REARRANGED)
 by_name(ARITHMETIC, arithmetic)
 by_name(ARITHMETIC, rearranged_arithmetic, REARRANGED)
 by_name(METADATA, metadata, OPERATIONS, REARRANGED)
+OPERATIONS[torch.autograd.backward] = OPERATIONS[Tensor.backward] = backward
 by_name(["prelu"], parametric_relu)
 by_name(["view_as"], view_as)
 by_name(["channel_shuffle"], pointwise)
 by_name(["batch_norm"], batch_norm)
 by_name(["group_norm", "dropout3d"], clip_wise)
 OPERATIONS[F.instance_norm] = instance_norm
+OPERATIONS |= {getattr(Tensor, name).__set__: metadata for name in ["requires_grad"]}  # reentrant checkpointing
 OPERATIONS |= {getattr(Tensor, name).__get__: metadata for name in PROPERTIES}
 REARRANGED |= {getattr(Tensor, name).__get__: metadata for name in PROPERTIES}
