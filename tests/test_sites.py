@@ -135,6 +135,7 @@ def test_at_three_stages_and_out_again(network):
     assert torch.equal(model(x), plain)
     assert list(model.state_dict()) == keys
     assert adaptation(model) is None
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 @torch.no_grad()

@@ -175,6 +175,17 @@ def test_a_coordinate_that_is_zero_throughout_is_one_bin(kernel):
     assert {b % 5 for b in clips[0].assignment} == {4}
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_read_literally_a_coordinate_that_is_zero_throughout_leaves_no_weight(kernel):
+    """Every frame is the largest in it, and so on the outer edge: the clip becomes its mean."""
+    points = [[1.0, 0.3, 0.0], [3.0, 2.2, 0.0], [2.4, 1.1, 0.0], [0.7, 0.9, 0.0]]
+    embedding = torch.from_numpy(np.stack([reference.point(point) for point in points]))[None]
+    features = noise(1, 2, 4, 2, 2)
+    (clip,) = check(features, embedding, kernel=kernel, top_edge="paper", similarity="spherical", num_bins=3)
+    assert clip.fell_back
+    np.testing.assert_allclose(clip.maps[0], features[0].double().mean(1).numpy())
+
+
 def test_angles_go_all_the_way_round():
     angle = torch.arange(8) * (math.pi / 4) + 0.1
     embedding = torch.stack([angle.cos(), angle.sin()], dim=-1)[None].double()
@@ -182,6 +193,18 @@ def test_angles_go_all_the_way_round():
     np.testing.assert_allclose(clip.coordinates[:, 0], angle.numpy(), rtol=1e-6)
     _, site = run(chosen_layer(embedding, 2, similarity="angular", num_bins=8), noise(1, 2, 8, 2, 2).double())
     assert site.assignment[0].diff().min() >= 0  # the last angle rises with the frames, as it was made
+
+
+@pytest.mark.parametrize("similarity", SEVERAL)
+def test_vectors_along_an_axis_have_the_angle_of_their_sign(similarity):
+    """0 along an axis, pi against it, whatever is left of the other coordinates."""
+    axes = [[2.0, 0, 0], [-2.0, 0, 0], [0, 1.5, 0], [0, -1.5, 0], [0, 0, 1.0], [0, 0, -1.0], [0, 0, 0], [-1.0, 1e-5, 0]]
+    embedding = torch.tensor([axes], dtype=torch.float64)
+    (clip,) = check(noise(1, 2, 8, 2, 2), embedding, similarity=similarity, num_bins=4, kernel="kronecker")
+    right = math.pi / 2
+    want = [[0, 0], [2, 0], [1, 0], [1, 2], [1, 1], [1, 3], [0, 0], [2, 0]]
+    np.testing.assert_allclose(clip.coordinates[:, -2:] / right, want, atol=1e-4)
+    assert clip.active_bins >= 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
