@@ -282,3 +282,13 @@ def test_one_value_is_for_every_place_and_a_list_for_each():
     again = Tiny()
     atfr.adapt_(again, **adaptation(model))
     assert (again.early.sgs.temporal_block, again.late.sgs.temporal_block) == (None, 4)
+
+
+def test_stages_keep_their_names_where_their_modules_have_others():
+    model = atfr.create_model("x3d_xs", num_classes=4).eval()
+    atfr.adapt_(model, after=["res3", "stem"])
+    assert adaptation(model)["after"] == ["stem", "res3"]
+    with torch.no_grad(), atfr.record(model) as trace:
+        model(noise(1, 3, 4, 32, 32))
+    assert list(trace.sites) == ["stem", "res3"]
+    assert atfr.clip_cost(model, (3, 4, 32, 32)).of(trace)

@@ -306,6 +306,18 @@ def test_what_does_not_fit_is_refused_with_the_remedy():
         make(4, similarity="sferical")
 
 
+def test_more_bins_than_can_be_numbered_are_refused_with_the_remedy():
+    features = noise(1, 2, 4, 2, 2)
+    options = {"embedding_dim": 8, "similarity": "spherical"}
+    atfr.SimilarityGuidedSampling(2, 128, **options)(features)
+    for layer in (
+        atfr.SimilarityGuidedSampling(2, 256, **options),
+        atfr.SimilarityGuidedSampling(2, 200, temporal_block=1, **options),
+    ):
+        with pytest.raises(InputError, match="smaller num_bins or embedding_dim"):
+            layer(features)
+
+
 def test_set_num_bins_takes_the_same_tuple():
     model = nn.Sequential(nn.Conv3d(3, 4, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
     atfr.adapt_(model, after="0", num_bins=(4, 8), embedding_dim=3, similarity="angular")

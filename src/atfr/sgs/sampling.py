@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from atfr.errors import InputError
 from atfr.ragged import ClipLayout
 from atfr.sgs import functional as sgs
 
@@ -76,6 +77,9 @@ def sample(
         lengths_N: how many maps each clip has; what lies behind them in T does not count.
         num_bins: bins of each coordinate; None: as many of each as there are maps.
         block: group within blocks of so many maps, each as if it were a clip; the last may be shorter.
+
+    Raises:
+        InputError: more bins than can be numbered.
     """
     wide_NTL = embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float()
     frames = wide_NTL.shape[1]
@@ -88,6 +92,11 @@ def sample(
     coordinates = sgs.coordinates(blocks_MDL, similarity)
     group = grouping(coordinates, lengths_M, num_bins, kernel, top_edge)
     bins_of_a_block = math.prod(num_bins) if num_bins else size ** len(coordinates)
+    if blocks * bins_of_a_block > torch.iinfo(torch.long).max:
+        raise InputError(
+            f"{len(coordinates)} coordinates make {blocks * bins_of_a_block} bins, more than can be numbered: "
+            "give a smaller num_bins or embedding_dim"
+        )
     return arranged(group, blocks, bins_of_a_block, frames, order)
 
 
