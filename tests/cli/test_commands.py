@@ -94,6 +94,32 @@ def test_train_static_from_csv_fold_and_config(data: Path, tmp_path: Path, capsy
     assert not any(isinstance(part, SimilarityGuidedSampling) for part in model.modules())
 
 
+def test_train_starts_from_weights_of_another_library(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One epoch at a learning rate of next to nothing: the weights are those of the file, but for the classifier."""
+    source = atfr.create_model("resnet3d_18", num_classes=7)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "w.pth")
+    out = tmp_path / "out"
+    options = ["--epochs", "1", "--learning_rate", "1e-12", *QUICK]
+    main(["train", "--data", str(data), "--out", str(out), "--init", str(tmp_path / "w.pth"), *options])
+    said = capsys.readouterr().err
+    assert "new weights for head.fc.weight, head.fc.bias, res2.sgs." in said
+    assert "(torch)" in said
+    trained = dict(atfr.from_pretrained(out).named_parameters())
+    for name, parameter in source.named_parameters():
+        same = trained[name].shape == parameter.shape and torch.allclose(trained[name], parameter, atol=1e-6)
+        assert same == (not name.startswith("head.fc")), name
+
+
+def test_train_from_weights_that_do_not_fit(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"some.weight": torch.zeros(2)}, tmp_path / "w.pth")
+    options = ["--data", str(data), "--out", str(tmp_path / "out"), "--init", str(tmp_path / "w.pth"), *QUICK]
+    assert main(["train", *options]) == 2
+    assert "does not fit resnet3d_18" in error_of(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_defaults_are_those_of_the_library() -> None:
     ours = inspect.signature(train).parameters
     for function in (atfr.adapt_, fit):

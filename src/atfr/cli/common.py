@@ -99,6 +99,11 @@ def warn(message: str) -> None:
     print(f"atfr: warning: {' '.join(message.split())}", file=sys.stderr)
 
 
+def note(message: str) -> None:
+    """Print what is good to know as one line on stderr."""
+    print(f"atfr: {' '.join(message.split())}", file=sys.stderr)
+
+
 @contextmanager
 def busy(what: str) -> Iterator[None]:
     """Show on a terminal that something goes on whose length is not known."""

@@ -19,6 +19,7 @@ def train(
     data: Path,
     out: Path,
     model: str = "resnet3d_18",
+    init: Path | None = None,
     after: list[str] | str = "res2",
     num_bins: int | list[int] | None = None,
     kernel: Literal["linear", "linear_mean", "kronecker"] = "linear",
@@ -53,6 +54,8 @@ def train(
         data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         out: A new or empty folder; with --resume the one to go on with.
         model: The network's name.
+        init: Weights to start from: a file of PyTorchVideo, PySlowFast or torchvision, or a checkpoint folder. Another
+            number of classes gets a new classifier.
         after: The stage that SGS goes behind (stem, res2, res3, ...), or several, as [res2,res4]; none trains the
             static network.
         num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in. With several coordinates
@@ -105,6 +108,14 @@ def train(
                     sampler=sampler,
                     active_bins=active_bins,
                 )
+            started = None if init is None or resume else atfr.load_weights(network, init)
+        if started is not None:
+            fresh = (*started.reinitialised, *started.new)
+            common.note(
+                f"{started.loaded} tensors from {init} ({started.source})"
+                + (f", folded {', '.join(started.folded)}" if started.folded else "")
+                + (f", new weights for {', '.join(fresh)}" if fresh else "")
+            )
         result = fit(
             network,
             ClipDataset(splits["train"], clip, train=True, seed=seed),
