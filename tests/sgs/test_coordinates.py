@@ -278,6 +278,38 @@ def test_gradcheck_at_fixed_bins(kernel, similarity):
     assert grad.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("similarity", SEVERAL)
+def test_kronecker_is_straight_through_in_each_coordinate(similarity):
+    """Forward 1 in every coordinate; backward each one's linear slope (Eq. 8), over the number of frames in the bin."""
+    points = [[2.0, 1.0, 5.0], [5.0, 0.8, 0.9], [2.9, 2.6, 2.0], [1.8, 1.2, 4.6], [2.2, 1.1, 4.8]]
+    embedding = torch.from_numpy(np.stack([reference.point(point) for point in points]))[None].requires_grad_()
+    features = noise(1, 2, 5, 1, 2, dtype=torch.float64)
+    options = {"num_bins": 2, "kernel": "kronecker", "similarity": similarity}
+    (clip,) = expected(features, embedding, **options)
+    (maps,) = chosen_layer(embedding, 2, **options)(features).unpack()
+    upstream = noise(*maps.shape, seed=8, dtype=torch.float64)
+    (maps * upstream).sum().backward()
+    z, step, checked = embedding.detach()[0].numpy(), 1e-6, 0
+    for t in (3, 4):  # largest in no coordinate, in a bin with another frame
+        b = clip.assignment[t]
+        count = int((clip.assignment == b).sum())
+        checked += count > 1
+        of_weight = float((upstream[:, clip.order.index(b)] * features[0, :, t]).sum()) / count
+        bins = np.unravel_index(b, [len(beta) for beta in clip.grid])
+        for i in range(3):
+            moved = [z.copy(), z.copy()]
+            moved[0][t, i] += step
+            moved[1][t, i] -= step
+            up, down = (reference.coordinates_of(each, similarity)[t] for each in moved)
+            slopes = [
+                reference.kernel_slope(clip.coordinates[t, k], clip.grid[k][bins[k]], clip.half_widths[k])
+                for k in range(len(bins))
+            ]
+            want = of_weight * float(np.dot(slopes, (up - down) / (2 * step)))
+            np.testing.assert_allclose(embedding.grad[0, t, i].item(), want, rtol=1e-6, atol=1e-8)
+    assert checked == 2
+
+
 @pytest.mark.parametrize("similarity", reference.SIMILARITIES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_similarity_network_learns(kernel, similarity):
