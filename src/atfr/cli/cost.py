@@ -65,19 +65,21 @@ def cost(
         raise InputError("expected MODEL, a name as x3d_s or a checkpoint folder; or --paper for the paper's figures")
     with common.busy("counting multiply-adds"):
         import atfr
-        from atfr.paper.shares import by_share, maps_at_sites
+        from atfr.paper.shares import Sites, by_share
 
         if Path(model).is_dir():
             refuse(named | {"num_bins": None, "frames": None, "size": None}, f"the checkpoint '{model}' has its own")
             network, shape = read(Path(model), num_bins)
         else:
-            network = make(model, AFTER if after is None else after, options, num_classes or CLASSES)
+            network = make(
+                model, AFTER if after is None else after, options, CLASSES if num_classes is None else num_classes
+            )
             shape = network.clip_shape
         asked = (None, frames, size, size)
         clip_shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
         table = atfr.clip_cost(network, clip_shape)
-        maps = [maps for maps, _ in maps_at_sites(network, clip_shape)]
-        shares = by_share(network, table, clip_shape) if table.sites else []
+        maps = [frames for frames, _ in Sites(network, clip_shape).maps()]
+        shares = by_share(network, table, clip_shape)
     report: dict[str, Any] = {
         **describe(network),
         "clip_shape": list(clip_shape),

@@ -10,7 +10,7 @@ from atfr.adapt import adapt_
 from atfr.cost import clip_cost
 from atfr.models import create_model
 from atfr.paper.figures import FIGURES, Figure, Network
-from atfr.paper.shares import Share, by_share, implied_share, maps_at_sites
+from atfr.paper.shares import Share, Sites, by_share, implied_share
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,6 @@ def count(network: Network) -> Count:
     cost = clip_cost(model, network.clip_shape)
     if not network.adaptive:
         return Count(cost.static, {})
-    maps = [frames for frames, _ in maps_at_sites(model, network.clip_shape)]
+    maps = [frames for frames, _ in Sites(model, network.clip_shape).maps()]
     shares = by_share(model, cost, network.clip_shape)
     return Count(cost.static, dict(zip(cost.sites, maps, strict=True)), shares)

@@ -31,31 +31,48 @@ class Share:
     multiply_adds: int
 
 
-def maps_at_sites(model: nn.Module, clip_shape: Sequence[int]) -> list[tuple[int, range]]:
-    """Return the maps that a clip has at each site without SGS, and how many of them it may keep there."""
-    network = on_meta(model)
-    stand_ins = put_stand_ins(network)
-    with torch.no_grad():
-        network(torch.empty(1, *clip_shape, device="meta"))
-    maps = [(stand_in.frames[0], stand_in.layer) for stand_in in stand_ins.values()]
-    return [(frames, layer.possible_active_bins(frames)) for frames, layer in maps]
+class Sites:
+    """The SGS layers of a network and the maps that a clip brings to each, on the meta device."""
+
+    def __init__(self, model: nn.Module, clip_shape: Sequence[int]) -> None:
+        self.network = on_meta(model)
+        self.stand_ins = put_stand_ins(self.network)
+        self.clip_shape = tuple(clip_shape)
+
+    def maps(self, kept: Sequence[int] | None = None) -> list[tuple[int, range]]:
+        """Return the maps that arrive at each site where so many are kept (None: all), and what it may keep of them."""
+        for number, stand_in in enumerate(self.stand_ins.values()):
+            stand_in.keep = None if kept is None else (kept[number],)
+        with torch.no_grad():
+            self.network(torch.empty(1, *self.clip_shape, device="meta"))
+        arriving = [(stand_in.frames[0], stand_in.layer) for stand_in in self.stand_ins.values()]
+        return [(frames, layer.possible_active_bins(frames)) for frames, layer in arriving]
+
+    def nearest(self, asked: Sequence[int]) -> tuple[int, ...]:
+        """Return the numbers of active bins nearest to those asked for that can occur together."""
+        kept, tried = tuple(asked), None
+        while kept != tried:  # what arrives at a site depends on what those before it keep
+            tried = kept
+            possible = [possible for _, possible in self.maps(kept)]
+            kept = tuple(min(max(n, few[0]), few[-1]) for n, few in zip(asked, possible, strict=True))
+        return kept
 
 
 def by_share(model: nn.Module, cost: ClipCost, clip_shape: Sequence[int]) -> list[Share]:
-    """Return costs from the smallest share to the largest.
+    """Return costs from the smallest share to the largest; none for a network without SGS.
 
     With one site there is an entry for each number of active bins. With several there is one for each share that is a
     whole number of maps at every site, where these are 4 to 16, and else for eighths, rounded up to whole maps.
     """
-    sites = maps_at_sites(model, clip_shape)
-    if len(sites) == 1:
-        ((frames, possible),) = sites
-        return [Share(kept / frames, (kept,), cost.adaptive[kept]) for kept in possible]
-    exact = math.gcd(*(frames for frames, _ in sites))
+    sites = Sites(model, clip_shape)
+    whole = [frames for frames, _ in sites.maps()]
+    if len(whole) < 2:
+        return [Share(kept / whole[0], (kept,), cost.adaptive[kept]) for kept in cost.adaptive if isinstance(kept, int)]
+    exact = math.gcd(*whole)
     steps = exact if 4 <= exact <= 16 else STEPS
     shares: dict[tuple[int, ...], Share] = {}
     for step in range(1, steps + 1):
-        kept = tuple(min(max(-(-frames * step // steps), possible[0]), possible[-1]) for frames, possible in sites)
+        kept = sites.nearest([-(-frames * step // steps) for frames in whole])
         if kept not in shares:
             shares[kept] = Share(step / steps, kept, cost.adaptive[kept])
     return list(shares.values())

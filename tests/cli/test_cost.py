@@ -1,0 +1,183 @@
+"""`atfr cost` with several sites, samplers and checkpoints, and the options of SGS that `atfr train` shares with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.cells import cell_len
+
+import atfr
+from atfr.cli.main import main
+from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from tests.cli.test_main import error_of
+from tests.evaluate.build import NAMES, SPEC, network, write_folder
+
+CLIP = ["--clip.frames", "8", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
+SMALL = ["resnet3d_18", "--frames", "4", "--size", "32"]
+QUICK = [*CLIP, "--clip.flip", "false", "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data"), classes=2, train=2, test=1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), folder)
+    return folder
+
+
+def report_of(capsys: pytest.CaptureFixture[str], *options: str) -> dict:
+    assert main(["cost", *options, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_slowfast_by_the_share_of_both_pathways(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["slowfast_8x8_r18", "--size", "64", "--frames", "16"]
+    report = report_of(capsys, *options)
+    assert report["after"] == ["res2.slow", "res2.fast"]
+    assert report["maps"] == {"res2.slow": 4, "res2.fast": 16}
+    assert report["adaptive_gflops"] == {}
+    with torch.device("meta"):
+        model = atfr.create_model("slowfast_8x8_r18")
+    assert report["parameters"] == sum(p.numel() for p in model.parameters())
+    atfr.adapt_(model, after="res2")
+    assert report["sgs_parameters"] == sum(p.numel() for p in model.parameters()) - report["parameters"]
+    cost = atfr.clip_cost(model, (3, 16, 64, 64))
+    assert report["static_gflops"] == cost.static / 1e9
+    assert report["gflops_by_share"] == [
+        {
+            "share": slow / 4,
+            "active_bins": {"res2.slow": slow, "res2.fast": 4 * slow},
+            "gflops": cost.adaptive[slow, 4 * slow] / 1e9,
+        }
+        for slow in (1, 2, 3, 4)
+    ]
+    assert main(["cost", *options]) == 0
+    out = capsys.readouterr().out
+    assert max(cell_len(line) for line in out.splitlines()) <= 80
+    rows = [line.split() for line in out.splitlines()]
+    assert ["res2.slow", "res2.fast", "GFLOPs", "of", "static"] in rows
+    for row in report["gflops_by_share"]:
+        share_of_static = f"{100 * row['gflops'] / report['static_gflops']:.1f}"
+        assert [*map(str, row["active_bins"].values()), f"{row['gflops']:.4g}", share_of_static, "%"] in rows
+
+
+def test_one_site_has_the_same_figures_by_active_bins_and_by_share(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(capsys, *SMALL, "--num_bins", "3")
+    by_share = {str(row["active_bins"]["res2"]): row["gflops"] for row in report["gflops_by_share"]}
+    assert by_share == report["adaptive_gflops"]
+    assert [row["share"] for row in report["gflops_by_share"]] == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("options", "after", "kept"),
+    [
+        (["--after", "[res2,res4]"], ["res2", "res4"], [(1, 1), (2, 2), (3, 3), (4, 4)]),
+        (["--sampler", "uniform", "--active_bins", "2.5"], "res2", [(2,), (3,)]),
+        (["--after", "[res2,res3]", "--sampler", "average", "--active_bins", "[3,2]"], ["res2", "res3"], [(3, 2)]),
+        (["--similarity", "angular", "--embedding_dim", "3", "--num_bins", "[1,3]"], "res2", [(1,), (2,), (3,)]),
+        (["--temporal_block", "2"], "res2", [(2,), (3,), (4,)]),
+        (["--sampler", "attention"], "res2", []),
+        (["--after", "none"], None, []),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and str(value[:1]).startswith("['--") else "",
+)
+def test_options_of_sgs(
+    options: list[str], after: object, kept: list[tuple[int, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = report_of(capsys, *SMALL, *options)
+    assert report["after"] == after
+    assert [tuple(row["active_bins"].values()) for row in report["gflops_by_share"]] == kept
+    static = report_of(capsys, *SMALL, "--after", "none")
+    assert report["parameters"] == static["parameters"]
+    if "attention" in options:
+        assert report["sampler"] == "attention"
+        assert report["static_gflops"] > static["static_gflops"]
+        assert report["sgs_parameters"] > 0
+    else:
+        assert report["static_gflops"] == static["static_gflops"]
+
+
+def test_lists_in_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*SMALL, "--after", "[res2,res4]", "--num_bins", "2", "--temporal_block", "[4,2]"]
+    expected = report_of(capsys, *options)
+    assert main(["cost", *options, "--print_config"]) == 0
+    config = tmp_path / "cost.yaml"
+    config.write_text(capsys.readouterr().out)
+    assert report_of(capsys, "resnet3d_18", "--config", str(config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["{checkpoint}", "--after", "res3"], "has its own; leave out --after"),
+        (["{checkpoint}", "--after", "none", "--num_classes", "3"], "leave out --after, --num_classes"),
+        (["{checkpoint}", "--sampler", "uniform", "--active_bins", "2"], "leave out --sampler, --active_bins"),
+        (["{checkpoint}", "--similarity", "angular"], "leave out --similarity"),
+        (["{checkpoint}", "--num_bins", "[2,2]"], "has 1 coordinates"),
+        (["x3d_xs", "--after", "none", "--num_bins", "2"], "--after none leaves SGS out; leave out --num_bins"),
+        (["x3d_xs", "--after", "[res2,res2]"], "twice"),
+        (["x3d_xs", "--sampler", "uniform"], "needs active_bins"),
+        (["x3d_xs", "--num_classes", "0"], "num_classes must be"),
+        (["--frames", "8"], "expected MODEL"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    options: list[str], message: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cost", *(option.format(checkpoint=checkpoint) for option in options)]) == 2
+    assert message in error_of(capsys)
+
+
+def test_a_checkpoint_takes_bins_and_a_clip_shape(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(capsys, str(checkpoint), "--num_bins", "3", "--frames", "6")
+    assert report["clip_shape"] == [3, 6, 32, 32]
+    assert list(report["adaptive_gflops"]) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (
+            ["--after", "[res2,res4]", "--similarity", "spherical", "--embedding_dim", "3", "--num_bins", "[2,2,2]"],
+            {"coordinates": "spherical", "num_bins": (2, 2, 2)},
+        ),
+        (["--temporal_block", "4"], {"temporal_block": 4, "coordinates": "magnitude"}),
+        (["--sampler", "random", "--active_bins", "2.5"], {"sampler": "random", "active_bins": 2.5}),
+    ],
+    ids=["several", "block", "random"],
+)
+def test_train_puts_in_what_it_is_told(
+    options: list[str], settings: dict, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", "1", *options, "--json"]) == 0
+    model, _ = load_checkpoint(out)
+    layers = [model.res2.sgs, model.res4.sgs] if "--after" in options else [model.res2.sgs]
+    for layer in layers:
+        assert {name: getattr(layer, name) for name in settings} == settings
+    assert "sgs" not in dict(model.res3.named_children())
+    assert capsys.readouterr().err == ""
+
+
+def test_slowfast_from_training_to_prediction(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    options = ["--data", str(data), "--out", str(out), *QUICK, "--epochs", "1", "--model", "slowfast_8x8_r18"]
+    assert main(["train", *options, "--temporal_block", "[4,2]", "--json"]) == 0
+    capsys.readouterr()
+    model, _ = load_checkpoint(out)
+    fast, slow = (model.get_submodule(path).sgs for path in model.stage_paths["res2"])
+    assert (fast.temporal_block, slow.temporal_block) == (4, 2)
+    assert main(["test", "--checkpoint", str(out), "--data", str(data), "--views", "1x1", "--json"]) == 0
+    tested = json.loads(capsys.readouterr().out)["videos"]
+    costs = {row["gflops"] for row in report_of(capsys, str(out))["gflops_by_share"]}
+    for video in tested:
+        assert main(["predict", video["path"], "--checkpoint", str(out), "--views", "1x1", "--json"]) == 0
+        (prediction,) = json.loads(capsys.readouterr().out)
+        assert prediction["active_bins"] == video["active_bins"]
+        assert min(costs) <= prediction["gflops"] <= max(costs)
+        assert all(3 <= bins <= 10 for bins in prediction["active_bins"])  # of 8 fast and 2 slow maps together
