@@ -273,6 +273,14 @@ def test_tracing_is_refused() -> None:
         torch.jit.trace(model, varied_clips())
 
 
+def test_a_network_without_a_head_gives_packed_clips() -> None:
+    model = nn.Sequential(nn.Conv3d(3, 6, 1), nn.Conv3d(6, 4, 1))
+    atfr.adapt_(model, after="0")
+    with atfr.record(model) as trace:
+        features = model(varied_clips())
+    assert list(features.lengths) == trace.active_bins.tolist()
+
+
 def test_full_backward_hooks_see_packed_clips() -> None:
     model = Network()
     atfr.adapt_(model, after="stem")

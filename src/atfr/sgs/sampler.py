@@ -87,8 +87,8 @@ class TemporalSampler(nn.Module, ABC):
 
 def merged(
     features: Float[Tensor, "N C T H W"], weights: Float[Tensor, "N T"], slots: Int[Tensor, "N T"], layout: ClipLayout
-) -> PackedClips | Float[Tensor, "1 C A H W"]:
-    """Return the output maps of a sampling: packed, or inside torch.export a single clip's as a plain tensor."""
+) -> PackedClips:
+    """Return the output maps of a sampling: packed, but inside torch.export a single clip's as a plain tensor."""
     if not torch.compiler.is_exporting():
         return PackedClips(aggregate(features, weights, slots, layout.total), layout)
     if len(layout) != 1:
@@ -99,7 +99,7 @@ def merged(
     active_bins = layout.lengths[0]  # a symbol: the exported network finds it for each clip
     torch._check(active_bins >= 1)
     torch._check(active_bins <= features.shape[2])
-    return aggregate(features, weights, slots, active_bins)
+    return aggregate(features, weights, slots, active_bins)  # type: ignore[return-value]
 
 
 def check_features(features: Tensor, channels: int) -> None:
