@@ -1,10 +1,11 @@
 """What commands share: reading data and checkpoints, tables and JSON on stdout, progress and warnings on stderr."""
 
+import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ def read_data(data: Path, labels: Sequence[str] | None = None, test_fold: int | 
     return read_folder(data, labels=labels)
 
 
-def load(checkpoint: Path, device: str, num_bins: int | None = None) -> "tuple[VideoModel, Task]":
+def load(checkpoint: Path, device: str, num_bins: int | list[int] | None = None) -> "tuple[VideoModel, Task]":
     """Read a checkpoint folder, on its device, with another number of bins if one is given."""
     with busy("loading the network"):
         import torch
@@ -52,6 +53,14 @@ def load(checkpoint: Path, device: str, num_bins: int | None = None) -> "tuple[V
             return model.to(device), task
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def refuse(command: Callable[..., None], options: Mapping[str, Any], because: str) -> None:
+    """Raise an InputError where an option of a command is not at its default."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    if given := [name for name, value in options.items() if value != defaults[name.lower()]]:
+        names = ", ".join(name if name.isupper() else f"--{name}" for name in given)
+        raise InputError(f"{because}; leave out {names}")
 
 
 def parse_views(views: str) -> tuple[int, int]:

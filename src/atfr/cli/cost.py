@@ -1,6 +1,5 @@
 """`atfr cost`: what one clip costs in a network, by its number of active bins, and the paper's figures beside ours."""
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,7 +57,7 @@ def cost(
     options |= {"temporal_block": temporal_block, "sampler": sampler, "active_bins": active_bins}
     named = {"after": after, "num_classes": num_classes, "frames": frames, "size": size, **options}
     if paper:
-        refuse(named | {"MODEL": model}, "--paper compares networks of its own at the paper's sizes")
+        common.refuse(cost, named | {"MODEL": model}, "--paper compares networks of its own at the paper's sizes")
         print_paper(as_json=json)
         return
     if model is None:
@@ -68,7 +67,9 @@ def cost(
         from atfr.paper.shares import Sites, by_share
 
         if Path(model).is_dir():
-            refuse(named | {"num_bins": None, "frames": None, "size": None}, f"the checkpoint '{model}' has its own")
+            common.refuse(
+                cost, named | {"num_bins": None, "frames": None, "size": None}, f"the checkpoint '{model}' has its own"
+            )
             network, shape = read(Path(model), num_bins)
         else:
             network = make(
@@ -102,15 +103,6 @@ def cost(
         print_cost(report)
 
 
-def refuse(options: dict[str, Any], because: str) -> None:
-    """Raise an InputError where an option is not at its default."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(cost).parameters.items()}
-    given = [name for name, value in options.items() if value != defaults[name.lower()]]
-    if given:
-        names = ", ".join(name if name.isupper() else f"--{name}" for name in given)
-        raise InputError(f"{because}; leave out {names}")
-
-
 def read(folder: Path, num_bins: int | list[int] | None) -> "tuple[VideoModel, tuple[int, ...]]":
     """Return the network of a checkpoint folder, with another number of bins if one is given, and its clip shape."""
     import atfr
@@ -132,7 +124,7 @@ def make(name: str, after: str | list[str], options: dict[str, Any], num_classes
     with torch.device("meta"):
         network = atfr.create_model(name, num_classes=num_classes)
     if after == "none":
-        refuse(options, "--after none leaves SGS out")
+        common.refuse(cost, options, "--after none leaves SGS out")
     else:
         atfr.adapt_(network, after, **options)
     return network

@@ -15,7 +15,7 @@ def predict(
     *,
     checkpoint: Path,
     views: str = "1x1",
-    num_bins: int | None = None,
+    num_bins: int | list[int] | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",

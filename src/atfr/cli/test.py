@@ -16,7 +16,7 @@ def test(
     data: Path,
     views: str = "10x3",
     test_fold: int | None = None,
-    num_bins: int | None = None,
+    num_bins: int | list[int] | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",

@@ -83,6 +83,9 @@ def train(
         trainer: Options of lightning.Trainer.
         json: Print JSON instead of a table.
     """
+    options: dict[str, Any] = {"num_bins": num_bins, "kernel": kernel, "embedding_dim": embedding_dim}
+    options |= {"top_edge": top_edge, "order": order, "similarity": similarity, "temporal_block": temporal_block}
+    options |= {"sampler": sampler, "active_bins": active_bins}
     splits = common.read_data(data, test_fold=test_fold)
     with output_folder(out, resume):
         with common.busy("starting"):
@@ -94,20 +97,10 @@ def train(
 
             torch.manual_seed(seed)
             network = atfr.create_model(model, num_classes=len(splits["train"].labels))
-            if after != "none":
-                atfr.adapt_(
-                    network,
-                    after,
-                    num_bins,
-                    kernel,
-                    embedding_dim,
-                    top_edge,
-                    order,
-                    similarity=similarity,
-                    temporal_block=temporal_block,
-                    sampler=sampler,
-                    active_bins=active_bins,
-                )
+            if after == "none":
+                common.refuse(train, options, "--after none leaves SGS out")
+            else:
+                atfr.adapt_(network, after, **options)
             started = None if init is None or resume else atfr.load_weights(network, init)
         if started is not None:
             fresh = (*started.reinitialised, *started.new)

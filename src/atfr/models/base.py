@@ -166,7 +166,7 @@ def load(classes: Mapping[str, type[M]], source: str | Path, **hub_options: Any)
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The part of an error message that names what was not known, what is close to it, and what there is."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     return f"{kind} {name!r}{hint}, expected one of: {', '.join(names)}"
 
