@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atfr.models import create_model as create_model
     from atfr.models import from_pretrained as from_pretrained
     from atfr.models import list_models as list_models
+    from atfr.models.inflate import inflate as inflate
     from atfr.models.weights import load_weights as load_weights
     from atfr.ragged import PackedClips as PackedClips
     from atfr.sgs import SimilarityGuidedSampling as SimilarityGuidedSampling
@@ -28,6 +29,7 @@ _HOMES = {
     "clip_cost": "cost",
     "create_model": "models",
     "from_pretrained": "models",
+    "inflate": "models.inflate",
     "list_models": "models",
     "load_weights": "models.weights",
     "record": "trace",

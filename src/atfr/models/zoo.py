@@ -8,6 +8,7 @@ from typing import Any
 
 from atfr.errors import InputError
 from atfr.models.base import VideoModel, load, unknown_name
+from atfr.models.efficientnet import InflatedEfficientNet
 from atfr.models.i3d import I3D
 from atfr.models.r2plus1d import R2Plus1D18, R2Plus1D50
 from atfr.models.resnet3d import ResNet3D
@@ -15,7 +16,11 @@ from atfr.models.slowfast import SlowFast
 from atfr.models.x3d import X3D
 
 MODELS: Mapping[str, type[VideoModel]] = MappingProxyType(
-    {name: network for network in (ResNet3D, X3D, R2Plus1D18, R2Plus1D50, I3D, SlowFast) for name in network.variants}
+    {
+        name: network
+        for network in (ResNet3D, X3D, R2Plus1D18, R2Plus1D50, I3D, SlowFast, InflatedEfficientNet)
+        for name in network.variants
+    }
 )
 """The class of each model name."""
 
@@ -26,14 +31,15 @@ def list_models() -> list[str]:
 
 
 def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoModel:
-    """A new network with random weights, in training mode; its natural input is ``model.clip_shape``.
+    """A new network in training mode, with random weights unless ``pretrained``; its natural input is its `clip_shape`.
 
     Args:
         name: One of `list_models`.
         num_classes: Classes K of the logits.
         arguments: What else the network's class takes. All take ``dropout``: probability with which a pooled feature is
-            dropped in training (when not given 0 in 3DResNet and R(2+1)D-18, 0.5 in the others). R(2+1)D takes
-            ``temporal_strides``, those of res2 to res5.
+            dropped in training (when not given 0 in 3DResNet and R(2+1)D-18, 0.2 in EfficientNet, 0.5 in the others).
+            R(2+1)D takes ``temporal_strides``, those of res2 to res5; EfficientNet takes ``pretrained``, which starts
+            it with ImageNet weights.
 
     Raises:
         InputError: Unknown name (close ones are suggested) or argument, or a value out of range.
