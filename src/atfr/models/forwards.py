@@ -6,6 +6,7 @@ N C T H W, so an operation suits both where it names the channels as axis 1 and 
 
 import functools
 import inspect
+import math
 import operator
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -48,7 +49,7 @@ class ClipForward:
 @functools.cache
 def compiled(source: str) -> FunctionType:
     """The function of a source that torch.fx wrote of operations on the lists here."""
-    names: dict[str, Any] = {"torch": torch}
+    names: dict[str, Any] = {"torch": torch, "inf": math.inf}
     exec(source, names)
     return names["forward"]
 
@@ -104,6 +105,7 @@ def for_clips(node: fx.Node, module: nn.Module, name: str) -> bool:
     Raises:
         InputError: It is not known to be right on clips.
     """
+    node.type = None  # an annotation would be looked up when the source runs
     if node.op in ("placeholder", "output", "call_module"):
         return False
     if node.op == "get_attr":

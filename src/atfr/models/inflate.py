@@ -182,7 +182,7 @@ def inflate(
     if not isinstance(image_model, nn.Module):
         raise InputError(f"inflate takes an image network, an nn.Module, got {type(image_model).__name__}")
     if init not in get_args(Init):
-        raise InputError(f"{unknown_name('init', str(init), get_args(Init))}")
+        raise InputError(f"unknown {unknown_name('init', str(init), get_args(Init))}")
     twin = on_meta(image_model)
     changes = {path: change for path, module in twin.named_modules() if (change := change_of(module, path))}
     kernels, strides = dict(temporal_kernel or {}), dict(temporal_stride or {})
@@ -276,12 +276,13 @@ def has_stride(module: nn.Module) -> bool:
 
 def check_sizes(argument: str, sizes: Mapping[str, int], paths: list[str]) -> None:
     """Refuse paths where there is nothing to inflate, and sizes out of range."""
-    kind = "odd number" if argument == "temporal_kernel" else "whole number"
+    odd = argument == "temporal_kernel"
     for path, size in sizes.items():
         if path not in paths:
             raise InputError(f"{argument}: unknown {unknown_name('path', path, paths)}")
-        if type(size) is not int or size < 1 or (kind == "odd number" and size % 2 == 0):
-            raise InputError(f"{argument} must be an {kind} of 1 or more for each path, got {size!r} for {path!r}")
+        if type(size) is not int or size < 1 or (odd and size % 2 == 0):
+            kind = "an odd" if odd else "a whole"
+            raise InputError(f"{argument} must be {kind} number of 1 or more for each path, got {size!r} for {path!r}")
 
 
 def with_time(time: int, space: Any) -> tuple[int, int, int]:
