@@ -47,6 +47,7 @@ WEIGHTS = {
     "slowfast_8x8_r50": f"PyTorchVideo `SLOWFAST_8x8_R50.pyth`, {TRAINING}",
     "slowfast_8x8_r101_nl": TRAINING,
     "slowfast_16x8_r101_nl": TRAINING,
+    "i3d_efficientnet_lite0": "ImageNet's, see [pretrained.md](pretrained.md)",
 }
 
 

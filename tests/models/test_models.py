@@ -14,6 +14,7 @@ from atfr.errors import InputError
 from atfr.models import (
     I3D,
     X3D,
+    InflatedEfficientNet,
     R2Plus1D18,
     R2Plus1D50,
     ResNet3D,
@@ -54,6 +55,7 @@ CLASSES = {
     "slowfast_8x8_r50": SlowFast,
     "slowfast_8x8_r101_nl": SlowFast,
     "slowfast_16x8_r101_nl": SlowFast,
+    "i3d_efficientnet_lite0": InflatedEfficientNet,
 }
 
 
