@@ -150,8 +150,9 @@ def inflate(
 ) -> nn.Module:
     """Make a video network of an image network; on a clip of one image repeated it gives that image's logits.
 
-    The image network stays as it was. Names of modules and tensors are the same in both. Pools of a fixed output size
-    and means over height and width (also those of squeeze-and-excitation) go over all of a clip's time.
+    The image network stays as it was. Names of modules and tensors are the same in both. What goes over all of height
+    and width goes over all of a clip's time too: pools of a fixed output size, the means of squeeze-and-excitation, the
+    statistics of group and instance norms.
 
     Args:
         image_model: takes images N x C x H x W and gives logits N x K.
@@ -225,6 +226,8 @@ def change_of(module: nn.Module, path: str) -> Change | None:
     if isinstance(module, nn.Conv2d) and (cls.forward is nn.Conv2d.forward or is_named(module, "timm", "Conv2dSame")):
         if list(module.children()) or hooks_of(module):
             raise InputError(f"cannot inflate {name}: its kernel is made by a hook or a parametrisation; remove that")
+        if module.padding == "same" and module.padding_mode != "zeros":
+            raise InputError(f"cannot inflate {name}: padding 'same' with {module.padding_mode!r}; give it in numbers")
         return inflated_conv
     if cls in POOLS:
         sizes = getattr(module, "output_size", 1)
@@ -237,8 +240,9 @@ def change_of(module: nn.Module, path: str) -> Change | None:
         return inflated_drop
     if home == "torch":
         known = cls.forward in [container.forward for container in CONTAINERS] or cls.__name__ in ANY_AXES
-        flattens = not isinstance(module, nn.Flatten) or (module.start_dim, module.end_dim) == (1, -1)
-        if not known or not flattens:
+        if isinstance(module, nn.Flatten | nn.Softmax | nn.LogSoftmax):  # axes other than that of channels move
+            known = (module.start_dim, module.end_dim) == (1, -1) if isinstance(module, nn.Flatten) else module.dim == 1
+        if not known:
             raise InputError(f"cannot inflate {name}: no form of it for clips is known; exchange it for one that has")
         return None
     if cls.forward in [container.forward for container in CONTAINERS] or is_named(module, "timm", "Linear"):
@@ -298,8 +302,6 @@ def inflated_conv(conv: nn.Module, kernel: int, stride: int, init: Init) -> nn.C
     spatial = (0, 0) if same or conv.padding == "valid" else conv.padding
     hold = kernel // 2 if init == "average" else 0
     options: dict[str, Any] = {"same": same, "hold": hold} if same or hold else {}
-    if same and conv.padding_mode != "zeros":
-        raise InputError(f"cannot inflate {conv}: padding 'same' is known with zeros only")
     new = (ClipConv3d if options else nn.Conv3d)(
         conv.in_channels,
         conv.out_channels,
