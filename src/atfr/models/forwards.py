@@ -23,13 +23,6 @@ POINTWISE = """add add_ sub sub_ mul mul_ div div_ neg relu relu_ relu6 leaky_re
 OPERATORS = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, operator.neg}
 ALONG = {"cat": 1, "concat": 1, "chunk": 2, "split": 2, "softmax": 1, "log_softmax": 1}
 """Operations along one axis, which must be that of channels, with the place of that argument."""
-    "cat": 1,
-    "concat": 1,
-    "chunk": 2,
-    "split": 2,
-    "softmax": 1,
-    "log_softmax": 1,
-}  # where they name their axis: it must be that of channels
 OVER_SPACE = "mean amax amin".split()
 WINDOWS: dict[Any, Any] = {F.max_pool2d: F.max_pool3d, F.avg_pool2d: F.avg_pool3d}
 ADAPTIVE: dict[Any, Any] = {F.adaptive_avg_pool2d: F.adaptive_avg_pool3d, F.adaptive_max_pool2d: F.adaptive_max_pool3d}
