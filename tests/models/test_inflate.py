@@ -249,6 +249,19 @@ def test_operations_of_forwards_are_carried() -> None:
         torch.testing.assert_close(network(clips), image(images), rtol=1e-9, atol=1e-12)
 
 
+class DiffersInTraining(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x.mean((2, 3), keepdim=True), 0.5, self.training)
+
+
+def test_a_forward_that_differs_in_training_still_does() -> None:
+    network = copy.deepcopy(inflate(nn.Sequential(DiffersInTraining())))
+    ones = torch.ones(1, 64, 3, 4, 4)
+    assert network(ones).unique().tolist() == [0, 2]
+    assert network.eval()(ones).unique().tolist() == [1]
+    assert network.train()(ones).unique().tolist() == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation"), [(7, 3, 2, 1), (8, 3, 2, 1), (9, 5, 2, 2), (8, 2, 1, 1), (4, 1, 3, 1)]
 )
@@ -308,11 +321,6 @@ class DependsOnSize(nn.Module):
         return x if x.shape[2] > 8 else x.relu()
 
 
-class DiffersInTraining(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x.mean((2, 3), keepdim=True), 0.5, self.training)
-
-
 REFUSED: list[tuple[nn.Module, str]] = [
     (nn.ConvTranspose2d(3, 3, 2), r"'at' \(ConvTranspose2d\): no form of it for clips"),
     (nn.Upsample(scale_factor=2), r"'at' \(Upsample\)"),
@@ -326,7 +334,6 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), r"'at' \(ParametrizedConv2d\): its kernel is made by"),
     (nn.Sequential(Scaled()), r"'at\.0' \(Scaled\): its forward uses its own tensor 'scale'"),
     (DependsOnSize(), r"'at' \(DependsOnSize\): torch\.fx cannot read its forward"),
-    (DiffersInTraining(), r"'at' \(DiffersInTraining\): .*differs in training"),
     *[
         (Does(operation), rf"'at' \(Does\): its forward has the operation '{name}'")
         for name, operation in {

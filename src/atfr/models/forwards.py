@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import operator
+from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -28,23 +29,34 @@ WINDOWS: dict[Any, Any] = {F.max_pool2d: F.max_pool3d, F.avg_pool2d: F.avg_pool3
 ADAPTIVE: dict[Any, Any] = {F.adaptive_avg_pool2d: F.adaptive_avg_pool3d, F.adaptive_max_pool2d: F.adaptive_max_pool3d}
 
 
+@dataclass
 class ClipForward:
-    """Stands in for a module's forward, with the source that torch.fx wrote; is pickled and copied with the module."""
+    """Stands in for a module's forward; is pickled and copied with the module.
 
-    def __init__(self, module: nn.Module, source: str) -> None:
-        self.module, self.source = module, source
+    Attributes:
+        module: The module.
+        sources: What torch.fx wrote, for training (True) and evaluation.
+    """
+
+    module: nn.Module
+    sources: dict[bool, str]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it."""
-        return compiled(self.source)(self.module, *args, **kwargs)
+        return self.function(self.module, *args, **kwargs)
+
+    @property
+    def function(self) -> FunctionType:
+        """The function for the mode that the module is in."""
+        return compiled(self.sources[self.module.training])
 
     @property
     def __code__(self) -> CodeType:  # torch.export asks, as for a function
-        return compiled(self.source).__code__
+        return self.function.__code__
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(MethodType(compiled(self.source), self.module))
+        return inspect.signature(MethodType(self.function, self.module))
 
 
 @functools.cache
@@ -63,8 +75,8 @@ class OneLevel(fx.Tracer):
         return True
 
 
-def forward_for_clips(module: nn.Module, name: str) -> str | None:
-    """The source of a module's forward for clips, or None where its own serves clips as well.
+def forward_for_clips(module: nn.Module, name: str) -> dict[bool, str] | None:
+    """The sources of a module's forward for clips, or None where its own serves clips as well.
 
     Args:
         module: One that may be changed: it is traced in training and in evaluation.
@@ -73,7 +85,7 @@ def forward_for_clips(module: nn.Module, name: str) -> str | None:
     Raises:
         InputError: The forward cannot be traced, or has an operation that is not on the list.
     """
-    graphs, exchanged = {}, False
+    sources, exchanged = {}, False
     for mode in (True, False):
         module.training = mode
         try:
@@ -85,12 +97,8 @@ def forward_for_clips(module: nn.Module, name: str) -> str | None:
                 " may not depend on sizes or numbers"
             ) from error
         exchanged = sum([for_clips(node, module, name) for node in graph.nodes]) > 0 or exchanged
-        graphs[mode] = graph.python_code("self").src
-    if not exchanged:
-        return None
-    if graphs[True] != graphs[False]:
-        raise InputError(f"cannot inflate {name}: its forward names axes of images and differs in training; split it")
-    return graphs[True]
+        sources[mode] = graph.python_code("self").src
+    return sources if exchanged else None
 
 
 def defaults(module: nn.Module) -> dict[str, Any]:

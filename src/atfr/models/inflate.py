@@ -247,12 +247,12 @@ def change_of(module: nn.Module, path: str) -> Change | None:
         return None
     if cls.forward in [container.forward for container in CONTAINERS] or is_named(module, "timm", "Linear"):
         return None
-    source = forward_for_clips(module, name)
-    if source is None:
+    sources = forward_for_clips(module, name)
+    if sources is None:
         return None
 
     def rewritten(old: nn.Module, *_: Any) -> nn.Module:
-        old.forward = ClipForward(old, source)
+        old.forward = ClipForward(old, sources)
         return old
 
     return rewritten
