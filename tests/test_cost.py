@@ -117,3 +117,17 @@ def test_counts_the_same_in_inference_mode() -> None:
     cost = atfr.clip_cost(model, (3, 4, 32, 32))
     with torch.inference_mode():
         assert atfr.clip_cost(model, (3, 4, 32, 32)) == cost
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_networks_of_other_types_are_counted(dtype: torch.dtype) -> None:
+    model = atfr.create_model("x3d_xs", num_classes=3)
+    static = atfr.clip_cost(model, (3, 4, 32, 32)).static
+    assert atfr.clip_cost(model.to(dtype), (3, 4, 32, 32)).static == static
+
+
+def test_the_clip_of_the_design_is_the_default() -> None:
+    model = atfr.create_model("x3d_xs", num_classes=3)
+    assert atfr.clip_cost(model).static == atfr.clip_cost(model, model.clip_shape).static
+    with pytest.raises(InputError, match="C, T, H, W, got 3"):
+        atfr.clip_cost(model, 3)  # type: ignore[arg-type]

@@ -273,6 +273,68 @@ def test_tracing_is_refused() -> None:
         torch.jit.trace(model, varied_clips())
 
 
+class Strict(Network):
+    """Takes its own number of frames only, and says no more than that."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        features = self.stem(clips)
+        assert clips.shape[2] == 7
+        return self.flat(torch.cat([features, features], dim=1).mean(dim=(2, 3, 4)))
+
+
+def test_a_network_that_no_trial_clip_fits_is_adapted_with_a_warning() -> None:
+    model = Strict()
+    with pytest.warns(UserWarning, match=r"could not try whether Strict works .* example="):
+        assert not atfr.adapt_(model, after="stem").tried
+    atfr.restore_(model)
+    assert atfr.adapt_(model, after="stem", example=varied_clips()).tried
+
+
+def test_an_example_is_not_spoilt_by_a_network_that_overwrites_it() -> None:
+    class Overwrites(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+        def forward(self, pathways: list[Tensor]) -> Tensor:
+            pathways[0] = pathways[0] + pathways.pop()
+            return self.network(pathways[0])
+
+    example = [varied_clips(), varied_clips()]
+    model = Overwrites()
+    assert atfr.adapt_(model, after="network.stem", example=example).tried
+    assert len(example) == 2
+    assert atfr.clip_cost(model, example=[clips[:1] for clips in example]).sites == ("network.stem",)
+
+
+def test_what_fails_in_training_only_is_refused_too() -> None:
+    class Drops(Network):
+        def forward(self, clips: Tensor) -> Tensor:
+            features = self.block(self.stem(clips))
+            if self.training:
+                features = features * torch.rand(features.shape[0], 1, 1, 1, 1)
+            return self.flat(torch.cat([features, features], dim=1).mean(dim=(2, 3, 4)))
+
+    model = Drops()
+    with pytest.raises(AdaptError, match="cannot work in training"):
+        atfr.adapt_(model, after="stem")
+
+
+def test_a_list_of_modules_is_no_place() -> None:
+    class Listed(Network):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({"block": self.block})
+
+        def forward(self, clips: Tensor) -> Tensor:
+            return self.parts["block"](self.stem(clips)).mean((2, 3, 4))
+
+    with pytest.raises(AdaptError, match="a list of modules"):
+        atfr.adapt_(Listed(), after="parts")
+    with pytest.raises(AdaptError, match="names of stages"):
+        atfr.adapt_(Network(), after=2)  # type: ignore[arg-type]
+
+
 def test_a_network_without_a_head_gives_packed_clips() -> None:
     model = nn.Sequential(nn.Conv3d(3, 6, 1), nn.Conv3d(6, 4, 1))
     atfr.adapt_(model, after="0")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -75,18 +75,19 @@ class _MultiplyAdds(TorchDispatchMode):
 class _Counter:
     """Counts one network at one clip shape, for any numbers of maps that its samplers keep."""
 
-    def __init__(self, model: nn.Module, clip_shape: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, clip: Any) -> None:
         self.network = on_meta(model)
         self.stand_ins: dict[str, StandIn] = put_stand_ins(self.network)
-        self.clip_shape = tuple(clip_shape)
+        self.clip = torch.utils._pytree.tree_map_only(Tensor, lambda x: x.to("meta"), clip)
 
     def __call__(self, kept: Sequence[int | None]) -> int:
         """Return the multiply-adds with so many maps kept at each site; None passes all on, without the work."""
         for stand_in, active_bins in zip(self.stand_ins.values(), kept, strict=True):
             stand_in.keep = None if active_bins is None else (active_bins,)
         counter = _MultiplyAdds()
+        clip = torch.utils._pytree.tree_map(lambda leaf: leaf, self.clip)  # PyTorchVideo's SlowFast overwrites its list
         with torch.no_grad(), counter:
-            self.network(torch.empty(1, *self.clip_shape, device="meta"))
+            self.network(clip)
         return counter.total + sum(stand_in.merging for stand_in in self.stand_ins.values())
 
 
@@ -108,8 +109,12 @@ class _WhenAsked(dict[ActiveBins, int]):
         return counted
 
 
-def clip_cost(model: nn.Module, clip_shape: Sequence[int]) -> ClipCost:
+def clip_cost(model: nn.Module, clip_shape: Sequence[int] | None = None, *, example: Any = None) -> ClipCost:
     """Count the multiply-adds of a network for one clip of C x T x H x W.
+
+    Args:
+        clip_shape: C, T, H, W; by default the one that a network of atfr is made for.
+        example: instead of it, an input of one clip for a network that takes anything else than clips.
 
     Raises:
         InputError: the clip shape is not C x T x H x W.
@@ -120,9 +125,13 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int]) -> ClipCost:
         >>> f"{cost.static / 1e9:.2f} GFLOPs (multiply-adds)"
         '1.96 GFLOPs (multiply-adds)'
     """
-    if len(clip_shape) != 4 or min(clip_shape) < 1:
-        raise InputError(f"clip_shape must be C, T, H, W, got {tuple(clip_shape)}")
-    count = _Counter(model, clip_shape)
+    if example is None:
+        clip_shape = getattr(model, "clip_shape", None) if clip_shape is None else clip_shape
+        if not isinstance(clip_shape, Sequence) or len(clip_shape) != 4 or min(clip_shape) < 1:
+            raise InputError(f"clip_shape must be C, T, H, W, got {clip_shape}")
+        like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+        example = torch.empty(1, *clip_shape, dtype=like.dtype, device="meta")
+    count = _Counter(model, example)
     sites = tuple(count.stand_ins)
     static = count([None] * len(sites))
     if len(sites) != 1:

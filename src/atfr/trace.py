@@ -83,7 +83,10 @@ class SamplingTrace:
 
 
 def site_names(model: nn.Module) -> dict[str, TemporalSampler]:
-    """Return the samplers of a network by site: the stage's name where the network names stages, else its path."""
+    """Return the samplers of a network by site: the stage's name where the network names stages, else its path.
+
+    Named stages come in the network's own order, which for SlowFast is fast, then slow; others in that of its modules.
+    """
     stages = {path: stage for stage, path in getattr(model, "stage_paths", {}).items() if isinstance(path, str)}
     sites = {}
     for path, module in model.named_modules():
@@ -91,7 +94,8 @@ def site_names(model: nn.Module) -> dict[str, TemporalSampler]:
             parent, _, own = path.rpartition(".")
             site = parent if own == CHILD and parent else path
             sites[stages.get(site, site)] = module
-    return sites
+    order = {stage: place for place, stage in enumerate(stages.values())}
+    return dict(sorted(sites.items(), key=lambda site: order.get(site[0], len(order))))
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def test_stages_are_named_fast_pathway_first(name: str) -> None:
     assert type(model) is SlowFast
     assert model.clip_shape == (3, 64 if "16x8" in name else 32, 224, 224)
     assert list(model.stage_paths)[:5] == STAGES
-    assert list(model.stage_paths)[5:] == [f"{stage}.{path}" for path in ("fast", "slow") for stage in STAGES]
+    assert list(model.stage_paths)[5:] == [f"{stage}.{path}" for stage in STAGES for path in ("fast", "slow")]
     for i, stage in enumerate(STAGES):
         fast, slow = model.stage_paths[stage]
         assert (fast, slow) == (model.stage_paths[f"{stage}.fast"], model.stage_paths[f"{stage}.slow"])

@@ -391,3 +391,11 @@ def test_only_networks_with_weights_are_taken(tmp_path: Path, model: VideoModel)
         atfr.load_weights("x3d_xs", tmp_path / "file.pt")
     with pytest.raises(InputError, match="meta device"):
         atfr.load_weights(model.to("meta"), tmp_path / "file.pt")
+
+
+def test_a_halved_file_whose_counters_are_floats(tmp_path: Path) -> None:
+    source, model = (atfr.create_model("x3d_xs", num_classes=3) for _ in range(2))
+    torch.save({name: tensor.half() for name, tensor in source.state_dict().items()}, tmp_path / "half.pth")
+    assert atfr.load_weights(model, tmp_path / "half.pth").misshapen == ()
+    assert torch.equal(model.blocks[5].proj.weight, source.blocks[5].proj.weight.half().float())
+    assert model.blocks[0].norm.num_batches_tracked.dtype == torch.int64

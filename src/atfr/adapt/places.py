@@ -26,7 +26,7 @@ def resolve(model: nn.Module, after: str | Sequence[str]) -> dict[str, str]:
     sites: dict[str, str] = {}
     for name in [after] if isinstance(after, str) else after:
         if name not in stages and name not in modules:
-            near = difflib.get_close_matches(name, [*stages, *modules], n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name, list(dict.fromkeys([*stages, *modules])), n=3, cutoff=0.5)
             known = ", ".join(stages) or ", ".join(child for child, _ in model.named_children())
             hint = f"; did you mean {', '.join(map(repr, near))}?" if near else f"; there are {known}"
             raise AdaptError(f"{type(model).__name__} has no stage or submodule {name!r}{hint}")

@@ -4,6 +4,7 @@ A layer is the child named `sgs` of its module. A plain `nn.Sequential` runs its
 any other module gets a forward hook that passes its output through its child.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +126,7 @@ def adapt_(
         >>> atfr.adapt_(model, after="res2").channels
         24
     """
-    names = [after] if isinstance(after, str) else after
+    names = list(after) if isinstance(after, Sequence) and not isinstance(after, str) else [after]
     if not isinstance(model, nn.Module) or not names or not all(isinstance(name, str) for name in names):
         raise AdaptError(f"adapt_ takes a network and the names of stages or submodules, got {type(model)}, {after!r}")
     refuse_wrapped(model)
@@ -135,6 +136,8 @@ def adapt_(
         )
     places = resolve(model, after)
     for path in places.values():
+        if isinstance(model.get_submodule(path), nn.ModuleList | nn.ModuleDict):
+            raise AdaptError(f"{path!r} is a list of modules, which a new child would join; name the module around it")
         if hasattr(model.get_submodule(path), CHILD):
             raise AdaptError(f"{path!r} has an attribute named {CHILD!r} of its own; choose another submodule")
     channels = output_channels(model, list(places.values()), example)
@@ -150,13 +153,22 @@ def adapt_(
         put_behind(model.get_submodule(path), layer, float_like(model))
     model.register_forward_hook(check_rows)
     try:
-        tried = try_packed(model, example)
-    except AdaptError:
+        unknown = try_packed(model, example)
+    except BaseException:
         restore_(model)
         raise
+    if unknown is not None:
+        warnings.warn(
+            f"adapt_ could not try whether {type(model).__name__} works behind SGS, with no trial clip or with "
+            f"example=: {unknown}. What does not work will raise at the first batch; an input that the network takes "
+            "tells now: adapt_(model, ..., example=x)",
+            stacklevel=2,
+        )
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     found = zip(places.items(), sizes, strict=True)
-    return AdaptReport(tuple(AdaptedSite(site, path, channels[path], size) for (site, path), size in found), tried)
+    return AdaptReport(
+        tuple(AdaptedSite(site, path, channels[path], size) for (site, path), size in found), unknown is None
+    )
 
 
 def one_each(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
@@ -217,16 +229,14 @@ def adaptation(model: nn.Module) -> dict[str, Any] | None:
     layers = {path: module.get_submodule(CHILD) for path, module in model.named_modules() if was_adapted(module)}
     if not layers:
         return None
-    sites = [stages.get(path, path) for path in layers]
-    settings = [layer.settings() for layer in layers.values()]
+    named = [path for path in stages if path in layers]
+    paths = named + [path for path in layers if path not in named]
+    sites = [stages.get(path, path) for path in paths]
+    settings = [layers[path].settings() for path in paths]
     if len(sites) == 1:
         return {"after": sites[0], **settings[0]}
-    own = {
-        name: [setting[name] for setting in settings]
-        for name in ("temporal_block", "active_bins")
-        if name in settings[0]
-    }
-    return {"after": sites, **settings[0], **own}
+    own = {name for each in settings for name in each} & {"temporal_block", "active_bins"}
+    return {"after": sites, **settings[0], **{name: [each.get(name) for each in settings] for name in sorted(own)}}
 
 
 def check_rows(model: nn.Module, args: Any, output: Any) -> None:

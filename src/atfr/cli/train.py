@@ -103,6 +103,12 @@ def train(
                 atfr.adapt_(network, after, **options)
             started = None if init is None or resume else atfr.load_weights(network, init)
         if started is not None:
+            made_for, reads = network.clip_shape[1:], (clip.frames, clip.size, clip.size)
+            if made_for != reads:
+                made, read = (" x ".join(map(str, shape)) for shape in (made_for, reads))
+                common.note(
+                    f"{model} was made for clips of {made}, this training reads {read}: --clip.frames, --clip.size"
+                )
             fresh = (*started.reinitialised, *started.new)
             common.note(
                 f"{started.loaded} tensors from {init} ({started.source})"

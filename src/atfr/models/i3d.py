@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.models.residual import Bottleneck, Head, Stage, Stem
+from atfr.ragged import PackedClips
 
 
 class HalveTime(nn.Module):
@@ -34,7 +35,8 @@ class HalveTime(nn.Module):
             first = 2 * torch.arange(torch.sym_max(frames // 2, 1), device=features.device)
             second = (first + 1).clamp(max=frames - 1)
             return torch.maximum(features.index_select(2, first), features.index_select(2, second))
-        return F.max_pool3d(features, (min(2, features.shape[2]), 1, 1), stride=(2, 1, 1))
+        window = 2 if isinstance(features, PackedClips) else min(2, features.shape[2])
+        return F.max_pool3d(features, (window, 1, 1), stride=(2, 1, 1))
 
 
 class I3D(VideoModel):

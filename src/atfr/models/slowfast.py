@@ -150,8 +150,11 @@ class SlowFast(VideoModel):
             stage: (f"blocks.{i}.multipathway_blocks.1", f"blocks.{i}.multipathway_blocks.0")
             for i, stage in enumerate(STAGES)
         }
-        | {f"{stage}.fast": f"blocks.{i}.multipathway_blocks.1" for i, stage in enumerate(STAGES)}
-        | {f"{stage}.slow": f"blocks.{i}.multipathway_blocks.0" for i, stage in enumerate(STAGES)}
+        | {
+            f"{stage}.{pathway}": f"blocks.{i}.multipathway_blocks.{j}"
+            for i, stage in enumerate(STAGES)
+            for pathway, j in (("fast", 1), ("slow", 0))
+        }
     )
 
     def __init__(self, name: str = "slowfast_4x16_r50", num_classes: int = 400, dropout: float = 0.5) -> None:

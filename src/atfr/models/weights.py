@@ -164,7 +164,7 @@ def read_torch(path: Path) -> Any:
         reason = checkpoint.first_line(error)
         if "TorchScript" in reason:
             raise CheckpointError(f"'{path}' is a TorchScript program, which is not opened; {REMEDY}") from error
-        raise CheckpointError(f"'{path}' is damaged or no file of torch.save: {reason[:120]}") from error
+        raise CheckpointError(f"'{path}' is damaged or no file of torch.save: {reason.split('. ')[0][:200]}") from error
 
 
 def foreign_objects(path: Path, error: Exception) -> str:
@@ -223,7 +223,7 @@ def compare(weights: Weights, model: nn.Module) -> Comparison:
     translation = translate(weights.tensors, expected)
     tensors = translation.tensors
     new = new_tensors(model, expected, tensors)
-    misfits = [name for name in expected if name in tensors and form(tensors[name]) != form(expected[name])]
+    misfits = [name for name in expected if name in tensors and form(name, tensors[name]) != form(name, expected[name])]
     num_classes, reinitialised = None, []
     head = [f"{last_linear(model)}.{name}" for name in ("weight", "bias")]
     weight, own = tensors.get(head[0]), expected.get(head[0])
@@ -294,6 +294,6 @@ def check(report: LoadReport, model: nn.Module, path: str | Path, strict: bool) 
     raise CheckpointError(f"'{path}' ({report.source}) does not fit {name}: {'; '.join(found)}; {remedy}")
 
 
-def form(tensor: Tensor) -> tuple[bool, torch.Size]:
-    """What two tensors must have in common: whether they are floats, and the shape."""
-    return tensor.is_floating_point(), tensor.shape
+def form(name: str, tensor: Tensor) -> tuple[bool, torch.Size]:
+    """What two tensors must have in common: the shape, and whether they are floats (a halved counter may be)."""
+    return tensor.is_floating_point() and not name.endswith("num_batches_tracked"), tensor.shape

@@ -25,7 +25,7 @@ REARRANGED: dict[Any, Handler] = {}
 POINTWISE = """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish softplus
     hardswish hardsigmoid logsigmoid softsign hardshrink softshrink tanhshrink threshold threshold_ sigmoid sigmoid_
     tanh tanh_ neg abs exp log sqrt rsqrt square clamp clamp_ clamp_min clamp_max nan_to_num dropout clone detach
-    contiguous to float half double bfloat16 cpu cuda""".split()
+    contiguous to float half double bfloat16 cpu cuda zeros_like ones_like rand_like randn_like""".split()
 ARITHMETIC = """add add_ sub sub_ mul mul_ div div_ true_divide __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__
     __iadd__ __isub__ __imul__ __itruediv__ maximum minimum pow __rpow__""".split()
 METADATA = """size dim stride storage_offset numel nelement element_size is_contiguous is_floating_point is_complex
@@ -90,6 +90,14 @@ def view_as(func: Handler, clips: PackedClips, other: Tensor) -> PackedClips:
     return packed_like(without_override(func, clips, other), clips.clip_layout)
 
 
+def expand_as(func: Handler, value: Tensor, other: Tensor) -> PackedClips:
+    """Repeat each clip's row over its maps, as squeeze-and-excitation does before it multiplies."""
+    if not isinstance(other, PackedClips):
+        raise UnsupportedOperationError("operation 'expand_as' of packed clips to an ordinary tensor")
+    rows = without_override(spread(value, other, func).expand, 1, *other.shape[1:])
+    return packed_like(rows.contiguous(), other.clip_layout)
+
+
 def parametric_relu(func: Handler, clips: PackedClips, weight: Tensor) -> PackedClips:
     """Run PReLU: its slopes go with channels."""
     return packed_like(without_override(func, clips, weight), clips.clip_layout)
@@ -115,6 +123,8 @@ def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
     A plain tensor of N rows and one map in time (what pooling over time gives) is repeated over each clip's maps.
     """
     if isinstance(value, PackedClips):
+        if max(value.lengths) == 1 and len(value.clip_layout) == len(clips.clip_layout):  # pooled over time
+            return without_override(value.index_select, TIME, clips.clip_layout.clip_index(value.device))
         if value.clip_layout != clips.clip_layout:
             raise UnsupportedOperationError(
                 f"{operation_name(func)} of packed clips of lengths {clips.lengths} and {value.lengths}: every clip "
@@ -224,6 +234,7 @@ by_name(METADATA, metadata, OPERATIONS, REARRANGED)
 OPERATIONS[torch.autograd.backward] = OPERATIONS[Tensor.backward] = backward
 by_name(["prelu"], parametric_relu)
 by_name(["view_as"], view_as)
+by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
 by_name(["batch_norm"], batch_norm)
 by_name(["group_norm", "dropout3d"], clip_wise)

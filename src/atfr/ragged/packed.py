@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from atfr.errors import InputError, UnsupportedOperationError
+from atfr.ragged import sizes
 
 TIME = 2  # the axis along which clips lie end to end
 
@@ -139,7 +140,7 @@ class PackedClips(Tensor):
                 "Pool over time first (mean over (2, 3, 4), AdaptiveAvgPool3d(1)), put SGS behind it, or, in a forward "
                 "of your own, run it clip by clip with atfr.ragged.each_clip"
             )
-        return handler(func, *args, **(kwargs or {}))
+        return sizes.run(handler, func, args, kwargs or {})
 
 
 def operation_name(func: Callable[..., Any]) -> str:

@@ -13,13 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
+from atfr.ragged import sizes
 from atfr.ragged.packed import ClipLayout, PackedClips, operation_name
 
 Form = tuple[tuple[int, ...], ...]
 """Which axes of 1 x C x S x H x W each axis holds: channels last is ((0,), (2,), (3,), (4,), (1,)), `flatten(2)` is
 ((0,), (1,), (2, 3, 4)); an axis that appears nowhere has been averaged away."""
 
-AS_PACKED: Form = ((0,), (1,), (2,), (3,), (4,))
+AS_PACKED: Form = sizes.AS_PACKED
 
 
 class RearrangedClips(Tensor):
@@ -56,7 +57,7 @@ class RearrangedClips(Tensor):
                 "different lengths apart. Bring the axes back to N x C x T x H x W first, pool over time before it, or "
                 "put SGS behind it"
             )
-        return handler(func, *args, **(kwargs or {}))
+        return sizes.run(handler, func, args, kwargs or {})
 
 
 def form_of(clips: PackedClips | RearrangedClips) -> Form:

@@ -120,15 +120,16 @@ class SimilarityGuidedSampling(TemporalSampler):
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `atfr.adapt_` that make this layer, but for its place."""
-        return {
+        settings = {
             "num_bins": self.num_bins,
             "kernel": self.kernel,
             "embedding_dim": self.embedding_dim,
             "top_edge": self.top_edge,
             "order": self.order,
-            "similarity": self.coordinates,
-            "temporal_block": self.temporal_block,
         }
+        further: dict[str, Any] = {"similarity": self.coordinates} if self.coordinates != "magnitude" else {}
+        further |= {"temporal_block": self.temporal_block} if self.temporal_block else {}
+        return settings | further
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printed form."""
