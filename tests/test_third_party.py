@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import atfr
 from atfr.errors import UnsupportedOperationError
+from atfr.ragged import PackedClips
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PyTorchVideo imports torch.jit's deprecated names
@@ -119,22 +120,42 @@ def network(name: str) -> nn.Module:
     return model.double().eval()
 
 
-def adapted(name: str, *sites: str) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """The network with SGS behind submodules, and those layers."""
+def each_clip_as_alone(name: str, sites: Sequence[str], inputs: Tensor | Sequence[Tensor], early: str) -> None:
+    """The batch's logits are those of its clips alone, its clips differ in length, and gradients reach the start."""
+    pathways = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+
+    def part(rows: slice) -> Tensor | list[Tensor]:
+        cut = [pathway[rows] for pathway in pathways]  # a fresh list: PyTorchVideo writes into the one it gets
+        return cut[0] if isinstance(inputs, Tensor) else cut
+
     model = copy.deepcopy(network(name))
-    return model, {site: put_sgs(model.get_submodule(site)) for site in sites}
-
-
-def put_sgs(module: nn.Module) -> nn.Module:
-    """Pass a module's output through an SGS that tells frames well apart, by a hook as `atfr.adapt_` does."""
-    channels = [p.shape[0] for p in module.parameters() if p.dim() == 5][-1]
-    layer = atfr.SimilarityGuidedSampling(channels, kernel="linear_mean").double()
+    plain = list(model.state_dict())
+    report = atfr.adapt_(model, after=sites, kernel="linear_mean", example=part(slice(0, 1)))
+    assert report.tried
+    assert [key for key in model.state_dict() if ".sgs." not in key] == plain
+    layers = [module for module in model.modules() if isinstance(module, atfr.SimilarityGuidedSampling)]
+    assert len(layers) == len(sites)
     generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in layer.similarity.parameters():
+    with torch.no_grad():  # tell frames well apart
+        for parameter in (p for layer in layers for p in layer.similarity.parameters()):
             parameter.normal_(0, 0 if parameter.dim() == 1 else 1, generator=generator)
-    module.register_forward_hook(lambda module, args, output: layer(output))
-    return layer
+
+    with atfr.record(model) as trace:
+        together = model(part(slice(None)))
+    assert together.shape == (len(pathways[0]), 5)
+    assert all(len(set(site.lengths)) > 1 for site in trace.sites.values()), trace
+    with torch.no_grad():
+        alone = torch.cat([model(part(slice(i, i + 1))) for i in range(len(together))])
+    assert not torch.allclose(alone[0], alone[1], rtol=1e-4)
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
+    (together * torch.randn(together.shape, dtype=together.dtype)).sum().backward()
+    parameters = [p for layer in layers for p in layer.similarity.parameters() if p.dim() > 1]
+    assert all(parameter.grad.abs().max() > 0 for parameter in [*parameters, model.get_parameter(early)])
+    atfr.restore_(model)
+    assert list(model.state_dict()) == plain
+    if name not in ("s3d", "csn"):  # their heads take longer clips, where SGS does not clamp their windows
+        with torch.no_grad():
+            assert torch.equal(model(part(slice(0, 1))), network(name)(part(slice(0, 1))))
 
 
 def video(frames: int = FRAMES, size: int = 16) -> Tensor:
@@ -147,64 +168,40 @@ def video(frames: int = FRAMES, size: int = 16) -> Tensor:
     return x
 
 
-def each_clip_as_alone(
-    model: nn.Module, layers: dict[str, nn.Module], inputs: Tensor | Sequence[Tensor], early: str
-) -> None:
-    """The batch's logits are those of its clips alone, its clips differ in length, and gradients reach the start."""
-    pathways = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    lengths: dict[str, tuple[int, ...]] = {}
-    for name, layer in layers.items():
-        layer.register_forward_hook(lambda layer, args, packed, name=name: lengths.update({name: packed.lengths}))
-
-    def run(rows: slice) -> Tensor:
-        part = [pathway[rows] for pathway in pathways]  # a fresh list: PyTorchVideo writes into the one it gets
-        return model(part[0] if isinstance(inputs, Tensor) else part)
-
-    together = run(slice(None))
-    print(lengths)
-    assert together.shape == (len(pathways[0]), 5)
-    assert all(len(set(clips)) > 1 for clips in lengths.values()), lengths
-    with torch.no_grad():
-        alone = torch.cat([run(slice(i, i + 1)) for i in range(len(together))])
-    assert not torch.allclose(alone[0], alone[1], rtol=1e-4)
-    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
-    (together * torch.randn(together.shape, dtype=together.dtype)).sum().backward()
-    parameters = [p for layer in layers.values() for p in layer.similarity.parameters() if p.dim() > 1]
-    assert all(parameter.grad.abs().max() > 0 for parameter in [*parameters, model.get_parameter(early)])
-
-
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name: str) -> None:
     early = {"r2plus1d_18": "stem.0.weight", "s3d": "features.0.0.0.weight"}.get(name, "stem.0.weight")
     x = video(6, 209)[:2] if name == "s3d" else video()  # s3d's head takes maps of 7 x 7
-    each_clip_as_alone(*adapted(name, TORCHVISION[name]), x, early)
+    each_clip_as_alone(name, [TORCHVISION[name]], x, early)
 
 
 @SWISH
 @pytest.mark.parametrize("name", ["x3d_bn_lin5", "slow", "i3d", "r2plus1d", "csn"])
 def test_pytorchvideo(name: str) -> None:
     early = next(n for n, p in network(name).named_parameters() if p.dim() == 5)
-    each_clip_as_alone(*adapted(name, "blocks.1"), video(12, 64), early)
+    each_clip_as_alone(name, ["blocks.1"], video(12, 64), early)
 
 
 @SWISH
 def test_x3d_with_its_real_head() -> None:
-    each_clip_as_alone(*adapted("x3d", "blocks.1"), video(13, 10), "blocks.0.conv.conv_t.weight")
+    each_clip_as_alone("x3d", ["blocks.1"], video(13, 10), "blocks.0.conv.conv_t.weight")
 
 
 def test_slowfast_with_its_real_head() -> None:
     sites = ["blocks.1.multipathway_blocks.0", "blocks.1.multipathway_blocks.1"]
     fast = video(32, 28)
     early = "blocks.0.multipathway_blocks.0.conv.weight"
-    each_clip_as_alone(*adapted("slowfast", *sites), [fast[:, :, ::4], fast], early)
+    each_clip_as_alone("slowfast", sites, [fast[:, :, ::4], fast], early)
 
 
 def test_ones_own() -> None:
-    each_clip_as_alone(*adapted("own", "early"), video(), "stem.weight")
+    each_clip_as_alone("own", ["early"], video(), "stem.weight")
 
 
 def test_time_folded_into_the_batch_is_refused() -> None:
     model = TimeIntoBatch().double()
-    put_sgs(model.stem)
+    with pytest.raises(UnsupportedOperationError, match="the network's own forward: operation 'reshape'"):
+        atfr.adapt_(model, after="stem")
+    model.stem.register_forward_hook(lambda module, args, output: PackedClips.pack(list(output)))  # without a trial
     with pytest.raises(UnsupportedOperationError, match="'reshape'"):
         model(video())
