@@ -81,13 +81,13 @@ def test_shares_of_two_pathways_are_what_clip_cost_counts() -> None:
         model = atfr.create_model("slowfast_8x8_r18", num_classes=4)
     atfr.adapt_(model, after="res2")
     cost = atfr.clip_cost(model, shape)
-    assert cost.sites == ("res2.slow", "res2.fast")
+    assert cost.sites == ("res2.fast", "res2.slow")
     shares = by_share(model, cost, shape)
-    assert [share.kept for share in shares] == [(n, 4 * n) for n in range(1, 5)]
+    assert [share.kept for share in shares] == [(4 * n, n) for n in range(1, 5)]
     assert [share.share for share in shares] == [n / 4 for n in range(1, 5)]
     fresh = atfr.clip_cost(model, shape)
     assert all(share.multiply_adds == fresh.adaptive[share.kept] for share in shares)
-    assert implied_share(shares, fresh.adaptive[3, 12]) == pytest.approx(3 / 4)
+    assert implied_share(shares, fresh.adaptive[12, 3]) == pytest.approx(3 / 4)
 
 
 def test_blocks_and_bins_bound_what_is_kept() -> None:
@@ -95,9 +95,9 @@ def test_blocks_and_bins_bound_what_is_kept() -> None:
         model = atfr.create_model("slowfast_8x8_r18", num_classes=4)
     atfr.adapt_(model, after="res2", temporal_block=(8, 2))
     shape = (3, 16, 32, 32)
-    assert Sites(model, shape).maps() == [(4, range(2, 5)), (16, range(2, 17))]
+    assert Sites(model, shape).maps() == [(16, range(2, 17)), (4, range(2, 5))]
     kept = [share.kept for share in by_share(model, atfr.clip_cost(model, shape), shape)]
-    assert kept == [(2, 4), (2, 8), (3, 12), (4, 16)]
+    assert kept == [(4, 2), (8, 2), (12, 3), (16, 4)]
 
 
 def test_shares_round_up_where_none_is_exact() -> None:

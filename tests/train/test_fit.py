@@ -1,4 +1,5 @@
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,28 @@ def test_a_training_that_diverges_is_an_error(splits: dict[str, VideoList], tmp_
     with pytest.raises(InputError, match="diverged"):
         run(network(classes=2), splits, tmp_path, learning_rate=1e30, warmup_epochs=0)
     assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_in_a_finaliser_is_noticed_at_the_next_batch(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    """Python loses what is raised in a finaliser."""
+
+    class Finalised:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Press(pl.Callback):
+        batches = 0
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.batches += 1
+            if self.batches == 1:
+                thing = Finalised()
+                del thing
+
+    press = Press()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(network(classes=2), splits, tmp_path / "out", epochs=50, callbacks=[press])
+    assert press.batches == 1
+    assert signal.getsignal(signal.SIGINT) is before

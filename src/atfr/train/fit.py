@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,8 +124,10 @@ def fit(
     model.train()
     with _quiet():
         trainer = _trainer(out, epochs, {"limit_val_batches": 0} | trainer_options if val is None else trainer_options)
+        interrupt = _Interrupt()
+        trainer.callbacks.append(interrupt)  # type: ignore[attr-defined]
         try:
-            with _interruptible():
+            with _interruptible(interrupt):
                 trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         except (MisconfigurationException, ZeroDivisionError, OverflowError) as error:
             raise InputError(f"lightning.Trainer cannot train with these options: {error}") from error
@@ -220,10 +223,29 @@ def _check_resume(path: Path, module: ClassificationModule) -> int:
     return epoch
 
 
+class _Interrupt(pl.Callback):
+    """Notices Ctrl-C at the next batch where it came in a finaliser, in which Python loses an exception."""
+
+    pressed = False
+
+    def press(self, *_: Any) -> None:
+        """Interrupt at once (a signal handler)."""
+        self.pressed = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Interrupt where that was lost."""
+        if self.pressed:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(interrupt: _Interrupt) -> Iterator[None]:
     """Let Ctrl-C through as what it is: Lightning makes it an exit with 1, and stays deaf to further ones."""
-    handler = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, interrupt.press)
     try:
         yield
     except SystemExit as stop:
@@ -231,8 +253,8 @@ def _interruptible() -> Iterator[None]:
             raise KeyboardInterrupt from stop
         raise
     finally:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and handler is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, handler)
+        if ours or (signal.getsignal(signal.SIGINT) is signal.SIG_IGN and before is not signal.SIG_IGN):
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
