@@ -176,8 +176,11 @@ def test_ctrl_c_in_a_finaliser_is_noticed_at_the_next_batch(splits: dict[str, Vi
                 del thing
 
     press = Press()
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        run(network(classes=2), splits, tmp_path / "out", epochs=50, callbacks=[press])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background Ctrl-C is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(network(classes=2), splits, tmp_path / "out", epochs=50, callbacks=[press])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert press.batches == 1
-    assert signal.getsignal(signal.SIGINT) is before
