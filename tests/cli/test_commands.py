@@ -193,16 +193,16 @@ def test_labels_out_of_range(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "no video has label 1 and one has 7" in error_of(capsys)
 
 
-def heed_ctrl_c() -> None:
-    """A shell starts what it runs in the background deaf to Ctrl-C, and that is handed down."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_keeps_the_last_epoch_and_training_goes_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*ATFR, "train", "--data", str(data), "--out", str(out), *QUICK, "--epochs"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, "5000"], preexec_fn=heed_ctrl_c, **pipes) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and handed down
+    try:
+        process = subprocess.Popen([*command, "5000"], **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             start_s = time.monotonic()
             while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < start_s + 180:
