@@ -127,7 +127,7 @@ def grouping(
     counts_NT = counts_NT | alike_NT
     bin_NT = torch.where(alike_NT, total_N[:, None] - 1, bin_NT)
     weight_NT = torch.where(counts_NT, weight_NT, torch.zeros_like(weight_NT))
-    weight_NT = normalized(weight_NT, counts_NT, ranked(bin_NT, counts_NT)[0], kernel)
+    weight_NT = normalized(weight_NT, counts_NT, bin_NT, kernel)
     weight_NT = torch.where(alike_NT, 1 / lengths_N.clamp(min=1)[:, None].to(weight_NT.dtype), weight_NT)
     return Grouping(bin_NT, torch.where(finite_N1, weight_NT, torch.nan), counts_NT)
 
@@ -168,7 +168,7 @@ def ranked(bin_NT: Int[Tensor, "N T"], counts_NT: Bool[Tensor, "N T"]) -> tuple[
 def normalized(
     weight_NT: Float[Tensor, "N T"],
     counts_NT: Bool[Tensor, "N T"],
-    rank_NT: Int[Tensor, "N T"],
+    bin_NT: Int[Tensor, "N T"],
     kernel: sgs.Kernel,
 ) -> Float[Tensor, "N T"]:
     """Return the weights divided as the kernel asks.
@@ -178,6 +178,7 @@ def normalized(
     """
     if kernel == "linear":
         return weight_NT
+    rank_NT, _ = ranked(bin_NT, counts_NT)
     share_NT = weight_NT if kernel == "linear_mean" else counts_NT.to(weight_NT.dtype)
     total_NT = torch.zeros_like(share_NT).scatter_add(1, rank_NT, share_NT)
     return weight_NT / total_NT.gather(1, rank_NT).clamp(min=WEIGHT_FLOOR)
