@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models.video import r2plus1d_18
 
 from atfr.models import create_model
+from tests.models.randomise import scramble_
 from tests.models.test_x3d_parity import relative_error
 
 with warnings.catch_warnings():
@@ -18,18 +19,7 @@ with warnings.catch_warnings():
 def randomised(network: nn.Module) -> nn.Module:
     """A network in float64 and evaluation mode, no parameter or statistic at its default."""
     torch.manual_seed(0)
-    for module in network.double().eval().modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.5)
-            nn.init.normal_(module.running_mean, std=0.5)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-        elif isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.1)
-            nn.init.normal_(module.bias)
-    return network
+    return scramble_(network.double().eval())
 
 
 def assert_logits_are_those_of(expected_network: nn.Module, network: nn.Module, *clip_shape: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from atfr.models.nonlocal_block import NonLocal
 from atfr.models.slowfast import SlowFast
+from tests.models.randomise import scramble_
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PyTorchVideo imports torch.jit's deprecated names
@@ -24,25 +25,6 @@ ORIGINALS = {  # frames, alpha, depth, kernel of the lateral connections
     "slowfast_8x8_r18": (8, 4, 18, 7),
     "slowfast_16x8_r101_nl": (8, 4, 101, 5),
 }
-
-
-def scramble_(network: nn.Module) -> nn.Module:
-    """Leave no parameter or statistic at its default."""
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.5)
-                nn.init.normal_(module.running_mean, std=0.5)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
-            elif isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in")
-                if module.bias is not None:
-                    nn.init.normal_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.1)
-                nn.init.normal_(module.bias)
-    return network
 
 
 def reference(name: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atfr.models import create_model
+from tests.models.randomise import scramble_
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PyTorchVideo imports torch.jit's deprecated names
@@ -21,19 +22,7 @@ def reference(name: str, frames: int, size: int) -> nn.Module:
     network = create_x3d(
         input_clip_length=frames, input_crop_size=size, model_num_class=7, head_activation=None, **FACTORS.get(name, {})
     )
-    network = network.double().eval()
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.5)
-                nn.init.normal_(module.running_mean, std=0.5)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
-            elif isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in")
-        nn.init.normal_(network.blocks[-1].proj.weight, std=0.1)
-        nn.init.normal_(network.blocks[-1].proj.bias)
-    return network
+    return scramble_(network.double().eval())
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
