@@ -306,6 +306,11 @@ def test_an_example_is_not_spoilt_by_a_network_that_overwrites_it() -> None:
     assert len(example) == 2
     assert atfr.clip_cost(model, example=[clips[:1] for clips in example]).sites == ("network.stem",)
 
+    model = Overwrites()
+    model.network.block = nn.Upsample(size=(4, 4, 4))
+    with pytest.raises(AdaptError, match="cannot work behind SGS"):  # the same input tells that it works without
+        atfr.adapt_(model, after="network.stem", example=example)
+
 
 def test_what_fails_in_training_only_is_refused_too() -> None:
     class Drops(Network):
