@@ -1,15 +1,19 @@
 # make demo   install into .venv and run the main job on generated videos
 # make test   install what the tests need and run them all
+# make soak   the long tests of reliability: kills and mutants; about half an hour
 # make lint   ruff and mypy
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test soak lint
 demo: .venv/installed
 	$(BIN)/atfr quickstart
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
+
+soak: .venv/installed-test
+	$(BIN)/python -m pytest -m soak
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
