@@ -30,6 +30,8 @@ ARITHMETIC = """add add_ sub sub_ mul mul_ div div_ true_divide __radd__ __rsub_
     __iadd__ __isub__ __imul__ __itruediv__ maximum minimum pow __rpow__""".split()
 METADATA = """size dim stride storage_offset numel nelement element_size is_contiguous is_floating_point is_complex
     is_signed get_device data_ptr __len__ __hash__ register_hook retain_grad requires_grad_""".split()
+SYNC_BATCH_NORM = """batch_norm_stats batch_norm_gather_stats_with_counts batch_norm_backward_reduce
+    batch_norm_backward_elemt""".split()
 PROPERTIES = """shape ndim dtype device layout requires_grad grad_fn is_leaf retains_grad is_cuda is_cpu is_meta
     is_sparse is_quantized is_nested is_mkldnn is_mps is_xpu grad output_nr _version _backward_hooks""".split()
 
@@ -106,6 +108,15 @@ def parametric_relu(func: Handler, clips: PackedClips, weight: Tensor) -> Packed
 def batch_norm(func: Handler, input: PackedClips, *args: Any, **kwargs: Any) -> PackedClips:
     """Normalise by channel: statistics are those of the real maps, so a clip weighs in by its length."""
     return packed_like(without_override(func, input, *args, **kwargs), input.clip_layout)
+
+
+def statistics(func: Handler, *args: Any, **kwargs: Any) -> Any:
+    """Run a part of `nn.SyncBatchNorm`, whose autograd function calls these: plain figures of the real maps.
+
+    The function weighs the statistics of each process by how much it has, so processes may have different numbers of
+    maps. With them `batch_norm_elemt`, which normalises, is all that it does with its input.
+    """
+    return without_override(func, *args, **kwargs)
 
 
 def is_gradient_of(value: Tensor, clips: Tensor) -> bool:
@@ -236,7 +247,8 @@ by_name(["prelu"], parametric_relu)
 by_name(["view_as"], view_as)
 by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
-by_name(["batch_norm"], batch_norm)
+by_name(["batch_norm", "batch_norm_elemt"], batch_norm)
+by_name(SYNC_BATCH_NORM, statistics)
 by_name(["group_norm", "dropout3d"], clip_wise)
 OPERATIONS[F.instance_norm] = instance_norm
 OPERATIONS |= {getattr(Tensor, name).__set__: metadata for name in ["requires_grad"]}  # reentrant checkpointing

@@ -1,0 +1,23 @@
+"""Several processes of one `torch.distributed` group on this machine, over gloo."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+import torch.multiprocessing
+
+
+def run_processes(function: Callable[..., None], folder: Path, *args: Any, count: int = 2) -> None:
+    """Call function(rank, folder, *args) in each of `count` new processes, joined in a group; all must succeed."""
+    torch.multiprocessing.spawn(_join, (count, folder, function, args), nprocs=count)
+
+
+def _join(rank: int, count: int, folder: Path, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank), "WORLD_SIZE": str(count)}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    try:
+        function(rank, folder, *args)
+    finally:
+        torch.distributed.destroy_process_group()
