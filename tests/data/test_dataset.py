@@ -13,6 +13,8 @@ from atfr.data.records import VideoList, VideoRecord, read_folder
 from atfr.data.samples import render_samples
 from atfr.errors import DataError, InputError, VideoError
 from atfr.video.decode import decode
+from atfr.video.file import VideoFile
+from atfr.video.pictures import Pictures
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips as cut_views
 from tests.video.video_files import write_video
@@ -74,7 +76,8 @@ def test_clips_do_not_depend_on_workers_cache_or_order(splits: dict[str, VideoLi
     backwards = torch.stack([cached[i][0] for i in reversed(range(12))]).flip(0)
     from_cache = all_clips(cached, 0)
     from_workers = all_clips(ClipDataset(splits["train"], SPEC, train=True), 2)
-    for clips in (backwards, from_cache, from_workers):
+    files_in_workers = all_clips(ClipDataset(splits["train"], SPEC, train=True, cache_bytes=0), 2)
+    for clips in (backwards, from_cache, from_workers, files_in_workers):
         assert torch.equal(clips, plain)
 
 
@@ -116,15 +119,33 @@ def test_each_file_is_decoded_once_while_the_cache_has_room(
     limited = ClipDataset(splits["train"], SPEC, train=True, cache_bytes=5 * frame_bytes + 1)
     for _ in range(2):
         all_clips(limited, 0)
-    assert len(decoded) == 12 + 7
-    decoded.clear()
-    ClipDataset(splits["test"], SPEC, train=False, num_clips=4, num_crops=3, cache_bytes=0)[0]
-    assert len(decoded) == 1
+    assert len(decoded) == 6  # the sixth did not fit in: from then on, only what a clip takes is decoded
 
 
+def test_without_room_frames_are_counted_once_and_only_those_taken_are_converted(
+    splits: dict[str, VideoList], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    look = VideoFile._look
+    monkeypatch.setattr(VideoFile, "_look", lambda file: looks.append(file.path) or look(file))
+    pictures: list[Path] = []
+    picture = Pictures.picture
+    monkeypatch.setattr(Pictures, "picture", lambda self, frame: pictures.append(self.path) or picture(self, frame))
+    dataset = ClipDataset(splits["train"], SPEC, train=True, cache_bytes=0)
+    for _ in range(2):
+        all_clips(dataset, 0)
+    assert looks == [record.path for record in splits["train"].records]
+    assert len(pictures) == 2 * 12 * SPEC.frames
+    known = ClipDataset(splits["train"], SPEC, train=True, cache_bytes=0, num_frames=[24] * 12)
+    looks.clear()
+    assert torch.equal(all_clips(known, 0), all_clips(dataset, 0))
+    assert looks == []
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_bad_training_videos_are_replaced_and_reported(with_bad: VideoList, num_workers: int) -> None:
-    dataset = ClipDataset(with_bad, SPEC, train=True)
+def test_bad_training_videos_are_replaced_and_reported(with_bad: VideoList, num_workers: int, cache_bytes: int) -> None:
+    dataset = ClipDataset(with_bad, SPEC, train=True, cache_bytes=cache_bytes)
     assert dataset.skipped == dataset.damaged == []
     labels = torch.cat([labels for _, labels in DataLoader(dataset, batch_size=3, num_workers=num_workers)])
     expected = [record.label for record in with_bad.records]
@@ -149,6 +170,7 @@ def test_bad_test_video_raises_and_names_itself(with_bad: VideoList) -> None:
     dataset[2]
     with pytest.raises(VideoError, match=r"bad\.mp4"):
         dataset[3]
+    assert [path.name for path, _ in dataset.skipped] == ["bad.mp4"]
     dataset[6]
     assert [path.name for path, _ in dataset.damaged] == ["cut.mp4"]
 
@@ -157,10 +179,29 @@ def test_nothing_but_bad_videos(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.mp4").write_text("no video")
     records = tuple(VideoRecord(tmp_path / f"{i}.mp4", i % 2) for i in range(3))
+    videos = VideoList(records, ("a", "b"))
     with pytest.raises(DataError, match=r"3 videos do not decode.*2\.mp4"):
-        ClipDataset(VideoList(records, ("a", "b")), SPEC, train=True)[1]
+        ClipDataset(videos, SPEC, train=True, max_skipped=1)[1]
+    with pytest.raises(DataError, match=r"1 of 3 videos do not decode, more than 20 %.*1\.mp4"):
+        ClipDataset(videos, SPEC, train=True)[1]
 
 
-def test_negative_cache(splits: dict[str, VideoList]) -> None:
-    with pytest.raises(InputError, match="cache_bytes"):
-        ClipDataset(splits["train"], SPEC, train=True, cache_bytes=-1)
+@pytest.mark.parametrize("train", [True, False])
+def test_too_many_bad_videos_end_the_run(with_bad: VideoList, train: bool) -> None:
+    with pytest.raises(DataError, match=r"1 of 10 videos do not decode, more than 9 %.*bad\.mp4"):
+        ClipDataset(with_bad, SPEC, train=train, max_skipped=0.09)[3]
+
+
+def test_a_count_that_is_no_longer_true(splits: dict[str, VideoList]) -> None:
+    dataset = ClipDataset(splits["test"], SPEC, train=False, cache_bytes=0, num_frames=[60] * 6)
+    with pytest.raises(VideoError, match="said to have 60 frames"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"cache_bytes": -1}, "cache_bytes"), ({"max_skipped": 1.1}, "max_skipped"), ({"num_frames": [3]}, "12 videos")],
+)
+def test_wrong_arguments(splits: dict[str, VideoList], arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ClipDataset(splits["train"], SPEC, train=True, **arguments)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from atfr.errors import InputError, VideoError
-from atfr.video import decode as decode_module
+from atfr.video import container as container_module
 from atfr.video.decode import Frames, _repair_times, decode
 from tests.video.video_files import ramp_video, set_display_matrix, write_audio, write_video
 
@@ -238,11 +238,11 @@ def test_a_playlist_opens_no_other_address(tmp_path: Path) -> None:
 
 
 def test_absurd_sizes_are_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_module, "MAX_SIDE_PX", 60)
+    monkeypatch.setattr(container_module, "MAX_SIDE_PX", 60)
     with pytest.raises(VideoError, match="64 x 48 px"):
         decode(clip)
-    monkeypatch.setattr(decode_module, "MAX_SIDE_PX", 64)
-    monkeypatch.setattr(decode_module, "MAX_FRAME_PX", 64 * 48 - 1)
+    monkeypatch.setattr(container_module, "MAX_SIDE_PX", 64)
+    monkeypatch.setattr(container_module, "MAX_FRAME_PX", 64 * 48 - 1)
     with pytest.raises(VideoError, match="64 x 48 px"):
         decode(clip)
 

@@ -1,6 +1,8 @@
 """The torch data set over a list of videos: random clips to train on, or all the views of each video to test on."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from atfr.data.records import VideoList
+from atfr.data.workers import Readings
 from atfr.errors import DataError, InputError, VideoError
 from atfr.video.decode import Frames, decode
+from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips, train_clip
 
@@ -22,19 +26,21 @@ TestItem = tuple[Float[Tensor, "V 3 T H W"], int, int]
 
 
 class ClipDataset(Dataset[TrainItem | TestItem]):
-    """Clips of the videos in `video_list`, decoded on the fly.
+    """Clips of the videos in `video_list`, decoded on the fly: only the frames that a clip takes (`VideoFile`).
 
     An item is (clip 3 T H W, label) in training, and (views V 3 T H W, label, index) in testing. In training, what is
     drawn for an item depends only on (`seed`, epoch, index), not on the number of workers or on the order of the items:
     call `set_epoch` before each epoch, it reaches running workers too.
 
-    A video that does not decode is replaced in training by the next one that does, and listed in `skipped`; in
-    testing it raises `VideoError`, since a video must not silently fall out of a result. One that decodes in part is
-    used and listed in `damaged`. Both lists hold what all workers met.
+    A video that does not decode is listed in `skipped`. In training the next one that does takes its place; in testing
+    it raises `VideoError`, since a video must not silently fall out of a result. Where more than `max_skipped` of all
+    videos do not decode, both raise `DataError`. A video of which only a part decodes is used; it is listed in
+    `damaged` once all of it was decoded. Both lists hold what all workers met.
 
-    Decoded frames, already at `spec.decode_side`, are kept in memory until `cache_bytes` are full; with workers, each
-    has its own cache of its share, and it lives as long as the worker (`persistent_workers=True`). Training clips are
-    thus cut from the same pixels whether they come from the cache or from the file.
+    Until `cache_bytes` are full, whole videos are decoded and kept in memory, already at `spec.decode_side`; with
+    workers, each has its own cache of its share, and it lives as long as the worker (`persistent_workers=True`).
+    Training clips are cut from the same pixels whether they come from the cache or from the file. How many frames a
+    video has is kept for all workers; `num_frames` hands over what is known, and spares the first look at a file.
 
     Args:
         video_list: The videos, from `read_folder` or `read_csv`.
@@ -45,6 +51,8 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         num_crops: Crops a test clip: 1 or 3.
         cache_bytes: Memory for decoded frames, in all workers together; 0 keeps none.
         decode_threads: Decoder threads a worker; 0 lets FFmpeg choose.
+        num_frames: How many frames of each video decode, as `len(VideoFile(path))` found; 0 where it is not known.
+        max_skipped: The share of all videos that may fail to decode.
     """
 
     def __init__(
@@ -58,9 +66,17 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         num_crops: int = 1,
         cache_bytes: int = 2**30,
         decode_threads: int = 1,
+        num_frames: Sequence[int] | None = None,
+        max_skipped: float = 0.2,
     ) -> None:
         if cache_bytes < 0:
             raise InputError(f"cache_bytes must not be negative, got {cache_bytes}")
+        if not 0 <= max_skipped <= 1:
+            raise InputError(f"max_skipped is a share, between 0 and 1, got {max_skipped}")
+        if num_frames is not None and len(num_frames) != len(video_list):
+            raise InputError(
+                f"num_frames must hold one number for each of {len(video_list)} videos, got {len(num_frames)}"
+            )
         self.video_list = video_list
         self.spec = spec
         self.train = train
@@ -69,11 +85,15 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         self.num_crops = num_crops
         self.cache_bytes = cache_bytes
         self.decode_threads = decode_threads
+        self.max_skipped = max_skipped
+        self.readings = Readings()
         self._cache: dict[int, Frames] = {}
         self._cached_bytes = 0
+        self._cache_full = cache_bytes == 0
         # In shared memory, so that the epoch reaches running workers and their findings come back.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._state = torch.zeros(len(video_list), dtype=torch.uint8).share_memory_()
+        self._num_frames = torch.tensor(num_frames or [0] * len(video_list), dtype=torch.int32).share_memory_()
 
     def __len__(self) -> int:
         return len(self.video_list)
@@ -84,8 +104,8 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         index %= len(self)
         if self.train:
             return self._train_item(index)
-        frames = self.frames(index)
-        return test_clips(frames, self.spec, self.num_clips, self.num_crops), self._label(index), index
+        views = self._cut(index, lambda video: test_clips(video, self.spec, self.num_clips, self.num_crops))
+        return views, self._label(index), index
 
     @property
     def epoch(self) -> int:
@@ -98,7 +118,7 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
 
     @property
     def skipped(self) -> list[tuple[Path, str]]:
-        """The training videos met so far that do not decode, each with the reason (found by decoding it once more)."""
+        """The videos met so far that do not decode, each with the reason (found by decoding it once more)."""
         return self._met(SKIPPED)
 
     @property
@@ -106,23 +126,54 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         """The videos met so far of which only a part could be used, each with the warning."""
         return self._met(DAMAGED)
 
-    def frames(self, index: int) -> Frames:
-        """Decode video `index`, or take it from the cache; its shorter side is at most `spec.decode_side`."""
+    def path(self, index: int) -> Path:
+        """Return the file of video `index`."""
+        return self.video_list.records[index].path
+
+    def _cut(self, index: int, cut: Callable[[Frames | VideoFile], Tensor]) -> Tensor:
+        """Cut clips from video `index`, and note what is found out about it.
+
+        Raises:
+            VideoError: It does not decode.
+            DataError: It does not decode, and neither do too many others.
+        """
+        try:
+            with self.readings.reading(index):
+                video = self._video(index)
+                clips = cut(video)
+        except VideoError as error:
+            self._state[index] = SKIPPED
+            self._check_share(error)
+            raise
+        if video.warning:
+            self._state[index] = DAMAGED
+        self._num_frames[index] = len(video)
+        return clips
+
+    def _video(self, index: int) -> Frames | VideoFile:
+        """Decode video `index` and keep it, as long as there is room; then give the file to take frames from."""
         if index in self._cache:
             return self._cache[index]
-        frames = self._decode(index)
-        if frames.warning:
-            self._state[index] = DAMAGED
+        how: dict[str, Any] = {"shorter_side": self.spec.decode_side, "threads": self.decode_threads}
+        if self._cache_full:
+            return VideoFile(self.path(index), num_frames=int(self._num_frames[index]) or None, **how)
+        frames = decode(self.path(index), **how)
         worker = get_worker_info()
         share = self.cache_bytes // (worker.num_workers if worker else 1)
         if self._cached_bytes + frames.data.nbytes <= share:
             self._cache[index] = frames
             self._cached_bytes += frames.data.nbytes
+        else:
+            self._cache_full = True
         return frames
 
-    def _decode(self, index: int) -> Frames:
-        path = self.video_list.records[index].path
-        return decode(path, shorter_side=self.spec.decode_side, threads=self.decode_threads)
+    def _check_share(self, error: VideoError) -> None:
+        failed = int((self._state == SKIPPED).sum())
+        if failed > self.max_skipped * len(self):
+            raise DataError(
+                f"{failed} of {len(self)} videos do not decode, more than {100 * self.max_skipped:.3g} % "
+                f"(max_skipped); the last: {error}"
+            ) from error
 
     def _label(self, index: int) -> int:
         return self.video_list.records[index].label
@@ -135,11 +186,10 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
             if self._state[candidate] == SKIPPED:
                 continue
             try:
-                frames = self.frames(candidate)
+                clip = self._cut(candidate, lambda video: train_clip(video, self.spec, generator))
             except VideoError:
-                self._state[candidate] = SKIPPED
                 continue
-            return train_clip(frames, self.spec, generator), self._label(candidate)
+            return clip, self._label(candidate)
         failed = self.skipped
         raise DataError(f"{len(failed)} videos do not decode, too many in a row to go on; the last: {failed[-1][1]}")
 
@@ -147,8 +197,10 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         found = []
         for index in torch.nonzero(self._state == state).flatten().tolist():
             try:
-                reason = self._decode(index).warning or "it did not decode once, but does now"
+                video = VideoFile(self.path(index))
+                found_now = f"{len(video)} frames decode"
+                reason = video.warning or found_now
             except VideoError as error:
                 reason = str(error)
-            found.append((self.video_list.records[index].path, reason))
+            found.append((self.path(index), reason))
         return found

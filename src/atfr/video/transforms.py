@@ -1,6 +1,6 @@
-"""Cut clips from decoded frames: one random clip for training, or all the views of a test.
+"""Cut clips from decoded frames or from a file: one random clip for training, or all the views of a test.
 
-Only the frames that a clip takes are resized and converted. Resizing is bilinear with antialiasing, on uint8.
+Only the frames that a clip takes are converted and resized. Resizing is bilinear with antialiasing, on uint8.
 """
 
 import torch
@@ -11,11 +11,12 @@ from torchvision.transforms.v2 import functional as tvf
 
 from atfr.errors import InputError
 from atfr.video.decode import Frames
+from atfr.video.file import VideoFile
 from atfr.video.sampling import clip_indices, random_start, uniform_starts
 from atfr.video.spec import ClipSpec
 
 
-def train_clip(frames: Frames, spec: ClipSpec, generator: torch.Generator) -> Float[Tensor, "3 T H W"]:
+def train_clip(frames: Frames | VideoFile, spec: ClipSpec, generator: torch.Generator) -> Float[Tensor, "3 T H W"]:
     """Cut one random clip: random start, shorter side jittered, random crop, mirrored half of the time if `spec.flip`.
 
     All randomness comes from `generator`, and the number of draws does not depend on their outcome.
@@ -34,10 +35,17 @@ def train_clip(frames: Frames, spec: ClipSpec, generator: torch.Generator) -> Fl
     return _normalise(clip, spec)
 
 
-def test_clips(frames: Frames, spec: ClipSpec, num_clips: int = 1, num_crops: int = 1) -> Float[Tensor, "V 3 T H W"]:
+def test_clips(
+    frames: Frames | VideoFile,
+    spec: ClipSpec,
+    num_clips: int = 1,
+    num_crops: int = 1,
+    places: torch.Generator | None = None,
+) -> Float[Tensor, "V 3 T H W"]:
     """Cut the views of a test: `num_clips` clips spread over the video, each in `num_crops` crops, clip by clip.
 
-    One crop is the centre of the frame. Three are its two ends and its centre along the longer side.
+    One crop is the centre of the frame. Three are its two ends and its centre along the longer side. With a generator
+    of `places` each crop of each clip is somewhere else, every place equally likely.
 
     Raises:
         InputError: `num_crops` is neither 1 nor 3, or `num_clips` is below 1.
@@ -50,27 +58,45 @@ def test_clips(frames: Frames, spec: ClipSpec, num_clips: int = 1, num_crops: in
 
     images = _resize(frames, chosen, spec.resize)
     height, width = images.shape[-2:]
-    top, left = (height - spec.size) // 2, (width - spec.size) // 2
-    if num_crops == 1:
-        corners = [(top, left)]
-    elif width >= height:
-        corners = [(top, 0), (top, left), (top, width - spec.size)]
+    if places is not None:
+        corners = [_random_corners(height - spec.size, width - spec.size, num_crops, places) for _ in starts]
     else:
-        corners = [(0, left), (top, left), (height - spec.size, left)]
-    crops = [images[..., y : y + spec.size, x : x + spec.size] for y, x in corners]
-    return torch.stack([_normalise(crop[clip], spec) for clip in place for crop in crops])
+        corners = [_uniform_corners(height - spec.size, width - spec.size, num_crops)] * num_clips
+    return torch.stack(
+        [
+            _normalise(images[clip, :, y : y + spec.size, x : x + spec.size], spec)
+            for clip, crops in zip(place, corners, strict=True)
+            for y, x in crops
+        ]
+    )
 
 
 test_clips.__test__ = False  # type: ignore[attr-defined]  # the name is the contract's; it is no pytest test
 
 
-def _resize(frames: Frames, indices: Tensor, side: int) -> UInt8[Tensor, "T 3 H W"]:
+def _uniform_corners(down: int, across: int, num_crops: int) -> list[tuple[int, int]]:
+    """Return the upper left corners of crops that may move so far: the centre, or along the longer side."""
+    if num_crops == 1:
+        return [(down // 2, across // 2)]
+    if across >= down:
+        return [(down // 2, x) for x in (0, across // 2, across)]
+    return [(y, across // 2) for y in (0, down // 2, down)]
+
+
+def _random_corners(down: int, across: int, num_crops: int, places: torch.Generator) -> list[tuple[int, int]]:
+    def draw(largest: int) -> int:
+        return int(torch.randint(largest + 1, (), generator=places))
+
+    return [(draw(down), draw(across)) for _ in range(num_crops)]
+
+
+def _resize(frames: Frames | VideoFile, indices: Tensor, side: int) -> UInt8[Tensor, "T 3 H W"]:
     """Take the frames at `indices`, each once, with their shorter side scaled to `side`."""
-    height, width = frames.data.shape[-2:]
+    chosen, place = indices.unique(return_inverse=True)
+    images = frames.take(chosen)
+    height, width = images.shape[-2:]
     shorter = min(height, width)
     size = [round(height * side / shorter), round(width * side / shorter)]
-    chosen, place = indices.unique(return_inverse=True)
-    images = frames.data[chosen]
     if size != [height, width]:
         images = tvf.resize(images, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
     return images[place]

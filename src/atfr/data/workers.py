@@ -1,0 +1,56 @@
+"""Which file each worker process of a data loader is reading, so that one that dies can be reported with it."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.utils.data import get_worker_info
+
+from atfr.errors import DataError
+
+MAX_WORKERS = 512
+NOTHING = -1
+
+
+class Readings:
+    """A table in shared memory: the process number of each worker, and the number of the video it is reading."""
+
+    def __init__(self) -> None:
+        self._table = torch.full((MAX_WORKERS, 2), NOTHING, dtype=torch.int64).share_memory_()
+
+    @contextmanager
+    def reading(self, index: int) -> Iterator[None]:
+        """Note that this process reads video `index`; one that dies inside leaves the note behind."""
+        worker = get_worker_info()
+        if worker is None or worker.id >= MAX_WORKERS:
+            yield
+            return
+        self._table[worker.id] = torch.tensor([os.getpid(), index])
+        try:
+            yield
+        finally:
+            self._table[worker.id, 1] = NOTHING
+
+    @contextmanager
+    def reported(self, path_of: Callable[[int], Path]) -> Iterator[None]:
+        """Turn the death of a worker inside into an error that names the file.
+
+        Raises:
+            DataError: a worker process died.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
+            if found is None:
+                raise
+            dead = {int(pid) for pid in found[1].split(",")}
+            files = [f"'{path_of(index)}'" for pid, index in self._table.tolist() if pid in dead and index != NOTHING]
+            what = f"while it was reading {', '.join(files)}" if files else "between two videos"
+            raise DataError(
+                f"a process that decodes videos died {what} (pid {found[1]}: {found[2].strip(' .')}); if memory is "
+                "short, use fewer workers, otherwise take the file out of the data"
+            ) from error

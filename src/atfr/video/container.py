@@ -1,0 +1,160 @@
+"""Open the video stream of one file, and decode it packet by packet (PyAV).
+
+Audio, subtitles and cover pictures are ignored. A packet that does not decode is noted and passed over.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from atfr.errors import VideoError
+
+MAX_SIDE_PX = 16_384
+MAX_FRAME_PX = 64 * 2**20
+MAX_ASPECT = 64
+NO_VIDEO_FORMATS = frozenset({"tty"})  # FFmpeg would draw any text file as a picture
+
+
+@dataclass
+class Findings:
+    """What was met while the file at `path` was decoded: frames, packets that do not decode, damaged frames."""
+
+    path: Path
+    expected: int | None
+    count: int = 0
+    errors: list[str] = field(default_factory=list)
+    corrupt: int = 0
+
+    def warning(self) -> str | None:
+        """Say what is wrong with the file after all of it has been decoded; None where nothing is.
+
+        Raises:
+            VideoError: no frame was decoded.
+        """
+        if not self.count:
+            reason = f" ({self.errors[0]})" if self.errors else ""
+            raise VideoError(f"expected a video, but no frame of '{self.path}' decodes{reason}; is the file complete?")
+        parts = []
+        if self.expected is not None and self.count < self.expected - max(2, self.expected // 50):
+            parts.append(
+                f"the file declares {self.expected} frames and {self.count} decode: it is truncated or damaged"
+            )
+        if self.errors:
+            parts.append(f"{len(self.errors)} of its packets do not decode ({self.errors[0]})")
+        if self.corrupt:
+            parts.append(f"{self.corrupt} of {self.count} frames are damaged")
+        return f"'{self.path}': {'; '.join(parts)}; what decodes is used" if parts else None
+
+
+@contextmanager
+def open_video(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the file and its first video stream, to be decoded with so many threads (0: FFmpeg chooses).
+
+    Raises:
+        VideoError: there is no such file, it is no video, or its frames are absurdly large.
+    """
+    _check_file(path)
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        stream.codec_context.thread_count = threads
+        if threads != 1:
+            stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def decoded(container: InputContainer, stream: VideoStream, findings: Findings) -> Iterator[av.VideoFrame]:
+    """Give every frame that decodes, in display order, and note in `findings` what is met.
+
+    Raises:
+        VideoError: a frame is absurdly large.
+    """
+    for frame in _frames(container, stream, findings.errors):
+        check_size(frame.width, frame.height, findings.path)
+        findings.count += 1
+        findings.corrupt += frame.is_corrupt
+        yield frame
+
+
+def check_size(width: int, height: int, path: Path) -> None:
+    """Refuse frames that no clip can be cut from, or that take absurdly much memory."""
+    if max(width, height) > MAX_SIDE_PX or width * height > MAX_FRAME_PX:
+        raise VideoError(
+            f"'{path}' declares frames of {width} x {height} px; at most {MAX_SIDE_PX} px a side and "
+            f"{MAX_FRAME_PX / 1e6:.0f} million pixels a frame are read"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height) > 0:
+        raise VideoError(f"'{path}' has frames of {width} x {height} px, too narrow a strip to cut clips from")
+
+
+def expected_frames(container: InputContainer, stream: VideoStream) -> int | None:
+    """The number of frames that the file declares, where it declares one."""
+    if stream.frames:
+        return stream.frames
+    rate = stream.average_rate
+    if not rate:
+        return None
+    if stream.duration and stream.time_base:
+        return round(stream.duration * stream.time_base * rate)
+    if container.duration and len(container.streams) == 1:  # otherwise a longer audio stream may set it
+        return round(container.duration / 1e6 * rate)
+    return None
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise VideoError(f"expected a video file, but '{path}' is a folder; name a file in it")
+    if not path.exists():
+        raise VideoError(f"there is no video file at '{path}'; check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise VideoError(f"expected a video, but '{path}' is empty (0 bytes)")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[InputContainer]:
+    """Open the file and nothing else: a playlist must not lead to the network, nor a colon in a name to a protocol."""
+    try:
+        container = av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"expected a video, but '{path}' cannot be opened as one ({reason})") from error
+    with container:
+        yield container
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams or container.format.name in NO_VIDEO_FORMATS:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise VideoError(
+            f"expected a video, but '{path}' has no video stream (format {container.format.name}: {kinds})"
+        )
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError(f"the codec of the video stream in '{path}' is unknown to this FFmpeg")
+    check_size(stream.width, stream.height, path)
+    return stream
+
+
+def _frames(container: InputContainer, stream: VideoStream, errors: list[str]) -> Iterator[av.VideoFrame]:
+    """Every frame that decodes; a packet that does not is noted in `errors` and passed over."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            errors.append(str(error))
+            return
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except av.EOFError:
+            return
+        except (av.FFmpegError, OSError) as error:
+            errors.append(str(error))
