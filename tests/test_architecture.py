@@ -13,6 +13,7 @@ SOURCE = Path(atfr.__file__).parent
 # Each room may import the rooms before it.
 ROOMS = [
     "errors",
+    "depthwise",
     "ragged",
     "sgs",
     "baselines",

@@ -21,6 +21,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from atfr.depthwise import Conv3d
 from atfr.errors import CheckpointError
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.models.inflate import ClipConv3d, inflate_weight
@@ -73,7 +74,7 @@ def convolution(
         )
     else:
         around = (temporal // 2, size // 2, size // 2)
-        conv = nn.Conv3d(in_channels, out_channels, kernel, padding=around, groups=groups, bias=False)
+        conv = Conv3d(in_channels, out_channels, kernel, padding=around, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm3d(out_channels, eps=EPS))
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atfr.depthwise import Conv3d
 from atfr.errors import InputError
 from atfr.meta import on_meta
 from atfr.models.base import unknown_name
@@ -72,7 +73,7 @@ class InflatedModule:
     temporal_stride: int = 1
 
 
-class ClipConv3d(nn.Conv3d):
+class ClipConv3d(Conv3d):
     """A convolution with one of two paddings that Conv3d does not know, or both.
 
     Args:
@@ -302,7 +303,7 @@ def inflated_conv(conv: nn.Module, kernel: int, stride: int, init: Init) -> nn.C
     spatial = (0, 0) if same or conv.padding == "valid" else conv.padding
     hold = kernel // 2 if init == "average" else 0
     options: dict[str, Any] = {"same": same, "hold": hold} if same or hold else {}
-    new = (ClipConv3d if options else nn.Conv3d)(
+    new = (ClipConv3d if options else Conv3d)(
         conv.in_channels,
         conv.out_channels,
         with_time(kernel, conv.kernel_size),

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atfr.depthwise import Conv3d
 from atfr.models.base import VideoModel, check_clips, initialise_
 
 STAGE_WIDTHS = (12, 24, 48, 96)  # channels of res2 to res5 before the width factor
@@ -46,7 +47,7 @@ class Stem(nn.Module):
         self.conv = nn.Sequential(
             OrderedDict(  # in PyTorchVideo's names conv_t is the spatial one
                 conv_t=nn.Conv3d(3, out_channels, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
-                conv_xy=nn.Conv3d(
+                conv_xy=Conv3d(
                     out_channels, out_channels, (5, 1, 1), padding=(2, 0, 0), groups=out_channels, bias=False
                 ),
             )
@@ -81,7 +82,7 @@ class Bottleneck(nn.Module):
         inner = int(BOTTLENECK_FACTOR * out_channels)
         self.conv_a = nn.Conv3d(in_channels, inner, 1, bias=False)
         self.norm_a = nn.BatchNorm3d(inner)
-        self.conv_b = nn.Conv3d(inner, inner, 3, stride=(1, stride, stride), padding=1, groups=inner, bias=False)
+        self.conv_b = Conv3d(inner, inner, 3, stride=(1, stride, stride), padding=1, groups=inner, bias=False)
         self.norm_b = nn.Sequential(nn.BatchNorm3d(inner), SqueezeExcitation(inner) if squeeze else nn.Identity())
         self.conv_c = nn.Conv3d(inner, out_channels, 1, bias=False)
         self.norm_c = nn.BatchNorm3d(out_channels)

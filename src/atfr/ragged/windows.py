@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atfr import depthwise
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips
@@ -37,6 +38,8 @@ def conv3d(
     """Convolve: as it stands where the kernel stays within one map, clip by clip where it reaches across time."""
 
     def convolve(clip: Tensor) -> Tensor:
+        if depthwise.gains(clip, weight, stride, padding, dilation, groups):
+            return depthwise.convolve(clip, weight, bias, padding)
         return func(clip, weight, bias, stride, padding, dilation, groups)
 
     kernel, same = weight.shape[2], isinstance(padding, str)
