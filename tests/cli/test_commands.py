@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def test_train_then_test_then_predict(data: Path, tmp_path: Path, capsys: pytest
     assert main(["test", "--checkpoint", str(out), "--data", str(data), "--views", "2x1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["num_videos"] == 4  # the test split alone
-    assert result["views"] == {"clips": 2, "crops": 1}
+    views = {"clips": 2, "crops": 1, "places": "uniform", "frames": 4, "stride": 2, "size": 32, "resize": 32}
+    assert result["views"] == views
 
     videos = [video["path"] for video in result["videos"]]
     assert main(["predict", *videos, "--checkpoint", str(out), "--views", "2x1", "--json"]) == 0
@@ -240,7 +242,7 @@ def test_test_prints_and_writes(
     result = json.loads((out / "result.json").read_text())
     rows = list(csv.DictReader((out / "videos.csv").read_text().splitlines()))
     assert len(rows) == result["num_videos"] == 4
-    assert sorted(path.name for path in out.iterdir()) == ["result.json", "videos.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["classes.csv", "result.json", "videos.csv"]
 
 
 def test_fewer_bins_cost_less(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,8 +251,35 @@ def test_fewer_bins_cost_less(checkpoint: Path, data: Path, capsys: pytest.Captu
     full = json.loads(capsys.readouterr().out)
     assert main(["test", *options, "--num_bins", "1"]) == 0
     one = json.loads(capsys.readouterr().out)
-    assert one["active_bins"] == {"1": 4}
+    assert one["active_bins"] == {"res2": {"1": 4}}
     assert one["gflops_per_clip"]["mean"] < full["gflops_per_clip"]["mean"]
+
+
+def test_the_clip_may_differ_from_that_of_the_training(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", str(checkpoint), "--data", str(data), "--views", "beta", "--crops", "random", "--json"]
+    assert main(["test", *options, "--clip.frames", "6", "--clip.stride", "1", "--clip.size", "48"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    seen = {"frames": 6, "stride": 1, "size": 48, "resize": 48}
+    assert result["views"] == {"clips": 10, "crops": 3, "places": "random", "seed": 0, **seen}
+    assert all(len(video["active_bins"]["res2"]) == 30 for video in result["videos"])
+    assert result["timing"]["clip_shape"] == [3, 6, 48, 48]
+    assert main(["test", *options, "--clip.resize", "16"]) == 2
+    assert "resize must be at least size" in error_of(capsys)
+    assert main(["test", *options, "--views", "gamma"]) == 2
+    assert "alpha (10x1) or beta (10x3)" in error_of(capsys)
+
+
+def test_processes_of_torchrun_share_the_videos_and_one_writes(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    options = ["--checkpoint", str(checkpoint), "--data", str(data), "--views", "1x1", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *ATFR, "test", *options, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)  # printed once
+    assert result["timing"]["processes"] == 2
+    assert result["num_videos"] == 4 == len({video["path"] for video in result["videos"]})
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
 
 
 def test_classes_that_were_not_trained(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

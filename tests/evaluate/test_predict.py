@@ -36,7 +36,7 @@ def test_is_the_mean_over_views_run_one_by_one(paths: list[Path], adapted: bool)
         assert prediction.path == path
         assert prediction.scores.dtype == torch.float64
         torch.testing.assert_close(prediction.scores, torch.stack(scores).mean(0), rtol=1e-4, atol=1e-7)
-        assert prediction.active_bins == (tuple(active_bins) if adapted else None)
+        assert prediction.active_bins == ({"res2": tuple(active_bins)} if adapted else {})
         spent = [cost.adaptive[a] for a in active_bins] if adapted else [cost.static] * 9
         assert prediction.gflops == pytest.approx([count / 1e9 for count in spent])
         assert prediction.total_gflops == pytest.approx(sum(spent) / 1e9)
@@ -45,7 +45,7 @@ def test_is_the_mean_over_views_run_one_by_one(paths: list[Path], adapted: bool)
 
 def test_clips_of_different_length_come_out_in_one_batch(paths: list[Path]) -> None:
     found = list(predict(network(), paths, TASK, num_clips=3, batch_size=8))
-    assert len({active for prediction in found for active in prediction.active_bins or ()}) > 1
+    assert len({active for prediction in found for active in prediction.active_bins["res2"]}) > 1
 
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 1), (64, 0)])
@@ -105,7 +105,7 @@ def test_each_part_of_the_network_keeps_its_mode(paths: list[Path]) -> None:
 
 def test_top_is_sorted_and_no_longer_than_the_classes() -> None:
     scores = torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
-    prediction = Prediction(Path("x"), ("a", "b", "c"), scores, (3, 5), (1.0, 2.0), 4.0, 1.0)
+    prediction = Prediction(Path("x"), ("a", "b", "c"), scores, {"res2": (3, 5)}, (1.0, 2.0), 4.0, 1.0)
     assert prediction.top(2) == [("b", 0.6), ("c", 0.3)]
     assert [label for label, _ in prediction.top()] == ["b", "c", "a"]
     report = prediction.to_dict()

@@ -30,9 +30,9 @@ def test_writes_every_figure_with_its_conditions(run: Path) -> None:
     assert found["conditions"]["train_videos"] == 12
     assert found["conditions"]["test_videos"] == 6
     static, adaptive = found["networks"]["static"], found["networks"]["adaptive"]
-    assert static["test"]["active_bins"] is None
+    assert static["test"]["active_bins"] == {}
     assert static["test"]["gflops_per_clip"]["std"] == 0
-    kept = {int(active): count for active, count in adaptive["test"]["active_bins"].items()}
+    kept = {int(active): count for active, count in adaptive["test"]["active_bins"]["res2"].items()}
     assert sum(kept.values()) == 6
     assert all(1 <= active <= 16 for active in kept)
     assert adaptive["test"]["gflops_per_clip"]["mean"] < static["test"]["gflops_per_clip"]["mean"]
@@ -54,7 +54,7 @@ def test_leaves_two_checkpoints_that_predict(run: Path, videos: Path, capsys: py
     video = next((videos / "test" / "grow").glob("*.mp4"))
     assert main(["predict", str(video), "--checkpoint", str(run / "adaptive"), "--json"]) == 0
     (prediction,) = json.loads(capsys.readouterr().out)
-    assert 1 <= prediction["active_bins"][0] <= 16
+    assert 1 <= prediction["active_bins"]["res2"][0] <= 16
 
 
 def test_runs_again_in_the_same_folder_and_prints_a_table_of_80_columns(

@@ -48,7 +48,7 @@ def load(checkpoint: Path, device: str, num_bins: int | list[int] | None = None)
         if num_bins is not None:
             set_num_bins_(model, num_bins)
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
         try:
             return model.to(device), task
         except (RuntimeError, AssertionError) as error:
@@ -64,10 +64,13 @@ def refuse(command: Callable[..., None], options: Mapping[str, Any], because: st
 
 
 def parse_views(views: str) -> tuple[int, int]:
-    """Return the clips and crops of "10x3"."""
-    found = re.fullmatch(r"([1-9]\d*)x([13])", views)
+    """Return the clips and crops of "10x3", or of X3D's "alpha" (10x1) and "beta" (10x3)."""
+    found = re.fullmatch(r"([1-9]\d*)x([13])", {"alpha": "10x1", "beta": "10x3"}.get(views, views))
     if not found:
-        raise InputError(f"--views is CLIPSxCROPS, as 10x3 (10 clips, 3 crops each; crops are 1 or 3), got {views!r}")
+        raise InputError(
+            "--views is CLIPSxCROPS, as 10x3 (10 clips, 3 crops each; crops are 1 or 3), alpha (10x1) or beta (10x3), "
+            f"got {views!r}"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -93,14 +96,14 @@ def print_table(
         console.print(Text(note, style="dim"))
 
 
-def print_histogram(counts: dict[int, int]) -> None:
+def print_histogram(title: str, counts: dict[int, int]) -> None:
     """Print how many clips kept how many maps, as bars."""
     most = max(counts.values())
     rows: list[list[object]] = []
     for active in range(min(counts), max(counts) + 1):
         count = counts.get(active, 0)
         rows.append([active, count, "█" * round(40 * count / most)])
-    print_table("Active bins", ["bins", "clips", ""], rows, left=(0, 2))
+    print_table(title, ["bins", "clips", ""], rows, left=(0, 2))
 
 
 def warn(message: str) -> None:
@@ -132,6 +135,21 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def process_group() -> Iterator[bool]:
+    """Join the processes that torchrun has started, if it has; tell whether this is the one that writes."""
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_torchelastic_launched():
+        yield True
+        return
+    dist.init_process_group("gloo")  # only results are exchanged
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -86,10 +86,10 @@ def print_predictions(predictions: "list[Prediction]") -> None:
     common.print_table("Predictions", columns, rows, note, left=(0, 1))
 
 
-def bins(active_bins: tuple[int, ...] | None) -> str:
-    """Return the active bins of a video's views in a few characters."""
-    if active_bins is None:
-        return "static"
-    if len(active_bins) == 1:
-        return str(active_bins[0])
-    return f"{sum(active_bins) / len(active_bins):.1f} ({min(active_bins)}-{max(active_bins)})"
+def bins(active_bins: "dict[str, tuple[int, ...]]") -> str:
+    """Return the active bins of a video's views in a few characters, site by site."""
+    texts = [
+        str(kept[0]) if len(kept) == 1 else f"{sum(kept) / len(kept):.1f} ({min(kept)}-{max(kept)})"
+        for kept in active_bins.values()
+    ]
+    return ", ".join(texts) or "static"

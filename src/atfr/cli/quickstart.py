@@ -91,6 +91,7 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     )
     common.print_table(title, ["network", "top-1 (%)", "GFLOPs per clip", "ms per clip"], rows, note)
     print()
-    common.print_histogram(adaptive.test.active_bins or {})
+    (kept,) = adaptive.test.active_bins.values()
+    common.print_histogram("Active bins", kept)
     print(f"\nWritten: {out / 'quickstart.json'}, {out / 'quickstart.png'}")
     print(f"Try it:  atfr predict VIDEO --checkpoint {out / 'adaptive'}")

@@ -1,13 +1,17 @@
 """`atfr test`: the multi-view test of a trained network, as a table, JSON and CSV."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from atfr.cli import common
+from atfr.cli.clips import TestClip
 from atfr.errors import InputError
 
 if TYPE_CHECKING:
-    from atfr.evaluate.test import TestResult
+    from atfr.evaluate.result import ClassResult, TestResult
+
+TRAINED_CLIP = TestClip()
+SHOWN = 3  # classes at either end
 
 
 def test(
@@ -15,6 +19,9 @@ def test(
     checkpoint: Path,
     data: Path,
     views: str = "10x3",
+    crops: Literal["uniform", "random"] = "uniform",
+    seed: int = 0,
+    clip: TestClip = TRAINED_CLIP,
     test_fold: int | None = None,
     num_bins: int | list[int] | None = None,
     batch_size: int = 8,
@@ -26,38 +33,50 @@ def test(
     """Test a trained network on the test split: accuracy, GFLOPs per clip, time per clip, active bins.
 
     Of a folder without `train` and `test` inside, the test split is the fifth of each class that `atfr train` holds
-    out. Videos that do not decode are left out, counted and named.
+    out. Videos that do not decode are left out, counted and named. Several processes share the videos, each tested
+    once: torchrun --nproc-per-node 4 --no-python atfr test ...
 
     Args:
         checkpoint: A folder that `atfr train` wrote.
         data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
-        views: Clips x crops of each video, scores averaged; crops are 1 (centre) or 3.
+        views: Clips x crops of each video, scores averaged; crops are 1 (centre) or 3. X3D's alpha is 10x1, beta 10x3.
+        crops: Crops along the longer side, or anywhere at random, as the paper says.
+        seed: Of random crops.
+        clip: The clip, where it is not that of the training.
         test_fold: The fold of the CSV file to test on.
         num_bins: Fewer similarity bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in the main one.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
-        out: A folder for result.json and videos.csv, one row a video.
+        out: A folder for result.json, videos.csv (one row a video) and classes.csv.
         json: Print JSON instead of a table.
     """
     num_clips, num_crops = common.parse_views(views)
     if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"--out is a folder for result.json and videos.csv, '{out}' is a file")
+        raise InputError(f"--out is a folder for result.json, videos.csv and classes.csv, '{out}' is a file")
     model, task = common.load(checkpoint, device, num_bins)
     from atfr.evaluate import test as evaluate
 
     videos = common.read_data(data, task.labels, test_fold)["test"]
-    with common.progress("testing") as progress:
+    with common.process_group() as first, common.progress("testing") as progress:
         result = evaluate.test(
             model,
             videos,
-            task.spec,
+            clip.over(task.spec),
             num_clips=num_clips,
             num_crops=num_crops,
+            crops=crops,
+            seed=seed,
             batch_size=batch_size,
             num_workers=num_workers,
             progress=progress,
         )
+    if first:
+        report(result, out, json)
+
+
+def report(result: "TestResult", out: Path | None, json: bool) -> None:
+    """Write and print the result of a test."""
     for skip in result.skipped:
         common.warn(f"left out: {skip.reason}")
     for video in result.videos:
@@ -66,7 +85,8 @@ def test(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         common.write_whole(out / "result.json", result.to_json() + "\n")
-        common.write_whole(out / "videos.csv", result.to_csv())
+        common.write_whole(out / "videos.csv", result.videos_csv())
+        common.write_whole(out / "classes.csv", result.classes_csv())
     if json:
         print(result.to_json())
     else:
@@ -83,7 +103,7 @@ def print_result(result: "TestResult") -> None:
     rows += [
         ["mean class accuracy", common.percent(result.mean_class_accuracy)],
         ["videos", f"{len(result.videos)} of the test split tested, {len(result.skipped)} left out"],
-        ["views", f"{result.num_clips} clips x {result.num_crops} crops"],
+        ["views", "{clips} clips x {crops} {places} crops; {frames} x {size} x {size} px".format(**result.views)],
         ["GFLOPs per clip", spread],
         ["  without SGS", f"{result.static_gflops_per_clip:.4g}"],
         ["ms per clip", f"{result.ms_per_clip:.4g} (median)"],
@@ -94,6 +114,27 @@ def print_result(result: "TestResult") -> None:
         f"batch {timing['batch_size']}, {timing['device']}, {timing['threads']} threads, torch {timing['torch']}."
     )
     common.print_table("Test", ["", "result"], rows, note, left=(0, 1))
-    if result.active_bins:
+    for site, counts in result.active_bins.items():
         print()
-        common.print_histogram(result.active_bins)
+        common.print_histogram(f"Active bins, {site}" if len(result.active_bins) > 1 else "Active bins", counts)
+    if result.active_bins and len(result.classes) > 1:
+        print()
+        print_extremes(result.classes)
+
+
+def print_extremes(classes: "list[ClassResult]") -> None:
+    """Print the classes whose clips cost least and most."""
+    ordered = sorted(classes, key=lambda one: one.gflops_per_clip.mean)
+    shown = ordered if len(ordered) <= 2 * SHOWN else [*ordered[:SHOWN], *ordered[-SHOWN:]]
+    rows = [
+        [
+            one.label,
+            one.num_videos,
+            common.percent(one.accuracy),
+            f"{one.gflops_per_clip.mean:.4g}",
+            ", ".join(f"{kept.mean:.1f}" for kept in one.active_bins.values()),
+        ]
+        for one in shown
+    ]
+    title = "Classes, by cost" if len(shown) == len(ordered) else f"The {SHOWN} cheapest and dearest classes"
+    common.print_table(title, ["class", "videos", "accuracy", "GFLOPs per clip", "active bins"], rows)

@@ -19,14 +19,13 @@ class Pass:
 
     Attributes:
         scores: softmax of the logits.
-        active_bins: of each clip (summed over the layers, where SGS stands at several places), None for a network
-            without SGS.
+        active_bins: by site, of each clip; empty for a network without SGS.
         multiply_adds: of each clip, by its own number of active bins.
         ms_per_clip: time of the forward pass over the number of clips; nothing else is in it.
     """
 
     scores: Float64[Tensor, "N K"]
-    active_bins: list[int] | None
+    active_bins: dict[str, list[int]]
     multiply_adds: list[int]
     ms_per_clip: float
 
@@ -54,7 +53,7 @@ class Forward:
             logits = self.model(clips)
             elapsed_s = self._clock_s() - start_s
         adaptive = bool(self.cost.sites)
-        active_bins = trace.kept_maps if adaptive else None
+        active_bins = {name: site.lengths for name, site in trace.sites.items()}
         multiply_adds = self.cost.of(trace) if adaptive else [self.cost.static] * len(clips)
         return Pass(logits.double().softmax(1).cpu(), active_bins, multiply_adds, 1000 * elapsed_s / len(clips))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -28,7 +29,7 @@ class Prediction:
         path: the file.
         labels: the names of the K classes.
         scores: the softmax scores, averaged over the views; they sum to 1.
-        active_bins: the maps that each view kept, None for a network without SGS.
+        active_bins: by site, the maps that each view kept; empty for a network without SGS.
         gflops: multiply-adds / 1e9 spent on each view.
         static_gflops: multiply-adds / 1e9 of a view in the same network without SGS.
         ms_per_clip: time of the forward pass that its views were in, over the number of clips in it.
@@ -38,7 +39,7 @@ class Prediction:
     path: Path
     labels: tuple[str, ...]
     scores: Float64[Tensor, " K"]
-    active_bins: tuple[int, ...] | None
+    active_bins: dict[str, tuple[int, ...]]
     gflops: tuple[float, ...]
     static_gflops: float
     ms_per_clip: float
@@ -60,7 +61,7 @@ class Prediction:
             "path": str(self.path),
             "top": [{"label": label, "probability": probability} for label, probability in self.top(k)],
             "views": len(self.gflops),
-            "active_bins": None if self.active_bins is None else list(self.active_bins),
+            "active_bins": {site: list(kept) for site, kept in self.active_bins.items()},
             "gflops": self.total_gflops,
             "static_gflops": self.static_gflops * len(self.gflops),
             "warning": self.warning,
@@ -100,7 +101,8 @@ def predict(
     check_views(num_clips, num_crops, batch_size, num_workers)
     check_classes(model, task)
     forward = Forward(model, task.clip_shape)
-    return predictions(forward, paths, task, num_clips, num_crops, batch_size, num_workers, on_error)
+    views = Views([Path(path) for path in paths], task.spec, num_clips, num_crops)
+    return predictions(forward, views, task.labels, batch_size, num_workers, on_error)
 
 
 def check_views(num_clips: int, num_crops: int, batch_size: int, num_workers: int) -> None:
@@ -118,22 +120,19 @@ def check_views(num_clips: int, num_crops: int, batch_size: int, num_workers: in
 
 def predictions(
     forward: Forward,
-    paths: Iterable[str | os.PathLike[str]],
-    task: Task,
-    num_clips: int,
-    num_crops: int,
+    views: "Views",
+    labels: tuple[str, ...],
     batch_size: int,
     num_workers: int,
     on_error: Callable[[Path, VideoError], None] | None,
 ) -> Iterator[Prediction]:
-    """Do what `predict` says, with a `Forward` that is there already."""
-    videos = _Views([Path(path) for path in paths], task.spec, num_clips, num_crops)
-    together = max(1, batch_size // (num_clips * num_crops))
-    for loaded in DataLoader(videos, together, num_workers=num_workers, collate_fn=list):
+    """Do what `predict` says, with a `Forward` and `Views` that are there already."""
+    together = max(1, batch_size // (views.num_clips * views.num_crops))
+    for loaded in DataLoader(views, together, num_workers=num_workers, collate_fn=list):
         passes = iter(_passes(forward, [video.views for video in loaded if video.views is not None], batch_size))
         for video in loaded:
             if video.views is not None:
-                yield _prediction(video, next(passes), task.labels, forward.cost.static / 1e9)
+                yield _prediction(video, next(passes), labels, forward.cost.static / 1e9)
             elif on_error is not None:
                 on_error(video.path, VideoError(video.error))
             else:
@@ -150,11 +149,27 @@ class _Loaded:
     error: str | None = None
 
 
-class _Views(Dataset[_Loaded]):
-    """The views of each file; one that does not decode is an item too, so that it cannot end the run of the others."""
+class Views(Dataset[_Loaded]):
+    """The views of each file; one that does not decode is an item too, so that it cannot end the run of the others.
 
-    def __init__(self, paths: Sequence[Path], spec: ClipSpec, num_clips: int, num_crops: int) -> None:
+    Args:
+        paths: video files.
+        spec: the clip that is read.
+        num_clips: clips of a video, spread uniformly.
+        num_crops: crops of a clip.
+        crop_seeds: of each file, for crops at random places; None: crops are spread uniformly.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        spec: ClipSpec,
+        num_clips: int,
+        num_crops: int,
+        crop_seeds: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.paths, self.spec, self.num_clips, self.num_crops = paths, spec, num_clips, num_crops
+        self.crop_seeds = crop_seeds
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -165,7 +180,11 @@ class _Views(Dataset[_Loaded]):
             frames = decode(path, shorter_side=self.spec.decode_side)
         except VideoError as error:
             return _Loaded(path, None, error=str(error))
-        return _Loaded(path, test_clips(frames, self.spec, self.num_clips, self.num_crops), frames.warning)
+        places = None
+        if self.crop_seeds is not None:
+            key = np.random.SeedSequence(self.crop_seeds[index]).generate_state(1)
+            places = torch.Generator().manual_seed(int(key[0]))
+        return _Loaded(path, test_clips(frames, self.spec, self.num_clips, self.num_crops, places), frames.warning)
 
 
 def _passes(forward: Forward, views: list[Float[Tensor, "V C T H W"]], batch_size: int) -> list[Pass]:
@@ -175,14 +194,15 @@ def _passes(forward: Forward, views: list[Float[Tensor, "V C T H W"]], batch_siz
     with evaluating(forward.model):
         passes = [forward(clips) for clips in torch.cat(views).split(batch_size)]
     scores = torch.cat([one.scores for one in passes])
-    active_bins = [active for one in passes for active in one.active_bins or ()]
+    active_bins = {site: [kept for one in passes for kept in one.active_bins[site]] for site in passes[0].active_bins}
     multiply_adds = [count for one in passes for count in one.multiply_adds]
     times_ms = [one.ms_per_clip for one in passes for _ in one.multiply_adds]
     shares, start = [], 0
     for video in views:
         share = slice(start, start := start + len(video))
         ms_per_clip = sum(times_ms[share]) / len(video)
-        shares.append(Pass(scores[share], active_bins[share] or None, multiply_adds[share], ms_per_clip))
+        kept_here = {site: kept[share] for site, kept in active_bins.items()}
+        shares.append(Pass(scores[share], kept_here, multiply_adds[share], ms_per_clip))
     return shares
 
 
@@ -191,7 +211,7 @@ def _prediction(video: _Loaded, passed: Pass, labels: tuple[str, ...], static_gf
         path=video.path,
         labels=labels,
         scores=passed.scores.mean(0),
-        active_bins=None if passed.active_bins is None else tuple(passed.active_bins),
+        active_bins={site: tuple(kept) for site, kept in passed.active_bins.items()},
         gflops=tuple(count / 1e9 for count in passed.multiply_adds),
         static_gflops=static_gflops,
         ms_per_clip=passed.ms_per_clip,

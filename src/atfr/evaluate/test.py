@@ -1,168 +1,41 @@
 """test: the multi-view test of a network on labelled videos, with accuracy, cost and time per clip.
 
-Each video counts exactly once. One that does not decode is left out of every figure, counted and named.
+Each video counts exactly once, also where several processes share the test (`torchrun`, any number of them): process r
+of W takes the videos r, r + W, r + 2 W, ..., nothing is padded, and each process ends with the result of all. A video
+that does not decode is left out of every figure, counted and named.
 """
 
-import csv
-import io
-import json
-import math
 import os
 import platform
 import statistics
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal, get_args
 
 import torch
+import torch.distributed as dist
 
 from atfr.data.records import VideoList
 from atfr.errors import DataError, VideoError
 from atfr.evaluate.forward import Forward, evaluating
-from atfr.evaluate.predict import Prediction, check_views, predictions
+from atfr.evaluate.predict import Prediction, Views, check_views, predictions
+from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
+from atfr.sgs.sampler import one_of
 from atfr.video.spec import ClipSpec
 
-
-@dataclass(frozen=True)
-class Spread:
-    """How a figure is distributed over clips; `std` is that of the clips themselves."""
-
-    mean: float
-    std: float
-    min: float
-    max: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Describe some values, one at least."""
-        return cls(statistics.fmean(values), statistics.pstdev(values), min(values), max(values))
+Crops = Literal["uniform", "random"]
 
 
 @dataclass(frozen=True)
-class VideoResult:
-    """One video of a test: `gflops` are those of all its views together."""
+class _Tested:
+    """What came of the video of that number in the list."""
 
-    path: str
-    label: str
-    prediction: str
-    probability: float
-    rank: int
-    active_bins: tuple[int, ...] | None
-    gflops: float
-    warning: str | None
-
-    @property
-    def correct(self) -> bool:
-        """Whether the most probable class is the right one."""
-        return self.rank == 1
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A video that does not decode."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class TestResult:
-    """The result of a test; accuracies are shares of 1.
-
-    Attributes:
-        videos: one row a video, in the order of the list.
-        skipped: the videos that do not decode, left out of every figure.
-        num_classes: classes K of the network.
-        num_clips, num_crops: the views of a video.
-        gflops_per_clip: multiply-adds / 1e9, over all clips of all videos.
-        static_gflops_per_clip: the same network's without SGS.
-        ms_per_clip: the forward pass alone, median over clips.
-        timing: under which conditions that was measured.
-    """
-
-    __test__: ClassVar[bool] = False  # no pytest class
-
-    videos: tuple[VideoResult, ...]
-    skipped: tuple[Skipped, ...]
-    num_classes: int
-    num_clips: int
-    num_crops: int
-    gflops_per_clip: Spread
-    static_gflops_per_clip: float
-    ms_per_clip: float
-    timing: dict[str, Any]
-
-    @property
-    def top1(self) -> float:
-        """The share of videos whose most probable class is the right one."""
-        return sum(video.correct for video in self.videos) / len(self.videos)
-
-    @property
-    def top1_standard_error(self) -> float:
-        """The binomial standard error of `top1`."""
-        return math.sqrt(self.top1 * (1 - self.top1) / len(self.videos))
-
-    @property
-    def top5(self) -> float | None:
-        """The share of videos whose class is among the five most probable; None with five classes or fewer."""
-        if self.num_classes <= 5:
-            return None
-        return sum(video.rank <= 5 for video in self.videos) / len(self.videos)
-
-    @property
-    def mean_class_accuracy(self) -> float:
-        """The mean, over the classes that are tested, of the share of their videos that is right."""
-        of_class: dict[str, list[bool]] = {}
-        for video in self.videos:
-            of_class.setdefault(video.label, []).append(video.correct)
-        return statistics.fmean(sum(hits) / len(hits) for hits in of_class.values())
-
-    @property
-    def active_bins(self) -> dict[int, int] | None:
-        """How many clips kept how many maps, by number of maps; None for a network without SGS."""
-        counts = Counter(active for video in self.videos for active in video.active_bins or ())
-        return dict(sorted(counts.items())) or None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn the result into plain JSON values."""
-        return {
-            "top1": self.top1,
-            "top1_standard_error": self.top1_standard_error,
-            "top5": self.top5,
-            "mean_class_accuracy": self.mean_class_accuracy,
-            "num_videos": len(self.videos),
-            "num_skipped": len(self.skipped),
-            "num_classes": self.num_classes,
-            "views": {"clips": self.num_clips, "crops": self.num_crops},
-            "gflops_per_clip": asdict(self.gflops_per_clip),
-            "static_gflops_per_clip": self.static_gflops_per_clip,
-            "gflops_are": "multiply-adds / 1e9",
-            "active_bins": self.active_bins,
-            "ms_per_clip": self.ms_per_clip,
-            "timing": self.timing,
-            "skipped": [asdict(skip) for skip in self.skipped],
-            "videos": [asdict(video) | {"correct": video.correct} for video in self.videos],
-        }
-
-    def to_json(self) -> str:
-        """Write the result as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def to_csv(self) -> str:
-        """Write the rows of the videos as CSV; the active bins of a video's views are joined by spaces."""
-        text = io.StringIO()
-        columns = ["path", "label", "prediction", "probability", "correct", "rank", "active_bins", "gflops", "warning"]
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        for video in self.videos:
-            row = asdict(video) | {"correct": int(video.correct)}
-            row["active_bins"] = " ".join(map(str, video.active_bins or ()))
-            writer.writerow([row[column] for column in columns])
-        return text.getvalue()
+    number: int
+    outcome: VideoResult | Skipped
+    ms_per_clip: float = 0.0
 
 
 def test(
@@ -172,21 +45,29 @@ def test(
     *,
     num_clips: int = 10,
     num_crops: int = 3,
+    crops: Crops = "uniform",
+    seed: int = 0,
     batch_size: int = 8,
     num_workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TestResult:
     """Test a network on labelled videos: softmax scores averaged over num_clips x num_crops views.
 
+    Where `torch.distributed` is initialised, the processes share the videos, and each returns the result of all.
+
+    Source: Fayyaz et al. 2021, Sec. 5: 10 clips, spread uniformly, of 3 random crops each.
+
     Args:
         model: a network with a class for each of the list's labels; it runs where its parameters are.
         videos: the test split.
         spec: the clips the network reads.
         num_clips: clips of a video, spread uniformly.
-        num_crops: crops of a clip: 1 (centre) or 3.
+        num_crops: crops of a clip: 1 or 3.
+        crops: "uniform": the centre, or the centre and both ends; "random": anywhere, drawn anew for each clip.
+        seed: of random crops; they depend on it and on the place of a video in the list.
         batch_size: clips in one forward pass, at most.
         num_workers: processes that decode; 0 decodes in this one.
-        progress: called with (videos done, videos in all).
+        progress: called with (videos done, videos in all) of this process.
 
     Raises:
         DataError: none of the videos decodes.
@@ -194,35 +75,57 @@ def test(
     """
     task = Task(videos.labels, spec)
     check_views(num_clips, num_crops, batch_size, num_workers)
+    one_of("crops", crops, get_args(Crops))
     check_classes(model, task)
-    skipped: list[Skipped] = []
-
-    def skip(path: Path, error: VideoError) -> None:
-        skipped.append(Skipped(str(path), str(error)))
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    numbers = range(rank, len(videos), world_size)
+    paths = [videos.records[number].path for number in numbers]
+    crop_seeds = [(seed, number) for number in numbers] if crops == "random" else None
+    views = Views(paths, spec, num_clips, num_crops, crop_seeds)
 
     forward = Forward(model, task.clip_shape)
-    with evaluating(model):
-        forward.warm_up(min(batch_size, num_clips * num_crops * len(videos)))
-    paths = [record.path for record in videos.records]
-    rest = iter(videos.records)  # predictions come in this order, without those of the videos skipped
-    found = []
-    for prediction in predictions(forward, paths, task, num_clips, num_crops, batch_size, num_workers, skip):
-        found.append((prediction, next(record.label for record in rest if record.path == prediction.path)))
+    tested: list[_Tested] = []
+
+    def add(outcome: VideoResult | Skipped, ms_per_clip: float = 0.0) -> None:
+        tested.append(_Tested(numbers[len(tested)], outcome, ms_per_clip))  # they come in the order of the list
         if progress:
-            progress(len(found) + len(skipped), len(paths))
+            progress(len(tested), len(paths))
+
+    def skip(path: Path, error: VideoError) -> None:
+        add(Skipped(str(path), str(error)))
+
+    if paths:
+        with evaluating(model):
+            forward.warm_up(min(batch_size, num_clips * num_crops * len(paths)))
+    for prediction in predictions(forward, views, task.labels, batch_size, num_workers, skip):
+        label = videos.records[numbers[len(tested)]].label
+        add(_row(prediction, label), prediction.ms_per_clip)
+    tested = sorted(_of_all_processes(tested), key=lambda one: one.number)
+    found = [one.outcome for one in tested if isinstance(one.outcome, VideoResult)]
+    skipped = [one.outcome for one in tested if isinstance(one.outcome, Skipped)]
     if not found:
-        raise DataError(f"none of the {len(paths)} test videos decodes; the first: {skipped[0].reason}")
+        raise DataError(f"none of the {len(videos)} test videos decodes; the first: {skipped[0].reason}")
+    timing = conditions(model, batch_size) | {"processes": world_size, "clip_shape": list(task.clip_shape)}
     return TestResult(
-        videos=tuple(_row(prediction, label) for prediction, label in found),
+        videos=tuple(found),
         skipped=tuple(skipped),
         num_classes=len(videos.labels),
-        num_clips=num_clips,
-        num_crops=num_crops,
-        gflops_per_clip=Spread.of([gflops for prediction, _ in found for gflops in prediction.gflops]),
+        views={"clips": num_clips, "crops": num_crops, "places": crops}
+        | ({"seed": seed} if crops == "random" else {})
+        | {"frames": spec.frames, "stride": spec.stride, "size": spec.size, "resize": spec.resize},
         static_gflops_per_clip=forward.cost.static / 1e9,
-        ms_per_clip=statistics.median(prediction.ms_per_clip for prediction, _ in found),
-        timing=conditions(model, batch_size) | {"clip_shape": list(task.clip_shape)},
+        ms_per_clip=statistics.median(one.ms_per_clip for one in tested if isinstance(one.outcome, VideoResult)),
+        timing=timing,
     )
+
+
+def _of_all_processes(tested: list[_Tested]) -> list[_Tested]:
+    """Return what all processes have tested."""
+    if not dist.is_initialized():
+        return tested
+    shares: list[list[_Tested]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(shares, tested)
+    return [one for share in shares for one in share]
 
 
 test.__test__ = False  # type: ignore[attr-defined]  # no pytest function
@@ -260,7 +163,7 @@ def _row(prediction: Prediction, label: int) -> VideoResult:
         probability=probability,
         rank=_rank(prediction, label),
         active_bins=prediction.active_bins,
-        gflops=prediction.total_gflops,
+        view_gflops=prediction.gflops,
         warning=prediction.warning,
     )
 

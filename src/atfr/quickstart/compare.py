@@ -24,7 +24,8 @@ from atfr.adapt import adapt_
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.evaluate.forward import evaluating
-from atfr.evaluate.test import TestResult, test
+from atfr.evaluate.result import TestResult
+from atfr.evaluate.test import test
 from atfr.models import VideoModel, create_model
 from atfr.quickstart.figure import draw
 from atfr.train.fit import fit

@@ -20,7 +20,8 @@ def draw(comparison: Mapping[str, Any], path: Path) -> None:
     networks = comparison["networks"]
     draw_accuracy(accuracy, networks, len(comparison["conditions"]["labels"]))
     draw_cost(cost, networks)
-    draw_bins(bins, networks["adaptive"]["test"]["active_bins"], comparison["conditions"]["clip"]["frames"])
+    (kept,) = networks["adaptive"]["test"]["active_bins"].values()  # one site
+    draw_bins(bins, kept, comparison["conditions"]["clip"]["frames"])
     figure.savefig(path, format="png", dpi=130)
 
 
