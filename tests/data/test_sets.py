@@ -143,7 +143,7 @@ def test_kinetics_replacements_and_links(tmp_path: Path) -> None:
     (root / "videos" / "abseiling").mkdir(parents=True)  # what CVDF's arrange_by_classes.py makes
     link = root / "videos" / "abseiling" / "0zzzzzzzzzz_000001_000011.mp4"
     link.symlink_to(root / "train" / "abseiling" / link.name)
-    (root / "again").symlink_to(root / "train")  # a link to a folder that is walked anyway
+    (root / "train" / "round").symlink_to(root)  # a link into what is walked anyway
     paths = {video.name: video.path for video in Kinetics400.read(root).videos}
     assert paths["-3B32lodo2M_000059_000069.mp4"] == root / better
     assert paths[link.name] is not None

@@ -1,0 +1,94 @@
+"""check_videos: decode every video once, in several processes, and say which are broken, damaged or too short."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from atfr.data.index import VideoFacts, VideoIndex
+from atfr.data.pool import WorkerDiedError, each_in_processes
+from atfr.errors import VideoError
+from atfr.video.decode import decode
+
+LOOK_PX = 16
+"""Every frame is decoded in full and scaled down to this shorter side: whether it decodes is all that is asked."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A video that cannot be used as it is.
+
+    Attributes:
+        path: the file.
+        problem: "broken" (nothing decodes), "damaged" (only a part does), or "short".
+        reason: what is wrong, in words.
+    """
+
+    path: Path
+    problem: str
+    reason: str
+
+
+def look(path: Path) -> VideoFacts:
+    """Decode a whole video and return what was found."""
+    try:
+        frames = decode(path, shorter_side=LOOK_PX)
+    except VideoError as error:
+        return VideoFacts(0, problem="broken", reason=str(error))
+    duration_s = float(frames.pts_s[-1] - frames.pts_s[0]) + 1 / frames.fps
+    problem = "damaged" if frames.warning else None
+    return VideoFacts(len(frames), duration_s, frames.fps, problem, frames.warning or "")
+
+
+def check_videos(
+    paths: Iterable[Path],
+    root: Path,
+    *,
+    min_frames: int,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Problem]:
+    """Return the videos that are broken, damaged or shorter than `min_frames`, in the order given.
+
+    What is found is written at once to the index of `root`, so a call that was interrupted goes on where it was, and
+    one on a checked data set decodes nothing but the files that have changed.
+
+    Args:
+        paths: the videos; each is decoded once.
+        root: the folder of the data, whose index is used.
+        min_frames: a video of fewer frames is short.
+        num_workers: processes that decode.
+        progress: called with (videos done, videos in all).
+    """
+    unique = list(dict.fromkeys(paths))
+    problems: dict[Path, Problem] = {}
+    with VideoIndex(root) as index:
+        for done, (path, facts) in enumerate(_facts(unique, index, num_workers), 1):
+            if facts.problem:
+                problems[path] = Problem(path, facts.problem, facts.reason)
+            elif facts.frames < min_frames:
+                reason = (
+                    f"'{path}' has {facts.frames} frames, fewer than {min_frames}: a clip of it repeats from its start"
+                )
+                problems[path] = Problem(path, "short", reason)
+            if progress:
+                progress(done, len(unique))
+    return [problems[path] for path in unique if path in problems]
+
+
+def _facts(paths: list[Path], index: VideoIndex, num_workers: int) -> Iterator[tuple[Path, VideoFacts]]:
+    """What is known, then what is found."""
+    unknown = []
+    for path in paths:
+        facts = index.get(path)
+        if facts is None:
+            unknown.append(path)
+        else:
+            yield path, facts
+    for path, result in each_in_processes(look, unknown, num_workers):
+        found = (
+            VideoFacts(0, problem="broken", reason=f"'{path}': {result}")
+            if isinstance(result, WorkerDiedError)
+            else result
+        )
+        index.add(path, found)
+        yield path, found

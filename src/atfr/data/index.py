@@ -1,0 +1,120 @@
+"""What decoding a video once has told: kept in a small file, so that nobody has to decode it again to know.
+
+The file is `.atfr-index.jsonl` in the folder of the data, or, where that cannot be written, in the user's cache folder
+(`$XDG_CACHE_HOME/atfr`, by default `~/.cache/atfr`). It holds a JSON object a line; of two on the same video the later
+counts, and one that a crash has cut off is passed over. An entry counts as long as the video has the same size and time
+of change. Remove the file to forget everything.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from atfr.data.records import VideoList
+
+INDEX_FILE = ".atfr-index.jsonl"
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a whole decoding of a video found.
+
+    Attributes:
+        frames: frames that decode; 0 for a file that is no video.
+        duration_s: the time from the first frame to the end of the last.
+        fps: the mean rate, frames/s.
+        problem: "broken" where nothing decodes, "damaged" where only a part does, or None.
+        reason: what was wrong.
+    """
+
+    frames: int
+    duration_s: float = 0.0
+    fps: float = 0.0
+    problem: str | None = None
+    reason: str = ""
+
+
+class VideoIndex:
+    """The facts of the videos of a folder; close it, or use it in a `with` statement.
+
+    One process writes at a time.
+
+    Args:
+        root: the folder of the data.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.path = index_path(self.root)
+        self._entries: dict[str, tuple[int, int, VideoFacts]] = {}
+        self._file: TextIO | None = None
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    entry = json.loads(line)
+                    path, size, mtime_ns = (entry.pop(name) for name in ("path", "size", "mtime_ns"))
+                    self._entries[path] = (size, mtime_ns, VideoFacts(**entry))
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    continue  # cut off, or of another version: that video is decoded again
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, path: Path) -> VideoFacts | None:
+        """Return what is known about a video, None where nothing is or where the file has changed since."""
+        size, mtime_ns, facts = self._entries.get(self._key(path), (-1, -1, None))
+        if facts is None:
+            return None
+        try:
+            now = path.stat()
+        except OSError:
+            return None
+        return facts if (now.st_size, now.st_mtime_ns) == (size, mtime_ns) else None
+
+    def num_frames(self, videos: VideoList) -> list[int]:
+        """Return the number of frames of each video, 0 where it is not known: what `ClipDataset` takes."""
+        facts = (self.get(record.path) for record in videos.records) if self._entries else ()
+        return [known.frames if known else 0 for known in facts] or [0] * len(videos)
+
+    def add(self, path: Path, facts: VideoFacts) -> None:
+        """Write down what is known about a video, at once."""
+        now = path.stat()
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+            self._file.write("\n")  # ends a line that a crash has cut off
+        key = self._key(path)
+        self._entries[key] = (now.st_size, now.st_mtime_ns, facts)
+        entry = {"path": key, "size": now.st_size, "mtime_ns": now.st_mtime_ns, **asdict(facts)}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _key(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+
+def index_path(root: Path) -> Path:
+    """Return where the index of a folder is: in the folder, or in the cache folder where it cannot be written."""
+    beside = root / INDEX_FILE
+    if os.access(beside if beside.exists() else root, os.W_OK):
+        return beside
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "atfr" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.jsonl"
