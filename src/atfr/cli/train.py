@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from atfr.cli import common
 from atfr.errors import CheckpointError
+from atfr.train.recipe import AS_IT_STANDS, Tuning
 from atfr.video.spec import ClipSpec
 
 DEFAULT_CLIP = ClipSpec()
@@ -42,6 +43,7 @@ def train(
     weight_decay: float = 1e-4,
     num_workers: int | None = None,
     seed: int = 0,
+    tuning: Tuning = AS_IT_STANDS,
     resume: bool = False,
     trainer: dict[str, Any] | None = None,
     json: bool = False,
@@ -83,6 +85,7 @@ def train(
         weight_decay: On matrices and kernels; batch norm and biases are spared.
         num_workers: Processes that decode; by default one less than the CPU cores, four at most.
         seed: Of weights, clips and their order.
+        tuning: What is different where the network has learned before.
         resume: Go on from `out`/last.ckpt, with the arguments of the training that wrote it.
         trainer: Options of lightning.Trainer.
         json: Print JSON instead of a table.
@@ -135,6 +138,7 @@ def train(
             weight_decay=weight_decay,
             num_workers=num_workers,
             seed=seed,
+            tuning=tuning,
             resume=out / RESUME if resume else None,
             **(trainer or {}),
         )

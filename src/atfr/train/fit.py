@@ -20,7 +20,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -31,8 +31,11 @@ from atfr.evaluate.task import Task, check_classes, save_checkpoint
 from atfr.models import VideoModel
 from atfr.train.loaders import ClipLoaders
 from atfr.train.module import ClassificationModule, Optimizer
+from atfr.train.recipe import AS_IT_STANDS, Tuning
+from atfr.train.tuning import frozen
 
 RESUME = "last.ckpt"
+BEST, WATCHED = "best", "val/loss"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def fit(
     weight_decay: float = 1e-4,
     num_workers: int | None = None,
     seed: int = 0,
+    tuning: Tuning = AS_IT_STANDS,
     resume: str | os.PathLike[str] | None = None,
     **trainer_options: Any,
 ) -> FitResult:
@@ -86,6 +90,7 @@ def fit(
         weight_decay: on matrices and kernels.
         num_workers: processes that decode; None: one less than the CPU cores, four at most.
         seed: of order and dropout; the clips are drawn by the data set's own.
+        tuning: what is different where the network has learned before.
         resume: a `last.ckpt` to go on from, of the same network and arguments.
         trainer_options: any option of `lightning.Trainer`; they take precedence, callbacks are added.
 
@@ -97,6 +102,8 @@ def fit(
     out = Path(out)
     task = Task(train.video_list.labels, train.spec)
     _check(model, train, val, task)
+    if tuning.patience is not None and val is None:
+        raise InputError("Tuning.patience stops by the validation loss: fit needs val, a data set to validate on")
     for name, value, least in (
         ("epochs", epochs, 1),
         ("batch_size", batch_size, 1),
@@ -118,19 +125,24 @@ def fit(
         warmup_epochs=warmup_epochs,
         weight_decay=weight_decay,
         seed=seed,
+        tuning=tuning,
     )
     train.set_epoch(0 if resume is None else _check_resume(resume, module) + 1)
-    loaders = ClipLoaders(train, val, batch_size=batch_size, num_workers=workers, seed=seed)
-    model.train()
+    loaders = ClipLoaders(train, val, batch_size=batch_size, num_workers=workers, seed=seed, balanced=tuning.balanced)
+    module.train()
     with _quiet():
-        trainer = _trainer(out, epochs, {"limit_val_batches": 0} | trainer_options if val is None else trainer_options)
+        if val is None:
+            trainer_options = {"limit_val_batches": 0} | trainer_options
+        trainer = _trainer(out, epochs, tuning, trainer_options)
         interrupt = _Interrupt()
         trainer.callbacks.append(interrupt)  # type: ignore[attr-defined]
         try:
-            with _interruptible(interrupt):
+            with _interruptible(interrupt), frozen(model, tuning):
                 trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         except (MisconfigurationException, ZeroDivisionError, OverflowError) as error:
             raise InputError(f"lightning.Trainer cannot train with these options: {error}") from error
+    if tuning.patience is not None:
+        module.load_state_dict(torch.load(out / f"{BEST}.ckpt", weights_only=True)["state_dict"])
     model.eval()
     if trainer.is_global_zero:
         save_checkpoint(model, task, out)
@@ -149,9 +161,11 @@ def _cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _trainer(out: Path, epochs: int, options: dict[str, Any]) -> pl.Trainer:
+def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) -> pl.Trainer:
     """Make the Trainer: our defaults, which any option of the caller replaces."""
     callbacks: list[pl.Callback] = []
+    if tuning.patience is not None:
+        callbacks += [EarlyStopping(WATCHED, patience=tuning.patience), ModelCheckpoint(out, BEST, monitor=WATCHED)]
     if options.get("enable_checkpointing", True):
         callbacks.append(
             ModelCheckpoint(
@@ -271,6 +285,7 @@ def _quiet() -> Iterator[None]:
                 r"The number of training batches \(\d+\) is smaller than the logging interval",
                 r"Checkpoint directory .* exists and is not empty",
                 r"GPU available but not used",
+                r"Found \d+ module\(s\) in eval mode",  # frozen stages and fixed batch norms
                 r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.15
             ):
                 warnings.filterwarnings("ignore", message)

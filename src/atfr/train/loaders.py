@@ -1,5 +1,6 @@
 """The loaders of a training: clips in an order that depends on seed and epoch alone, and validation that goes on."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,17 +24,25 @@ class ClipLoaders(pl.LightningDataModule):
         batch_size: clips in a step, and videos in a validation step, on each device.
         num_workers: processes that decode; 0 decodes in this one.
         seed: of the order of the clips.
+        balanced: draw each class equally often.
     """
 
     def __init__(
-        self, train: ClipDataset, val: ClipDataset | None, *, batch_size: int, num_workers: int, seed: int
+        self,
+        train: ClipDataset,
+        val: ClipDataset | None,
+        *,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         self.train = train
         self.val = val
         self.batch_size = batch_size
         self.options: dict[str, Any] = {"num_workers": num_workers, "persistent_workers": num_workers > 0}
-        self.sampler = EpochShuffle(train, seed)
+        self.sampler = EpochShuffle(train, seed, balanced=balanced)
 
     def train_dataloader(self) -> DataLoader:
         """Each clip once an epoch; a last batch that is not full is left out, where there are full ones."""
@@ -54,11 +63,16 @@ class ClipLoaders(pl.LightningDataModule):
 
 
 class EpochShuffle(Sampler[int]):
-    """A random order of a data set, fixed by its seed and the data set's epoch: a resumed training takes it up."""
+    """A random order of a data set, fixed by its seed and the data set's epoch: a resumed training takes it up.
 
-    def __init__(self, dataset: ClipDataset, seed: int) -> None:
+    `balanced` draws as many items, from each class equally many (but for one): a rare class's come again, of a frequent
+    one's some wait for another epoch.
+    """
+
+    def __init__(self, dataset: ClipDataset, seed: int, *, balanced: bool = False) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.balanced = balanced
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -66,7 +80,16 @@ class EpochShuffle(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         key = np.random.SeedSequence([self.seed, self.dataset.epoch])
         generator = torch.Generator().manual_seed(int(key.generate_state(1)[0]))
-        yield from torch.randperm(len(self.dataset), generator=generator).tolist()
+        order = torch.randperm(len(self.dataset), generator=generator).tolist()
+        yield from self._balance(order) if self.balanced else order
+
+    def _balance(self, order: list[int]) -> Iterator[int]:
+        """Take the classes in turns, each one's items in their order, again from the start where they are used up."""
+        classes: dict[int, list[int]] = {}
+        for index in order:
+            classes.setdefault(self.dataset.video_list.records[index].label, []).append(index)
+        turns = zip(*(itertools.cycle(items) for items in classes.values()), strict=True)
+        return itertools.islice(itertools.chain.from_iterable(turns), len(order))
 
 
 class _Forgiving(Dataset[tuple[Tensor, int] | None]):

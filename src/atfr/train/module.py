@@ -4,7 +4,7 @@ Mean active bins and GFLOPs are logged beside the loss, so that one can watch th
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal, get_args
 
@@ -12,13 +12,18 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2 import MixUp
+from torchvision.tv_tensors import Video
 
 from atfr.cost import clip_cost
 from atfr.errors import InputError
+from atfr.models import VideoModel
 from atfr.sgs.sampler import one_of
 from atfr.trace import SamplingTrace, record
+from atfr.train.recipe import AS_IT_STANDS, Tuning
+from atfr.train.tuning import parameter_groups, set_modes
 
 MOMENTUM = 0.9
 Optimizer = Literal["sgd", "adamw"]
@@ -37,12 +42,13 @@ class ClassificationModule(pl.LightningModule):
         learning_rate: at the top of the schedule.
         warmup_epochs: epochs of linear warm-up, which may be a fraction.
         weight_decay: on weight matrices and kernels; not on vectors: batch norm's scales and shifts, and biases.
+        tuning: what stays, what moves slowly, and mixup.
         seed: of dropout; each epoch starts from it and its own number, so that a resumed training goes on alike.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: VideoModel,
         clip_shape: Sequence[int],
         *,
         optimizer: Optimizer,
@@ -50,9 +56,13 @@ class ClassificationModule(pl.LightningModule):
         warmup_epochs: float,
         weight_decay: float,
         seed: int,
+        tuning: Tuning = AS_IT_STANDS,
     ) -> None:
         super().__init__()
         self.model = model
+        self.tuning = tuning
+        num_classes = model.config["arguments"]["num_classes"]
+        self.mix = MixUp(alpha=tuning.mixup, num_classes=num_classes) if tuning.mixup else None
         self.optimizer = one_of("optimizer", optimizer, get_args(Optimizer))
         self.learning_rate = learning_rate
         self.warmup_epochs = warmup_epochs
@@ -68,9 +78,13 @@ class ClassificationModule(pl.LightningModule):
     def training_step(self, batch: tuple[Float[Tensor, "N C T H W"], Int[Tensor, " N"]], batch_idx: int) -> Tensor:
         """Return the mean cross entropy of a batch of clips."""
         clips, labels = batch
+        targets = labels
+        if self.mix is not None:
+            mixed, targets = self.mix(Video(clips), labels)
+            clips = mixed.as_subclass(Tensor)
         with record(self.model) as trace:
             logits = self.model(clips)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), targets)
         figures = {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
         self._log("train", figures | self._spent(trace), len(clips))
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -96,7 +110,7 @@ class ClassificationModule(pl.LightningModule):
         self.trainer.fit_loop.setup_data()  # tells the batches of an epoch, also where max_steps sets the end
         steps_an_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         warmup = min(round(self.warmup_epochs * steps_an_epoch), int(total) - 1)
-        groups = parameter_groups(self.model.parameters(), self.weight_decay)
+        groups = parameter_groups(self.model, self.tuning, self.learning_rate, self.weight_decay)
         optimizer: torch.optim.Optimizer
         if self.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, self.learning_rate, momentum=MOMENTUM)
@@ -104,6 +118,13 @@ class ClassificationModule(pl.LightningModule):
             optimizer = torch.optim.AdamW(groups, self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train(self, mode: bool = True) -> "ClassificationModule":
+        """Change the mode, except that of what must not change in training."""
+        super().train(mode)
+        if mode:
+            set_modes(self.model, self.tuning)
+        return self
 
     def on_train_epoch_start(self) -> None:
         """Draw other clips, in another order, than in other epochs."""
@@ -159,12 +180,3 @@ def learning_rate_factor(step: int, total_steps: float, warmup_steps: int) -> fl
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * min((step - warmup_steps) / (total_steps - warmup_steps), 1)))
-
-
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters: matrices and kernels with weight decay, vectors (batch norm, biases) without."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
