@@ -104,4 +104,4 @@ def _resize(frames: Frames | VideoFile, indices: Tensor, side: int) -> UInt8[Ten
 
 def _normalise(clip: UInt8[Tensor, "T 3 H W"], spec: ClipSpec) -> Float[Tensor, "3 T H W"]:
     scaled = tvf.to_dtype(clip, torch.float32, scale=True)
-    return tvf.normalize(scaled, mean=list(spec.mean), std=list(spec.std)).transpose(0, 1).contiguous()
+    return tvf.normalize(scaled, mean=list(spec.mean), std=list(spec.std), inplace=True).transpose(0, 1).contiguous()
