@@ -5,10 +5,11 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,17 +24,52 @@ if TYPE_CHECKING:
     from atfr.models import VideoModel
 
 WIDTH = 80
+DataSetName = Literal["kinetics400", "kinetics600", "mini_kinetics200", "ssv2", "ucf101", "hmdb51"]
 
 
-def read_data(data: Path, labels: Sequence[str] | None = None, test_fold: int | None = None) -> "dict[str, VideoList]":
-    """Read the splits of a folder of classes or a CSV file."""
+def read_data(
+    data: Path,
+    labels: Sequence[str] | None = None,
+    test_fold: int | None = None,
+    dataset: DataSetName | None = None,
+    split: int | None = None,
+) -> "dict[str, VideoList]":
+    """Read the splits of a data set of the field, a folder of classes or a CSV file."""
     from atfr.data.records import read_csv, read_folder
 
+    if dataset is not None:
+        return _read_set(data, dataset, split, labels, test_fold)
+    if split is not None:
+        raise InputError("--split is for a --dataset with several splits (ucf101, hmdb51)")
     if data.is_file():
         return read_csv(data, labels=labels, test_fold=test_fold)
     if test_fold is not None and data.is_dir():
         raise InputError(f"--test_fold is for a CSV file with a column 'fold', '{data}' is a folder")
     return read_folder(data, labels=labels)
+
+
+def _read_set(
+    data: Path, dataset: DataSetName, split: int | None, labels: Sequence[str] | None, test_fold: int | None
+) -> "dict[str, VideoList]":
+    """Read a data set of the field, and say how much of it is missing."""
+    from atfr.data.sets import DATA_SETS
+
+    if test_fold is not None:
+        raise InputError(f"--test_fold is for a CSV file with a column 'fold', not for {dataset}")
+    found = DATA_SETS[dataset].read(data, split)
+    splits = found.video_lists(labels)
+    missing, listed = (Counter(video.split for video in videos) for videos in (found.missing, found.videos))
+    if counts := [f"{missing[split]} of {listed[split]} {split} videos" for split in splits if missing[split]]:
+        warn(f"{' and '.join(counts)} are not in '{data}' and left out; `atfr data check {dataset} {data}` lists them")
+    return splits
+
+
+def known_lengths(data: Path, *lists: "VideoList") -> list[list[int]]:
+    """Return the numbers of frames of each list's videos, as `atfr data check` has found them, 0 where it has not."""
+    from atfr.data.index import VideoIndex
+
+    index = VideoIndex(data if data.is_dir() else data.parent)
+    return [index.num_frames(videos) for videos in lists]
 
 
 def load(checkpoint: Path, device: str, num_bins: int | list[int] | None = None) -> "tuple[VideoModel, Task]":

@@ -14,6 +14,8 @@ def quickstart(
     *,
     data: Path | None = None,
     test_fold: int | None = None,
+    dataset: common.DataSetName | None = None,
+    split: int | None = None,
     out: Path = Path("runs/quickstart"),
     epochs: int | None = None,
     seed: int = 0,
@@ -28,6 +30,8 @@ def quickstart(
     Args:
         data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
         test_fold: The fold of the CSV file to hold out, where it has a column `fold`.
+        dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
+        split: The split of UCF101 or HMDB51.
         out: The folder for everything that is written; what an earlier quickstart left there is replaced.
         epochs: Passes of the base over the training videos, and 0.6 times as many of each fine-tuning; by
             default as many as take a few minutes on two CPU cores.
@@ -35,7 +39,7 @@ def quickstart(
         json: Print JSON instead of a table.
     """
     out.mkdir(parents=True, exist_ok=True)
-    splits = common.read_data(data, test_fold=test_fold) if data else generated(out / "samples")
+    splits = common.read_data(data, None, test_fold, dataset, split) if data else generated(out / "samples")
     with common.busy("starting"):
         from atfr.quickstart import quickstart as run
         from atfr.quickstart.recipes import recipe_for

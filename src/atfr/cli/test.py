@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from atfr.cli import common
+from atfr.cli import common, splits
 from atfr.cli.clips import TestClip
 from atfr.errors import InputError
 
@@ -23,6 +23,8 @@ def test(
     seed: int = 0,
     clip: TestClip = TRAINED_CLIP,
     test_fold: int | None = None,
+    dataset: common.DataSetName | None = None,
+    split: int | Literal["all"] | None = None,
     num_bins: int | list[int] | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
@@ -44,6 +46,9 @@ def test(
         seed: Of random crops.
         clip: The clip, where it is not that of the training.
         test_fold: The fold of the CSV file to test on.
+        dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
+        split: The split of UCF101 or HMDB51; all tests the runs split1, split2 and split3 in the folder `checkpoint`,
+            each on its own, and gives the mean.
         num_bins: Fewer similarity bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in the main one.
@@ -54,29 +59,53 @@ def test(
     num_clips, num_crops = common.parse_views(views)
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"--out is a folder for result.json, videos.csv and classes.csv, '{out}' is a file")
-    model, task = common.load(checkpoint, device, num_bins)
-    from atfr.evaluate import test as evaluate
 
-    videos = common.read_data(data, task.labels, test_fold)["test"]
-    with common.process_group() as first, common.progress("testing") as progress:
-        result = evaluate.test(
-            model,
-            videos,
-            clip.over(task.spec),
-            num_clips=num_clips,
-            num_crops=num_crops,
-            crops=crops,
-            seed=seed,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            progress=progress,
-        )
+    def run(checkpoint: Path, split: int | None) -> "TestResult":
+        model, task = common.load(checkpoint, device, num_bins)
+        from atfr.evaluate import test as evaluate
+
+        videos = common.read_data(data, task.labels, test_fold, dataset, split)["test"]
+        splits.check_split(checkpoint, dataset, split)
+        with common.progress("testing" if split is None else f"testing split {split}") as progress:
+            return evaluate.test(
+                model,
+                videos,
+                clip.over(task.spec),
+                num_clips=num_clips,
+                num_crops=num_crops,
+                crops=crops,
+                seed=seed,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                progress=progress,
+            )
+
+    if split != "all":
+        with common.process_group() as first:
+            result = run(checkpoint, split)
+        if first:
+            report(result, out, json)
+        return
+    folders = splits.runs(checkpoint, dataset)
+    with common.process_group() as first:
+        results = {number: run(folder, number) for number, folder in folders.items()}
     if first:
-        report(result, out, json)
+        for number, result in results.items():
+            write(result, out and out / f"split{number}")
+        splits.report_all(results, out, json)
 
 
 def report(result: "TestResult", out: Path | None, json: bool) -> None:
     """Write and print the result of a test."""
+    write(result, out)
+    if json:
+        print(result.to_json())
+    else:
+        print_result(result)
+
+
+def write(result: "TestResult", out: Path | None) -> None:
+    """Write the result of a test, where a folder is given, and warn of its videos."""
     for skip in result.skipped:
         common.warn(f"left out: {skip.reason}")
     for video in result.videos:
@@ -87,10 +116,6 @@ def report(result: "TestResult", out: Path | None, json: bool) -> None:
         common.write_whole(out / "result.json", result.to_json() + "\n")
         common.write_whole(out / "videos.csv", result.videos_csv())
         common.write_whole(out / "classes.csv", result.classes_csv())
-    if json:
-        print(result.to_json())
-    else:
-        print_result(result)
 
 
 def print_result(result: "TestResult") -> None:

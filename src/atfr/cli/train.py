@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atfr.cli import common
+from atfr.cli.splits import remember
 from atfr.errors import CheckpointError
 from atfr.train.recipe import AS_IT_STANDS, Tuning
 from atfr.video.spec import ClipSpec
@@ -35,6 +36,8 @@ def train(
     active_bins: float | list[float] | None = None,
     clip: ClipSpec = DEFAULT_CLIP,
     test_fold: int | None = None,
+    dataset: common.DataSetName | None = None,
+    split: int | None = None,
     epochs: int = 30,
     batch_size: int = 16,
     optimizer: Literal["sgd", "adamw"] = "sgd",
@@ -77,6 +80,8 @@ def train(
         active_bins: The mean number of maps that a control keeps; for several layers one for each.
         clip: The clip the network reads.
         test_fold: The fold of the CSV file that is not trained on.
+        dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
+        split: The split of UCF101 or HMDB51.
         epochs: Passes over the training videos, one random clip of each.
         batch_size: Clips in a step, on each device.
         optimizer: sgd as in the paper, or adamw, which learns in fewer steps at a learning rate near 0.003.
@@ -93,8 +98,10 @@ def train(
     options: dict[str, Any] = {"num_bins": num_bins, "kernel": kernel, "embedding_dim": embedding_dim}
     options |= {"top_edge": top_edge, "order": order, "similarity": similarity, "temporal_block": temporal_block}
     options |= {"sampler": sampler, "active_bins": active_bins}
-    splits = common.read_data(data, test_fold=test_fold)
+    splits = common.read_data(data, test_fold=test_fold, dataset=dataset, split=split)
     with output_folder(out, resume):
+        if dataset is not None:
+            remember(out, dataset, split)
         with common.busy("starting"):
             import torch
 
@@ -103,6 +110,8 @@ def train(
             from atfr.train.fit import RESUME, fit
 
             torch.manual_seed(seed)
+            train_videos, val_videos = splits["train"], splits.get("val", splits["test"])
+            train_lengths, val_lengths = common.known_lengths(data, train_videos, val_videos)
             start = {"pretrained": True} if pretrained else {}
             network = atfr.create_model(model, num_classes=len(splits["train"].labels), **start)
             if (pretrained or init) and (clip.mean, clip.std) == (DEFAULT_CLIP.mean, DEFAULT_CLIP.std):
@@ -127,8 +136,8 @@ def train(
             )
         result = fit(
             network,
-            ClipDataset(splits["train"], clip, train=True, seed=seed),
-            ClipDataset(splits.get("val", splits["test"]), clip, train=False),
+            ClipDataset(train_videos, clip, train=True, seed=seed, num_frames=train_lengths),
+            ClipDataset(val_videos, clip, train=False, num_frames=val_lengths),
             out=out,
             epochs=epochs,
             batch_size=batch_size,
