@@ -1,20 +1,20 @@
 """fit: train a network on a data set through Lightning, and write its checkpoint folder.
 
 out/config.json, model.safetensors, task.json   the trained network (`atfr test`, `atfr predict`)
-out/last.ckpt                                   the state after the last whole epoch, to resume from
+out/last.ckpt, previous.ckpt                    the states after the last two whole epochs, to resume from
 out/logs/                                       TensorBoard
 """
 
+import hashlib
 import logging
 import os
-import pickle
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,19 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from atfr.adapt import adaptation
 from atfr.data.dataset import ClipDataset
-from atfr.errors import CheckpointError, InputError
+from atfr.errors import InputError
 from atfr.evaluate.task import Task, check_classes, save_checkpoint
 from atfr.models import VideoModel
+from atfr.train.checkpoints import RESUME, WholeFiles, check_state, read_state
 from atfr.train.loaders import ClipLoaders
-from atfr.train.module import ClassificationModule, Optimizer
+from atfr.train.module import ClassificationModule, Optimizer, clips_in_a_step
 from atfr.train.recipe import AS_IT_STANDS, Tuning
 from atfr.train.tuning import frozen
 
-RESUME = "last.ckpt"
 BEST, WATCHED = "best", "val/loss"
 
 
@@ -63,8 +63,10 @@ def fit(
     batch_size: int = 16,
     optimizer: Optimizer = "sgd",
     learning_rate: float = 0.05,
+    reference_batch: int | None = None,
     warmup_epochs: float = 2,
     weight_decay: float = 1e-4,
+    precise_bn: int = 0,
     num_workers: int | None = None,
     seed: int = 0,
     tuning: Tuning = AS_IT_STANDS,
@@ -85,18 +87,24 @@ def fit(
         epochs: passes over the training videos, one random clip of each.
         batch_size: clips in a step (on each device).
         optimizer: "sgd" as in the paper, or "adamw", which learns in fewer steps at a learning rate near 0.003.
-        learning_rate: at the top of the schedule; scale it with the batch size.
+        learning_rate: at the top of the schedule.
+        reference_batch: the clips in a step (of all devices, and of all batches that are accumulated) that
+            `learning_rate` is for: with other numbers it is scaled in proportion (Goyal et al. 2017). None: it is not.
         warmup_epochs: epochs in which the learning rate rises, which may be a fraction.
         weight_decay: on matrices and kernels.
+        precise_bn: batches of the training (of each device), at most an epoch, over which batch-norm statistics are
+            taken with fixed weights, before each validation and at the end; 0 leaves them running averages.
         num_workers: processes that decode; None: one less than the CPU cores, four at most.
         seed: of order and dropout; the clips are drawn by the data set's own.
         tuning: what is different where the network has learned before.
-        resume: a `last.ckpt` to go on from, of the same network and arguments.
+        resume: a `last.ckpt` to go on from, of the same network and arguments; the number of epochs may differ, and
+            with it the schedule. Where it is damaged, the `previous.ckpt` beside it takes its place, with a warning.
         trainer_options: any option of `lightning.Trainer`; they take precedence, callbacks are added.
 
     Raises:
         InputError: an argument is out of range, or a data set is of the wrong kind.
-        CheckpointError: `out` cannot be written, or `resume` is damaged, unsafe to load, or of another network.
+        CheckpointError: `out` cannot be written, or `resume` is damaged, unsafe to load, or of another network or
+            other arguments.
         KeyboardInterrupt: the training was interrupted; `last.ckpt` holds the epochs before.
     """
     out = Path(out)
@@ -108,14 +116,15 @@ def fit(
         ("epochs", epochs, 1),
         ("batch_size", batch_size, 1),
         ("learning_rate", learning_rate, 0),
+        ("reference_batch", 1 if reference_batch is None else reference_batch, 1),
         ("warmup_epochs", warmup_epochs, 0),
         ("weight_decay", weight_decay, 0),
+        ("precise_bn", precise_bn, 0),
         ("num_workers", num_workers or 0, 0),
         ("seed", seed, 0),
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
-    resume = None if resume is None else Path(resume)
     workers = min(4, _cpu_cores() - 1) if num_workers is None else num_workers
     module = ClassificationModule(
         model,
@@ -125,9 +134,10 @@ def fit(
         warmup_epochs=warmup_epochs,
         weight_decay=weight_decay,
         seed=seed,
+        reference_batch=reference_batch,
+        precise_bn=precise_bn,
         tuning=tuning,
     )
-    train.set_epoch(0 if resume is None else _check_resume(resume, module) + 1)
     loaders = ClipLoaders(train, val, batch_size=batch_size, num_workers=workers, seed=seed, balanced=tuning.balanced)
     module.train()
     with _quiet():
@@ -136,9 +146,11 @@ def fit(
         trainer = _trainer(out, epochs, tuning, trainer_options)
         interrupt = _Interrupt()
         trainer.callbacks.append(interrupt)  # type: ignore[attr-defined]
+        module.arguments = _arguments(module, train, clips_in_a_step(trainer, batch_size))
+        state_path = None if resume is None else _resume(Path(resume), module, train)
         try:
             with _interruptible(interrupt), frozen(model, tuning):
-                trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
+                trainer.fit(module, datamodule=loaders, ckpt_path=state_path, weights_only=True)
         except (MisconfigurationException, ZeroDivisionError, OverflowError) as error:
             raise InputError(f"lightning.Trainer cannot train with these options: {error}") from error
     if tuning.patience is not None:
@@ -156,6 +168,41 @@ def _check(model: VideoModel, train: ClipDataset, val: ClipDataset | None, task:
     check_classes(model, task)
 
 
+def _arguments(module: ClassificationModule, train: ClipDataset, clips_in_a_step: int) -> dict[str, Any]:
+    """Return what a training that goes on must have in common with the one before, as plain values."""
+    model = module.model
+    files = "".join(f"{record.path.name}\0{record.label}\n" for record in train.video_list.records)
+    return {
+        **model.config,
+        "sgs": adaptation(model),
+        "labels": list(train.video_list.labels),
+        "training videos": f"{len(train)}, digest {hashlib.sha256(files.encode()).hexdigest()[:8]}",
+        "clip": train.spec.to_dict(),
+        "clips in a step": clips_in_a_step,
+        "tuning": asdict(module.tuning),
+        **{
+            name: getattr(module, name)
+            for name in (
+                "optimizer",
+                "learning_rate",
+                "reference_batch",
+                "warmup_epochs",
+                "weight_decay",
+                "precise_bn",
+                "seed",
+            )
+        },
+    }
+
+
+def _resume(path: Path, module: ClassificationModule, train: ClipDataset) -> Path:
+    """Return the checkpoint to go on from, after a look whether it is whole, safe to load and of this training."""
+    path, state = read_state(path)
+    check_state(path, state, module.state_dict(), module.arguments)
+    train.set_epoch(int(state["epoch"]) + 1)
+    return path
+
+
 def _cpu_cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -165,7 +212,8 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
     """Make the Trainer: our defaults, which any option of the caller replaces."""
     callbacks: list[pl.Callback] = []
     if tuning.patience is not None:
-        callbacks += [EarlyStopping(WATCHED, patience=tuning.patience), ModelCheckpoint(out, BEST, monitor=WATCHED)]
+        best = ModelCheckpoint(out, BEST, monitor=WATCHED, enable_version_counter=False)
+        callbacks += [EarlyStopping(WATCHED, patience=tuning.patience), best]
     if options.get("enable_checkpointing", True):
         callbacks.append(
             ModelCheckpoint(
@@ -184,6 +232,7 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
         "default_root_dir": out,
         "log_every_n_steps": 10,
         "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,  # ours share the clips and videos themselves: Lightning's pads with copies
         "enable_model_summary": False,
     }
     own = options.get("callbacks") or []
@@ -191,50 +240,12 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
     options = defaults | options | {"callbacks": callbacks, "enable_progress_bar": show}
     if options.get("logger") in (None, True):
         options["logger"] = TensorBoardLogger(out, name="", version="logs")
-    if not options.get("plugins") and options.get("strategy") in (None, "auto"):
-        options["plugins"] = [_WholeFiles()]
+    if not options.get("plugins") and str(options.get("strategy") or "auto").startswith(("auto", "ddp")):
+        options["plugins"] = [WholeFiles()]
     try:
         return pl.Trainer(**options)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise InputError(f"lightning.Trainer does not take these options: {error}") from error
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, as Lightning does; but there, Ctrl-C may get lost in a finaliser."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the place, then move there."""
-        path = Path(path)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save(checkpoint, scratch)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-
-
-def _check_resume(path: Path, module: ClassificationModule) -> int:
-    """Return the last epoch of a `last.ckpt`, after a look whether it is safe to load and of this network."""
-    if not path.is_file():
-        raise CheckpointError(f"there is no '{path}' to resume from; train without resuming")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        epoch, weights = int(state["epoch"]), state["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"'{path}' is damaged, no checkpoint of `atfr train`, or holds code, which is not loaded: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    expected = module.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        found, wanted = (tuple(d[name].shape) if name in d else None for d in (weights, expected))
-        if found != wanted:
-            raise CheckpointError(
-                f"'{path}' is of another network: {name} is {found or 'missing'} there and {wanted or 'missing'} in "
-                "this one; resume with the arguments of the training that wrote it"
-            )
-    return epoch
 
 
 class _Interrupt(pl.Callback):

@@ -1,6 +1,7 @@
 """The loaders of a training: clips in an order that depends on seed and epoch alone, and validation that goes on."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from atfr.data.dataset import ClipDataset
-from atfr.errors import VideoError
+from atfr.errors import InputError, VideoError
 
 
 class ClipLoaders(pl.LightningDataModule):
@@ -42,24 +43,29 @@ class ClipLoaders(pl.LightningDataModule):
         self.val = val
         self.batch_size = batch_size
         self.options: dict[str, Any] = {"num_workers": num_workers, "persistent_workers": num_workers > 0}
-        self.sampler = EpochShuffle(train, seed, balanced=balanced)
+        self.order = EpochShuffle(train, seed, balanced=balanced)
 
     def train_dataloader(self) -> DataLoader:
-        """Each clip once an epoch; a last batch that is not full is left out, where there are full ones."""
+        """Each clip once an epoch, shared by the processes of the training; each call makes a loader of its own."""
+        share = Share(self.order, self.batch_size, *self._place())
         return DataLoader(
-            self.train,
-            self.batch_size,
-            sampler=self.sampler,
-            drop_last=len(self.train) >= self.batch_size,
-            pin_memory=torch.cuda.is_available(),
-            **self.options,
+            self.train, self.batch_size, sampler=share, pin_memory=torch.cuda.is_available(), **self.options
         )
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Each video in its order; those that do not decode are left out (the test names them)."""
+        """Each video once in all processes together; those that do not decode are left out (the test names them).
+
+        Where the videos do not divide, the last places are empty: Lightning wants as many batches of each process.
+        """
         if self.val is None:
             return []
-        return DataLoader(_Forgiving(self.val), self.batch_size, collate_fn=_collate, **self.options)
+        rank, world_size = self._place()
+        places = range(rank, math.ceil(len(self.val) / world_size) * world_size, world_size)
+        return DataLoader(_Forgiving(self.val), self.batch_size, sampler=places, collate_fn=_collate, **self.options)
+
+    def _place(self) -> tuple[int, int]:
+        """This process's number, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 class EpochShuffle(Sampler[int]):
@@ -92,8 +98,33 @@ class EpochShuffle(Sampler[int]):
         return itertools.islice(itertools.chain.from_iterable(turns), len(order))
 
 
+class Share(Sampler[int]):
+    """What one of several processes takes of an order, so that all together train as one process would.
+
+    Their batches of one step make up the batch that one process would make with `world_size` times the size. What does
+    not fill such a batch is left out, where there are full ones.
+
+    Raises:
+        InputError: there is not even one item for each process.
+    """
+
+    def __init__(self, order: Sampler[int], batch_size: int, rank: int, world_size: int) -> None:
+        count = len(order)  # type: ignore[arg-type]
+        if count < world_size:
+            raise InputError(f"{count} training videos are too few for {world_size} processes: each needs one at least")
+        together = batch_size * world_size
+        self.order, self.rank, self.world_size = order, rank, world_size
+        self.stop = count - count % (together if count >= together else world_size)
+
+    def __len__(self) -> int:
+        return self.stop // self.world_size
+
+    def __iter__(self) -> Iterator[int]:
+        yield from list(self.order)[self.rank : self.stop : self.world_size]
+
+
 class _Forgiving(Dataset[tuple[Tensor, int] | None]):
-    """The views and the label of each video, None where it does not decode."""
+    """The views and the label of each video, None where it does not decode or there is none."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
@@ -102,6 +133,8 @@ class _Forgiving(Dataset[tuple[Tensor, int] | None]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
+        if index >= len(self.dataset):
+            return None
         try:
             views, label, _ = self.dataset[index]
         except VideoError:

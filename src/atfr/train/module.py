@@ -3,7 +3,9 @@
 Mean active bins and GFLOPs are logged beside the loss, so that one can watch the network lose or keep frames.
 """
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal, get_args
@@ -22,6 +24,8 @@ from atfr.errors import InputError
 from atfr.models import VideoModel
 from atfr.sgs.sampler import one_of
 from atfr.trace import SamplingTrace, record
+from atfr.train.checkpoints import ARGUMENTS
+from atfr.train.precise_bn import update_batch_norm
 from atfr.train.recipe import AS_IT_STANDS, Tuning
 from atfr.train.tuning import parameter_groups, set_modes
 
@@ -42,6 +46,10 @@ class ClassificationModule(pl.LightningModule):
         learning_rate: at the top of the schedule.
         warmup_epochs: epochs of linear warm-up, which may be a fraction.
         weight_decay: on weight matrices and kernels; not on vectors: batch norm's scales and shifts, and biases.
+        reference_batch: the clips in a step, of all processes together, that the learning rate is for; with others it
+            is scaled in proportion (Goyal et al. 2017). None: it holds as it is.
+        precise_bn: batches over which batch-norm statistics are taken before validation and at the end; 0: they stay
+            running averages.
         tuning: what stays, what moves slowly, and mixup.
         seed: of dropout; each epoch starts from it and its own number, so that a resumed training goes on alike.
     """
@@ -56,6 +64,8 @@ class ClassificationModule(pl.LightningModule):
         warmup_epochs: float,
         weight_decay: float,
         seed: int,
+        reference_batch: int | None = None,
+        precise_bn: int = 0,
         tuning: Tuning = AS_IT_STANDS,
     ) -> None:
         super().__init__()
@@ -68,6 +78,11 @@ class ClassificationModule(pl.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.weight_decay = weight_decay
         self.seed = seed
+        self.reference_batch = reference_batch
+        self.precise_bn = precise_bn
+        self._precise_at = -1
+        self._validated: Counter[str] = Counter()
+        self.arguments: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
         self.cost = clip_cost(model, clip_shape)
 
@@ -98,9 +113,39 @@ class ClassificationModule(pl.LightningModule):
         with record(self.model) as trace:
             logits = self.model(views.flatten(0, 1))
         scores = logits.double().softmax(1).unflatten(0, views.shape[:2]).mean(1)
-        loss = F.nll_loss(scores.clamp_min(1e-30).log(), labels).float()
-        figures = {"loss": loss, "accuracy": (scores.argmax(1) == labels).float().mean()}
-        self._log("val", figures | self._spent(trace), len(views))
+        loss = F.nll_loss(scores.clamp_min(1e-30).log(), labels)
+        figures = {"loss": float(loss), "accuracy": float((scores.argmax(1) == labels).double().mean())}
+        self._validated["videos"] += len(views)
+        for name, value in (figures | self._spent(trace)).items():
+            self._validated[name] += len(views) * value  # type: ignore[assignment]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the videos of all processes; one that had none takes part too."""
+        names = ["videos", "loss", "accuracy", "gflops_per_clip", "active_bins"]
+        sums = torch.tensor([self._validated[name] for name in names], device=self.device)
+        videos, *totals = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        self._validated.clear()
+        for name, total in zip(names[1:], totals, strict=True):
+            if videos and (name != "active_bins" or self.cost.sites):
+                self.log(f"val/{name}", total / videos, prog_bar=name != "gflops_per_clip")
+
+    def on_validation_model_eval(self) -> None:
+        """Take precise statistics while the layers are in the modes of training."""
+        self._take_statistics()
+        super().on_validation_model_eval()
+
+    def on_train_end(self) -> None:
+        """Take precise statistics where no validation has just done so."""
+        self._take_statistics()
+
+    def _take_statistics(self) -> None:
+        if not self.precise_bn or self._precise_at == self.global_step or self.trainer.sanity_checking:
+            return
+        precision = self.trainer.precision_plugin
+        batches = itertools.islice(self.trainer.datamodule.train_dataloader(), self.precise_bn)  # type: ignore[attr-defined]
+        with precision.forward_context():
+            update_batch_norm(self.model, (precision.convert_input(clips.to(self.device)) for clips, _ in batches))
+        self._precise_at = self.global_step
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a learning rate that changes with each step."""
@@ -110,12 +155,16 @@ class ClassificationModule(pl.LightningModule):
         self.trainer.fit_loop.setup_data()  # tells the batches of an epoch, also where max_steps sets the end
         steps_an_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         warmup = min(round(self.warmup_epochs * steps_an_epoch), int(total) - 1)
-        groups = parameter_groups(self.model, self.tuning, self.learning_rate, self.weight_decay)
+        rate = self.learning_rate
+        if self.reference_batch is not None:
+            batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+            rate *= clips_in_a_step(self.trainer, batch_size) / self.reference_batch
+        groups = parameter_groups(self.model, self.tuning, rate, self.weight_decay)
         optimizer: torch.optim.Optimizer
         if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, self.learning_rate, momentum=MOMENTUM)
+            optimizer = torch.optim.SGD(groups, rate, momentum=MOMENTUM)
         else:
-            optimizer = torch.optim.AdamW(groups, self.learning_rate)
+            optimizer = torch.optim.AdamW(groups, rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -143,8 +192,9 @@ class ClassificationModule(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the figures of the epochs so far into the checkpoint."""
+        """Put the figures of the epochs so far into the checkpoint, and what the training was started with."""
         checkpoint[HISTORY] = self.history
+        checkpoint[ARGUMENTS] = self.arguments
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the figures of the epochs so far."""
@@ -168,6 +218,11 @@ class ClassificationModule(pl.LightningModule):
                 batch_size=count,
                 sync_dist=True,
             )
+
+
+def clips_in_a_step(trainer: pl.Trainer, batch_size: int) -> int:
+    """Return the training clips between two changes of the weights, of all processes together."""
+    return batch_size * trainer.world_size * trainer.accumulate_grad_batches
 
 
 def learning_rate_factor(step: int, total_steps: float, warmup_steps: int) -> float:

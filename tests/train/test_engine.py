@@ -1,0 +1,209 @@
+"""The engine around the steps: accumulation, bf16, the linear-scaling rule, precise statistics, states on disk."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from atfr.data.dataset import ClipDataset
+from atfr.data.records import VideoList, read_folder
+from atfr.errors import CheckpointError, InputError
+from atfr.train import precise_bn
+from atfr.train.checkpoints import DAMAGED, PREVIOUS, RESUME
+from atfr.train.loaders import ClipLoaders, EpochShuffle, Share
+from atfr.train.module import learning_rate_factor
+from atfr.train.recipe import Tuning
+from tests.evaluate.build import SPEC, network, write_folder
+from tests.train.test_fit import Watch, run
+
+FIXED = Tuning(norm="fixed")
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoList]:
+    return read_folder(write_folder(tmp_path_factory.mktemp("data"), classes=2, train=4, test=1))
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+# Steps ---------------------------------------------------------------------------------------------------------------
+
+
+def test_accumulated_batches_are_one_large_batch(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    """With batch norm fixed: its statistics are those of the batch that a device runs."""
+    large, accumulated = network(classes=2), network(classes=2)
+    watches = [Watch(), Watch()]
+    options: dict[str, Any] = {"epochs": 2, "warmup_epochs": 1.5, "tuning": FIXED, "learning_rate": 0.02}
+    one = run(large, splits, tmp_path / "1", batch_size=4, callbacks=[watches[0]], **options)
+    two = run(
+        accumulated, splits, tmp_path / "2", batch_size=2, accumulate_grad_batches=2, callbacks=[watches[1]], **options
+    )
+    assert watches[0].rates == pytest.approx([0.02 * learning_rate_factor(step, 4, 3) for step in range(4)])
+    assert watches[1].rates == pytest.approx([rate for rate in watches[0].rates for _ in range(2)])
+    for left, right in zip(one.history, two.history, strict=True):
+        assert left == pytest.approx(right, rel=1e-4)
+    for name, tensor in large.state_dict().items():
+        torch.testing.assert_close(accumulated.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_autocast_trains_packed_clips(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    model = network(classes=2)
+    seen = []
+    model.res3.register_forward_hook(lambda _, inputs, output: seen.append((type(output).__name__, output.dtype)))
+    options: dict[str, Any] = {"epochs": 5, "learning_rate": 0.02, "precise_bn": 1}
+    history = run(model, splits, tmp_path / "bf16", precision="bf16-mixed", **options).history
+    expected = run(network(classes=2), splits, tmp_path / "float32", **options).history
+    assert ("PackedClips", torch.bfloat16) in seen
+    assert history[0]["train/loss"] == pytest.approx(expected[0]["train/loss"], rel=0.05)  # 8 bits a number
+    assert history[0]["train/loss"] != expected[0]["train/loss"]
+    assert history[-1]["train/loss"] < 0.85 * history[0]["train/loss"]
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_the_learning_rate_goes_with_the_clips_in_a_step(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    rates = {}
+    for reference in (None, 4, 16):
+        watch = Watch()
+        options: dict[str, Any] = {"batch_size": 2, "accumulate_grad_batches": 2, "epochs": 1, "warmup_epochs": 0}
+        options |= {"reference_batch": reference, "callbacks": [watch]}
+        run(network(classes=2), splits, tmp_path / str(reference), **options)
+        rates[reference] = watch.rates[0]
+    assert rates == pytest.approx({None: 0.05, 4: 0.05, 16: 0.0125})
+    with pytest.raises(InputError, match="reference_batch must be at least 1, got 0"):
+        run(network(classes=2), splits, tmp_path, reference_batch=0)
+
+
+def test_processes_share_the_batches_of_one(splits: dict[str, VideoList]) -> None:
+    train = ClipDataset(splits["train"], SPEC, train=True)
+    order = list(EpochShuffle(train, 0))
+    for world_size, batch_size in ((2, 2), (2, 3), (3, 2), (4, 2), (3, 4)):
+        shares = [list(Share(EpochShuffle(train, 0), batch_size, rank, world_size)) for rank in range(world_size)]
+        assert {len(share) for share in shares} == {len(Share(EpochShuffle(train, 0), batch_size, 0, world_size))}
+        together = batch_size * world_size
+        whole = len(order) - len(order) % (together if len(order) >= together else world_size)
+        for step in range(0, whole // world_size, batch_size):
+            batch = {index for share in shares for index in share[step : step + batch_size]}
+            assert batch == set(order[step * world_size : min(step * world_size + together, whole)])
+        assert sum(map(len, shares)) == whole
+    with pytest.raises(InputError, match="8 training videos are too few for 9 processes"):
+        Share(EpochShuffle(train, 0), 1, 0, 9)
+
+
+# Precise statistics --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_precise_statistics_are_those_of_the_final_weights(
+    splits: dict[str, VideoList], tmp_path: Path, validated: bool
+) -> None:
+    model, plain = network(classes=2), network(classes=2)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 3, "learning_rate": 0.02}
+    options |= {} if validated else {"limit_val_batches": 0}
+    precise = run(model, splits, tmp_path / "precise", precise_bn=50, **options)
+    usual = run(plain, splits, tmp_path / "plain", **options)
+    for key, value in usual.history[-1].items():
+        assert (precise.history[-1][key] == value) == (not key.startswith("val/lo")) or key == "val/accuracy", key
+    train = ClipDataset(splits["train"], SPEC, train=True)
+    train.set_epoch(1)
+    loader = ClipLoaders(train, None, batch_size=3, num_workers=0, seed=0).train_dataloader()
+    expected = copy.deepcopy(plain).train()
+    precise_bn.update_batch_norm(expected, [clips for clips, _ in loader])
+    for name, tensor in expected.state_dict().items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+        if "running" in name:
+            assert not torch.equal(tensor, plain.state_dict()[name]), name
+
+
+# States --------------------------------------------------------------------------------------------------------------
+
+
+def cut_short(splits: dict[str, VideoList], out: Path, before: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(network(classes=2), splits, out, callbacks=[Watch(stop_before=before)])
+
+
+def test_a_truncated_state_falls_back_to_the_one_before_and_says_so(
+    splits: dict[str, VideoList], tmp_path: Path
+) -> None:
+    whole, resumed, out = network(classes=2), network(classes=2), tmp_path / "out"
+    expected = run(whole, splits, tmp_path / "whole")
+    cut_short(splits, out, before=2)
+    last, previous = out / RESUME, out / PREVIOUS
+    assert [torch.load(path, weights_only=True)["epoch"] for path in (previous, last)] == [0, 1]
+    content = last.read_bytes()
+    last.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"last\.ckpt' is damaged.* going on from '.*previous\.ckpt', after epoch 0"):
+        result = run(resumed, splits, out, resume=last)
+    assert result.history == expected.history
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    assert (out / DAMAGED).read_bytes() == content[: len(content) // 2]
+    assert [torch.load(path, weights_only=True)["epoch"] for path in (previous, last)] == [1, 2]
+
+
+def test_a_kill_between_moving_two_states_loses_one_epoch_only(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    cut_short(splits, tmp_path, before=2)
+    (tmp_path / RESUME).unlink()
+    with pytest.warns(UserWarning, match=r"there is no '.*last\.ckpt'.*going on from '.*previous\.ckpt'"):
+        result = run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME)
+    assert [row["epoch"] for row in result.history] == [0, 1, 2]
+
+
+def test_two_damaged_states_are_an_error(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    cut_short(splits, tmp_path, before=2)
+    for name in (RESUME, PREVIOUS):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"previous\.ckpt' is damaged"):
+        run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.1}, "learning_rate was 0.05 and is 0.1"),
+        ({"batch_size": 2}, "clips in a step was 4 and is 2"),
+        ({"tuning": Tuning(balanced=True)}, "tuning.balanced was False and is True"),
+        ({"seed": 1, "weight_decay": 0}, "weight_decay was 0.0001 and is 0; seed was 0 and is 1"),
+    ],
+)
+def test_other_arguments_are_refused(
+    splits: dict[str, VideoList], tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    cut_short(splits, tmp_path, before=1)
+    with pytest.raises(CheckpointError, match=f"of a training with other arguments: {message}; resume with"):
+        run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME, **options)
+
+
+def test_other_videos_or_kernels_are_refused(splits: dict[str, VideoList], tmp_path: Path) -> None:
+    cut_short(splits, tmp_path, before=1)
+    fewer = splits | {"train": VideoList(splits["train"].records[1:], splits["train"].labels)}
+    with pytest.raises(CheckpointError, match=r"training videos was '8, digest \w+' and is '7, digest"):
+        run(network(classes=2), fewer, tmp_path, resume=tmp_path / RESUME)
+    other = network(classes=2)
+    other.res2.sgs.kernel = "kronecker"
+    with pytest.raises(CheckpointError, match=r"arguments: sgs\.kernel was 'linear' and is 'kronecker';"):
+        run(other, splits, tmp_path, resume=tmp_path / RESUME)
+
+
+def test_an_interrupted_write_leaves_the_states_as_they_were(
+    splits: dict[str, VideoList], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short(splits, tmp_path, before=1)
+    before = (tmp_path / RESUME).read_bytes()
+
+    def half(state: Any, file: Any) -> None:
+        file.write(before[:100])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="no space left"):
+        run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME)
+    assert (tmp_path / RESUME).read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+    assert not (tmp_path / PREVIOUS).exists()
