@@ -21,6 +21,7 @@ from atfr.cli.main import main
 from atfr.cli.train import train
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from atfr.train.fit import fit
+from atfr.video.spec import ClipSpec
 from tests.cli.test_main import ATFR, error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
 
@@ -159,7 +160,8 @@ def test_defaults_are_those_of_the_library() -> None:
         (["--out", "{file}"], "is a file"),
         (["--out", "{file}/below"], "cannot write to --out"),
         (["--out", "{full}"], "is not empty (precious.txt)"),
-        (["--resume"], "to resume from"),
+        (["--model_arguments.dropuot", "0.5"], "did you mean dropout?"),
+        (["--precise_bn", "-1"], "precise_bn must be at least 0, got -1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -220,6 +222,43 @@ def test_ctrl_c_keeps_the_last_epoch_and_training_goes_on(data: Path, tmp_path: 
     done_now = main(["train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", str(done + 1), "--resume"])
     assert done_now == 0
     assert (out / "config.json").exists()
+
+
+@pytest.mark.filterwarnings("always:.*going on from:UserWarning")  # else pytest makes an error of it
+def test_resume_begins_goes_on_and_refuses_other_arguments(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command line for a job that may be stopped at any time."""
+    options = ["train", "--data", str(data), "--out", str(tmp_path), *QUICK, "--resume", "--json", "--epochs"]
+    (tmp_path / "logs").mkdir()  # left by a training that was killed before its first epoch was done
+    assert main([*options, "2"]) == 0
+    assert "there is nothing to resume" in capsys.readouterr().err
+    assert main([*options, "3"]) == 0
+    printed, err = capsys.readouterr()
+    assert err == ""
+    assert [row["epoch"] for row in json.loads(printed)["history"]] == [0, 1, 2]
+    (tmp_path / "last.ckpt").write_bytes(b"PK")
+    assert main([*options, "4"]) == 0
+    printed, err = capsys.readouterr()
+    assert err.startswith("atfr: warning: ")
+    assert "going on from" in err
+    assert err.count("\n") == 1
+    assert [row["epoch"] for row in json.loads(printed)["history"]] == [0, 1, 2, 3]
+    assert main([*options, "4", "--learning_rate", "0.1", "--kernel", "linear_mean"]) == 2
+    assert "sgs.kernel was 'linear' and is 'linear_mean'; learning_rate was 0.05 and is 0.1" in error_of(capsys)
+    assert (tmp_path / "last.ckpt").exists()
+
+
+def test_a_training_reads_the_clips_its_network_is_made_for(data: Path, tmp_path: Path) -> None:
+    options = ["--model", "x3d_xs", "--model_arguments", "{dropout: 0.1}", "--epochs", "1", "--num_workers", "0"]
+    options += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--batch_size", "2"]
+    for size, name in (([], "natural"), (["--clip.size", "64"], "smaller")):
+        assert main(["train", "--data", str(data), "--out", str(tmp_path / name), *options, *size, "--json"]) == 0
+    model, task = load_checkpoint(tmp_path / "natural")
+    assert model.config["arguments"]["dropout"] == 0.1
+    assert task.spec == ClipSpec(frames=4, stride=2, size=160, resize=182, jitter=(182, 228))
+    _, task = load_checkpoint(tmp_path / "smaller")
+    assert task.spec == ClipSpec(frames=4, stride=2, size=64, resize=72, jitter=(72, 91))
 
 
 # test ---------------------------------------------------------------------------------------------------------------

@@ -6,15 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from atfr.cli import common
+from atfr.cli.clips import TrainClip
 from atfr.cli.splits import remember
 from atfr.errors import CheckpointError
 from atfr.train.recipe import AS_IT_STANDS, Tuning
 from atfr.video.spec import ClipSpec
 
-DEFAULT_CLIP = ClipSpec()
+if TYPE_CHECKING:
+    from atfr.models import VideoModel
+    from atfr.models.weights import LoadReport
+
+NATURAL_CLIP = TrainClip()
 
 
 def train(
@@ -22,6 +27,7 @@ def train(
     data: Path,
     out: Path,
     model: str = "resnet3d_18",
+    model_arguments: dict[str, Any] | None = None,
     init: Path | None = None,
     pretrained: bool = False,
     after: list[str] | str = "res2",
@@ -34,7 +40,7 @@ def train(
     temporal_block: int | list[int | None] | None = None,
     sampler: Literal["sgs", "uniform", "average", "random", "attention"] = "sgs",
     active_bins: float | list[float] | None = None,
-    clip: ClipSpec = DEFAULT_CLIP,
+    clip: TrainClip = NATURAL_CLIP,
     test_fold: int | None = None,
     dataset: common.DataSetName | None = None,
     split: int | None = None,
@@ -42,8 +48,10 @@ def train(
     batch_size: int = 16,
     optimizer: Literal["sgd", "adamw"] = "sgd",
     learning_rate: float = 0.05,
+    reference_batch: int | None = None,
     warmup_epochs: float = 2,
     weight_decay: float = 1e-4,
+    precise_bn: int = 0,
     num_workers: int | None = None,
     seed: int = 0,
     tuning: Tuning = AS_IT_STANDS,
@@ -61,6 +69,7 @@ def train(
         data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         out: A new or empty folder; with --resume the one to go on with.
         model: The network's name.
+        model_arguments: What else its class takes, as {dropout: 0.5}.
         init: Weights to start from: a file of PyTorchVideo, PySlowFast or torchvision, or a checkpoint folder. Another
             number of classes gets a new classifier. Pixels are normalised as the network's published weights expect,
             unless --clip.mean or --clip.std says otherwise.
@@ -78,20 +87,24 @@ def train(
             SlowFast's fast and slow pathway. By default over the whole clip.
         sampler: SGS, or at its place a control without similarity, or temporal attention, which merges nothing.
         active_bins: The mean number of maps that a control keeps; for several layers one for each.
-        clip: The clip the network reads.
+        clip: The clip the network reads, where it is not the one that it is made for; the stride is 2 by default.
         test_fold: The fold of the CSV file that is not trained on.
         dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
         split: The split of UCF101 or HMDB51.
         epochs: Passes over the training videos, one random clip of each.
         batch_size: Clips in a step, on each device.
         optimizer: sgd as in the paper, or adamw, which learns in fewer steps at a learning rate near 0.003.
-        learning_rate: At the top of the schedule; scale it with the batch size.
+        learning_rate: At the top of the schedule.
+        reference_batch: Clips in a step, of all devices and accumulated batches, that the learning rate is for; with
+            others it is scaled in proportion. By default it is not.
         warmup_epochs: Epochs in which the learning rate rises.
         weight_decay: On matrices and kernels; batch norm and biases are spared.
+        precise_bn: Batches over which batch-norm statistics are taken before each validation and at the end; by default
+            they are running averages.
         num_workers: Processes that decode; by default one less than the CPU cores, four at most.
         seed: Of weights, clips and their order.
         tuning: What is different where the network has learned before.
-        resume: Go on from `out`/last.ckpt, with the arguments of the training that wrote it.
+        resume: Go on with the training in `out`, with the arguments that it began with; begin it where there is none.
         trainer: Options of lightning.Trainer.
         json: Print JSON instead of a table.
     """
@@ -107,50 +120,45 @@ def train(
 
             import atfr
             from atfr.data.dataset import ClipDataset
-            from atfr.train.fit import RESUME, fit
+            from atfr.train.checkpoints import RESUME, is_started
+            from atfr.train.fit import fit
 
             torch.manual_seed(seed)
+            going_on = resume and is_started(out)
             train_videos, val_videos = splits["train"], splits.get("val", splits["test"])
             train_lengths, val_lengths = common.known_lengths(data, train_videos, val_videos)
-            start = {"pretrained": True} if pretrained else {}
-            network = atfr.create_model(model, num_classes=len(splits["train"].labels), **start)
-            if (pretrained or init) and (clip.mean, clip.std) == (DEFAULT_CLIP.mean, DEFAULT_CLIP.std):
-                clip = replace(clip, mean=network.mean, std=network.std)
+            arguments = (model_arguments or {}) | ({"pretrained": True} if pretrained else {})
+            network = atfr.create_model(model, num_classes=len(splits["train"].labels), **arguments)
+            spec = clip.over(natural_clip(network, bool(pretrained or init)))
             if after == "none":
                 common.refuse(train, options, "--after none leaves SGS out")
             else:
                 atfr.adapt_(network, after, **options)
-            started = None if init is None or resume else atfr.load_weights(network, init)
+            started = None if init is None or going_on else atfr.load_weights(network, init)
+        if resume and not going_on:
+            common.note(f"there is nothing to resume in '{out}': the training begins")
         if started is not None:
-            made_for, reads = network.clip_shape[1:], (clip.frames, clip.size, clip.size)
-            if made_for != reads:
-                made, read = (" x ".join(map(str, shape)) for shape in (made_for, reads))
-                common.note(
-                    f"{model} was made for clips of {made}, this training reads {read}: --clip.frames, --clip.size"
-                )
-            fresh = (*started.reinitialised, *started.new)
-            common.note(
-                f"{started.loaded} tensors from {init} ({started.source})"
-                + (f", folded {', '.join(started.folded)}" if started.folded else "")
-                + (f", new weights for {', '.join(fresh)}" if fresh else "")
+            tell_start(network, spec, init, started)
+        with common.one_line_warnings():
+            result = fit(
+                network,
+                ClipDataset(train_videos, spec, train=True, seed=seed, num_frames=train_lengths),
+                ClipDataset(val_videos, spec, train=False, num_frames=val_lengths),
+                out=out,
+                epochs=epochs,
+                batch_size=batch_size,
+                optimizer=optimizer,
+                learning_rate=learning_rate,
+                reference_batch=reference_batch,
+                warmup_epochs=warmup_epochs,
+                weight_decay=weight_decay,
+                precise_bn=precise_bn,
+                num_workers=num_workers,
+                seed=seed,
+                tuning=tuning,
+                resume=out / RESUME if going_on else None,
+                **(trainer or {}),
             )
-        result = fit(
-            network,
-            ClipDataset(train_videos, clip, train=True, seed=seed, num_frames=train_lengths),
-            ClipDataset(val_videos, clip, train=False, num_frames=val_lengths),
-            out=out,
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            warmup_epochs=warmup_epochs,
-            weight_decay=weight_decay,
-            num_workers=num_workers,
-            seed=seed,
-            tuning=tuning,
-            resume=out / RESUME if resume else None,
-            **(trainer or {}),
-        )
     if not is_first_process():
         return
     for _, reason in result.skipped:
@@ -161,6 +169,29 @@ def train(
         common.print_json({"out": str(out), "skipped": len(result.skipped), "history": result.history})
     else:
         print_history(result.history, out)
+
+
+def natural_clip(network: "VideoModel", has_weights: bool) -> ClipSpec:
+    """Return the clip a network is made for, resized as usual: a crop of 224 px from a shorter side of 256 to 320."""
+    _, frames, size, _ = network.clip_shape
+    least, largest = size * 256 // 224, size * 320 // 224
+    spec = ClipSpec(frames=frames, size=size, resize=least, jitter=(least, largest))
+    return replace(spec, mean=network.mean, std=network.std) if has_weights else spec
+
+
+def tell_start(network: "VideoModel", spec: ClipSpec, init: Path | None, started: "LoadReport") -> None:
+    """Say what the network starts from."""
+    made_for, reads = network.clip_shape[1:], (spec.frames, spec.size, spec.size)
+    if made_for != reads:
+        made, read = (" x ".join(map(str, shape)) for shape in (made_for, reads))
+        name = network.config["model"]
+        common.note(f"{name} was made for clips of {made}, this training reads {read}: --clip.frames, --clip.size")
+    fresh = (*started.reinitialised, *started.new)
+    common.note(
+        f"{started.loaded} tensors from {init} ({started.source})"
+        + (f", folded {', '.join(started.folded)}" if started.folded else "")
+        + (f", new weights for {', '.join(fresh)}" if fresh else "")
+    )
 
 
 @contextmanager
@@ -187,7 +218,7 @@ def output_folder(out: Path, resume: bool) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not (out / "last.ckpt").exists():  # no whole epoch: nothing to go on from
+        if not any(out.glob("*.ckpt")):  # no whole epoch: nothing to go on from
             for path in set(out.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not existed:

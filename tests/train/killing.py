@@ -1,0 +1,69 @@
+"""Train as a user does, in a process that is killed at random moments, and go on until it is done."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+ATFR = [sys.executable, "-m", "atfr.cli.main"]
+CLIP = ["--clip.frames", "4", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
+OPTIONS = [*CLIP, "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "1", "--precise_bn", "2", "--resume"]
+TIMEOUT_S = 300
+
+
+def start(data: Path, out: Path, epochs: int) -> subprocess.Popen[str]:
+    """Begin or go on with a training; `--resume` does both."""
+    command = [*ATFR, "train", "--data", str(data), "--out", str(out), "--epochs", str(epochs), *OPTIONS, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for the end of a training and return what it prints."""
+    printed, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, err
+    return json.loads(printed)
+
+
+def kill(process: subprocess.Popen[str], out: Path, rng: random.Random) -> None:
+    """Kill a training with SIGKILL at a random moment after it has finished an epoch."""
+
+    def written_ns() -> int:
+        path = out / "last.ckpt"
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    with process:
+        before, start_s = written_ns(), time.monotonic()
+        while written_ns() == before and process.poll() is None and time.monotonic() < start_s + TIMEOUT_S:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1))
+        assert process.poll() is None, f"the training has ended: {process.communicate()[1]}"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+def train_through_kills(data: Path, folder: Path, kills: int, epochs: int) -> list[int]:
+    """Compare a training that is killed so often with one that is not; return the epochs done at each kill.
+
+    The last run must end with the same figures of each epoch and the same weights, bit for bit.
+    """
+    rng = random.Random(kills)
+    whole, out = folder / "whole", folder / "killed"
+    undisturbed, done = start(data, whole, epochs), []
+    for _ in range(kills):
+        kill(start(data, out, epochs), out, rng)
+        done.append(torch.load(out / "last.ckpt", weights_only=True)["epoch"] + 1)
+    expected, found = finish(undisturbed), finish(start(data, out, epochs))
+    assert found["history"] == expected["history"]
+    assert [row["epoch"] for row in found["history"]] == list(range(epochs))
+    weights, others = load_file(whole / "model.safetensors"), load_file(out / "model.safetensors")
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, others[name]), name
+    return done
