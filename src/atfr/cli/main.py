@@ -30,6 +30,9 @@ COMMANDS = {
     "test": Command("atfr.cli.test", "test", "test a trained network: accuracy, GFLOPs and time per clip"),
     "predict": Command("atfr.cli.predict", "predict", "name the action in videos"),
     "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
+    "data check": Command("atfr.cli.data", "check", "find what is missing, broken or too short in a data set"),
+    "data resize": Command("atfr.cli.data", "resize", "write a data set again with smaller frames"),
+    "doctor": Command("atfr.cli.doctor", "doctor", "try what works here: decoders, devices, runtimes"),
     "convert": Command("atfr.cli.convert", "convert", "make a checkpoint folder of a file of weights"),
 }
 
@@ -62,9 +65,11 @@ def run(args: list[str]) -> int:
     if args[0] in ("-V", "--version"):
         print(f"atfr {__version__}")
         return 0
-    name = args[0]
+    words = 2 if " ".join(args[:2]) in COMMANDS else 1
+    name = " ".join(args[:words])
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=2)
+        near = [command for command in COMMANDS if command.startswith(f"{name} ")]
+        near = near or difflib.get_close_matches(name, COMMANDS, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}"
         return fail(f"unknown {'option' if name.startswith('-') else 'command'} {name!r}; {hint}")
     command = COMMANDS[name]
@@ -72,7 +77,7 @@ def run(args: list[str]) -> int:
     from atfr.cli.parser import UsageError, parse
 
     try:
-        values = parse(f"atfr {name}", function, args[1:])
+        values = parse(f"atfr {name}", function, args[words:])
     except UsageError as error:
         return fail(f"{error} (see `atfr {name} --help`)")
     except SystemExit as done:  # --help or --print_config

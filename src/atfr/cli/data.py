@@ -1,0 +1,204 @@
+"""`atfr data check` and `atfr data resize`: look after the videos before a training has to."""
+
+import csv
+import io
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from atfr.cli import common
+from atfr.video.spec import ClipSpec
+
+if TYPE_CHECKING:
+    from atfr.data.check import Problem
+
+DEFAULT_CLIP = ClipSpec()
+LOG_EVERY_S = 30
+SHOWN = 20
+KINDS = ("missing", "broken", "damaged", "short")
+
+
+class Entry(NamedTuple):
+    """A video of a data set: its name in the lists, its class, the splits it is in, and its file if there is one."""
+
+    name: str
+    label: str
+    split: str
+    path: Path | None
+
+
+def check(
+    name: Literal[common.DataSetName, "own"],
+    root: Path,
+    *,
+    test_fold: int | None = None,
+    out: Path | None = None,
+    min_frames: int = DEFAULT_CLIP.span,
+    num_workers: int | None = None,
+    json: bool = False,
+) -> None:
+    """Compare the videos of a data set with its lists, decode each of them once, and write what is wrong to a CSV file.
+
+    missing: listed, but not there. broken: nothing decodes. damaged: a part decodes, and is used. short: a clip repeats
+    from its start. What is found is kept in .atfr-index.jsonl in the folder (or in ~/.cache/atfr where that cannot be
+    written): the next check decodes only what has changed, one that was interrupted goes on, and a training reads from
+    it how long the videos are.
+
+    Args:
+        name: The data set; own is a folder of classes or a CSV file of one's own.
+        root: Its folder, or the CSV file.
+        test_fold: A fold of the CSV file, where it has a column fold; all are checked.
+        out: The CSV file to write; by default NAME_problems.csv here.
+        min_frames: Videos of fewer frames are short; by default the frames from the first to the last of a clip of
+            16 frames with stride 2.
+        num_workers: Processes that decode; by default one a CPU core.
+        json: Print JSON instead of a table.
+    """
+    from atfr.data.check import check_videos
+    from atfr.data.index import index_path
+    from atfr.data.sets import DATA_SETS
+
+    entries, num_classes = listed(name, root, test_fold)
+    folder = folder_of(root)
+    paths = [entry.path for entry in entries if entry.path is not None]
+    with long_progress("checking") as progress:
+        problems = check_videos(
+            paths, folder, min_frames=min_frames, num_workers=num_workers or cpu_cores(), progress=progress
+        )
+    out = out or Path(f"{name}_problems.csv")
+    common.write_whole(out, problems_csv(entries, problems))
+    counts = Counter(problem.problem for problem in problems)
+    counts["missing"] = len(entries) - len(paths)
+    report: dict[str, Any] = {"name": name, "root": str(root), "listed": len(entries), "found": len(paths)}
+    report |= {"classes": num_classes, "classes_in_full": DATA_SETS[name].NUM_CLASSES if name in DATA_SETS else None}
+    report |= {kind: counts[kind] for kind in KINDS} | {"out": str(out), "index": str(index_path(folder))}
+    if json:
+        common.print_json(report)
+        return
+    full = f" of {report['classes_in_full']}" if report["classes_in_full"] else ""
+    rows: list[list[object]] = [["listed", len(entries)], ["found", len(paths)], ["classes", f"{num_classes}{full}"]]
+    rows += [[kind, counts[kind]] for kind in KINDS]
+    note = f"short: fewer than {min_frames} frames. Written: {out} (what is wrong), {report['index']} (what is known)."
+    common.print_table(f"{name} in {root}", ["", "videos"], rows, note)
+
+
+def resize(
+    source: Path,
+    target: Path,
+    *,
+    side: int = 256,
+    num_workers: int | None = None,
+    remove_source: bool = False,
+    json: bool = False,
+) -> int:
+    """Write the videos of a folder again with smaller frames, and copy its other files: decoding then keeps up.
+
+    H.264 in MP4, a key frame every 16 frames, no sound. A video that is small enough is copied as it is. Each file is
+    written beside its place, decoded once, and only then gets its name; a call that was interrupted goes on.
+
+    Args:
+        source: The folder of the data; it is only read, but for --remove_source.
+        target: Another folder, new or of an earlier call with the same side.
+        side: The shorter side in px; at least what a training decodes (the largest of --clip.jitter).
+        num_workers: Processes; by default one a CPU core.
+        remove_source: Remove each video from the source once it is safely in the target.
+        json: Print JSON instead of a table.
+    """
+    from atfr.cli.main import FAILED
+    from atfr.data.resize import resize_videos
+
+    with long_progress("resizing") as progress:
+        result = resize_videos(
+            source,
+            target,
+            side=side,
+            num_workers=num_workers or cpu_cores(),
+            remove_source=remove_source,
+            progress=progress,
+        )
+    if json:
+        failed = [{"path": str(path), "reason": reason} for path, reason in result.failed]
+        counts = {"written": result.written, "copied": result.copied, "kept": result.kept}
+        common.print_json({"target": str(target), "side": side} | counts | {"failed": failed})
+    else:
+        for _, reason in result.failed[:SHOWN]:
+            common.warn(f"left out: {reason}")
+        if len(result.failed) > SHOWN:
+            common.warn(f"left out: {len(result.failed) - SHOWN} more, which --json names")
+        rows = [["written", result.written], ["copied, small enough", result.copied]]
+        rows += [["there already", result.kept], ["left out", len(result.failed)]]
+        common.print_table(f"{target}, shorter side {side} px", ["", "videos"], rows)
+    return FAILED if result.failed else 0
+
+
+def listed(name: str, root: Path, test_fold: int | None) -> tuple[list[Entry], int]:
+    """Return every listed video once, with all the splits it is in, and the number of classes."""
+    from atfr.data.sets import DATA_SETS
+
+    entries: dict[str, Entry] = {}
+
+    def add(name: str, label: str, side: str, path: Path | None) -> None:
+        before = f"{entries[name].split} " if name in entries else ""
+        entries[name] = Entry(name, label, before + side, path)
+
+    if name in DATA_SETS:
+        kind = DATA_SETS[name]
+        for split in kind.SPLITS or (None,):
+            found = kind.read(root, split)
+            for video in found.videos:
+                add(video.name, video.label, video.split if split is None else f"{split}:{video.split}", video.path)
+        return list(entries.values()), len(found.labels)
+    lists = common.read_data(root, test_fold=test_fold)
+    for side, videos in lists.items():
+        for record in videos.records:
+            add(os.path.relpath(record.path, folder_of(root)), videos.labels[record.label], side, record.path)
+    return list(entries.values()), len(lists["train"].labels)
+
+
+def problems_csv(entries: list[Entry], problems: "list[Problem]") -> str:
+    """Write what is missing and what is wrong as CSV, in the order of the lists."""
+    by_path = {problem.path: problem for problem in problems}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "label", "split", "problem", "reason", "path"])
+    for entry in entries:
+        if entry.path is None:
+            writer.writerow([entry.name, entry.label, entry.split, "missing", "there is no such file", ""])
+        elif problem := by_path.get(entry.path):
+            writer.writerow([entry.name, entry.label, entry.split, problem.problem, problem.reason, entry.path])
+    return text.getvalue()
+
+
+def folder_of(root: Path) -> Path:
+    """Return the folder of the data: that of the CSV file, where it is one."""
+    return root if root.is_dir() else root.parent
+
+
+def cpu_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def long_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; elsewhere, as in a log, say now and then how far it is and how fast."""
+    with common.progress(what) as bar:
+        said_s, said = time.monotonic(), 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal said_s, said
+            bar(done, total)
+            now_s = time.monotonic()
+            if not sys.stderr.isatty() and now_s - said_s >= LOG_EVERY_S:
+                rate = (done - said) / (now_s - said_s)
+                left = timedelta(seconds=round((total - done) / rate))
+                common.note(f"{what}: {done} of {total}, {rate:.1f}/s, {left} left")
+                said_s, said = now_s, done
+
+        yield report

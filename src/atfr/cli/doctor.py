@@ -1,0 +1,287 @@
+"""`atfr doctor`: what works on this machine, found out by using it."""
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from atfr.cli import common
+from atfr.video.decode import decode
+
+if TYPE_CHECKING:
+    from atfr.models import VideoModel
+
+FRAMES, HEIGHT, WIDTH = 12, 64, 96
+TOLERANCE = 12
+"""A coded frame's mean brightness may be off by this much of 255; frames differ by more."""
+ENCODERS = (
+    ("MPEG-4 in AVI", "mpeg4", "avi"),
+    ("H.264 in MP4", "libx264", "mp4"),
+    ("H.265 in MP4", "libx265", "mp4"),
+    ("VP9 in WebM", "libvpx-vp9", "webm"),
+    ("AV1 in Matroska", "libsvtav1", "mkv"),
+)
+SAME = {("cpu", torch.float32): 1e-4}
+ABOUT_THE_SAME = 3e-2
+"""How far a result may be off, relative to its largest value: in convolutions GPUs round float32 to TF32."""
+
+
+class NotHereError(Exception):
+    """Something is not installed, which is no fault."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of trying one thing.
+
+    Attributes:
+        kind: decoder, device or runtime.
+        name: what was tried.
+        works: None where it is not installed.
+        needed: whether atfr cannot do without it.
+        detail: what was seen, or what is wrong.
+        ms: how long the trial took.
+    """
+
+    kind: str
+    name: str
+    works: bool | None
+    needed: bool
+    detail: str
+    ms: float
+
+
+def doctor(*, json: bool = False) -> int:
+    """Try what works here: decode a generated clip of each codec, and run convolutions, their gradients and SGS.
+
+    Each line was found out by doing it and comparing the result. The exit code is 2 where something fails that atfr
+    cannot do without.
+
+    Args:
+        json: Print JSON instead of a table.
+    """
+    from atfr.cli.main import FAILED
+
+    with common.busy("trying"):
+        findings = [try_out(*trial) for trial in trials()]
+    if json:
+        common.print_json({"versions": versions(), "findings": [asdict(finding) for finding in findings]})
+    else:
+        common.print_table("Versions", ["", ""], list(versions().items()), left=(0, 1))
+        marks = {True: "works", False: "FAILS", None: "not here"}
+        for kind in dict.fromkeys(finding.kind for finding in findings):
+            rows = [[one.name, marks[one.works], f"{one.ms:.0f}", one.detail] for one in findings if one.kind == kind]
+            print()
+            common.print_table(f"{kind}s".capitalize(), ["", "", "ms", ""], rows, left=(0, 1, 3))
+    return FAILED if any(finding.needed and finding.works is False for finding in findings) else 0
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what atfr stands on."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for package in ("atfr", "torch", "torchvision", "lightning", "av"):
+        found[package] = importlib.metadata.version(package)
+    found["cpu cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    return found
+
+
+def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
+    """Yield what to try: its kind and name, whether it is needed, and a function that says what it saw or raises."""
+    for name, codec, ending in ENCODERS:
+        needed = codec in ("mpeg4", "libx264")
+        yield "decoder", f"PyAV: {name}", needed, lambda codec=codec, ending=ending: try_decoder(codec, ending)
+    yield "decoder", "torchcodec", False, try_torchcodec
+    for device in devices():
+        for dtype in (torch.float32, torch.bfloat16):
+            kind = str(dtype).removeprefix("torch.")
+            needed = device == "cpu" and dtype == torch.float32
+            yield "device", f"{device}: {kind}", needed, lambda d=device, t=dtype: try_convolution(d, t)
+        yield "device", f"{device}: SGS", device == "cpu", lambda d=device: try_sgs(d)
+    yield "runtime", "loader process", True, try_loader
+    yield "runtime", "several processes", False, try_processes
+    yield "runtime", "torch.export", False, try_export
+
+
+def try_out(kind: str, name: str, needed: bool, trial: Callable[[], str]) -> Finding:
+    """Run a trial; whatever it raises is what is wrong."""
+    start_s = time.perf_counter()
+    works: bool | None = True
+    try:
+        detail = trial()
+    except NotHereError as error:
+        works, detail = None, str(error)
+    except Exception as error:  # whatever a foreign library throws at us is a finding
+        works, detail = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return Finding(kind, name, works, needed, detail, 1000 * (time.perf_counter() - start_s))
+
+
+def write_clip(path: Path, codec: str) -> np.ndarray:
+    """Write a grey clip that gets brighter from frame to frame; return the brightness of each frame."""
+    levels = np.linspace(30, 220, FRAMES).round()
+    os.environ.setdefault("SVT_LOG", "0")  # of the encoder of AV1: errors only
+    with av.open(str(path), "w") as container:
+        quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        stream = container.add_stream(codec, rate=25, options=quiet)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for level in levels:
+            image = np.full((HEIGHT, WIDTH, 3), level, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return levels
+
+
+def compare(frames: Tensor, levels: np.ndarray) -> str:
+    """Compare decoded frames T 3 H W with what was written."""
+    if tuple(frames.shape) != (FRAMES, 3, HEIGHT, WIDTH):
+        raise ValueError(f"expected {FRAMES} frames of {WIDTH} x {HEIGHT} px, got {tuple(frames.shape)}")
+    off = float(np.abs(frames.double().mean((1, 2, 3)).numpy() - levels).max())
+    if off > TOLERANCE:
+        raise ValueError(f"a frame's brightness is off by {off:.0f} of 255")
+    return f"{FRAMES} frames decoded, brightness within {off:.1f} of 255"
+
+
+def try_decoder(codec: str, ending: str) -> str:
+    """Write a clip and decode it as training does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"clip.{ending}"
+        if codec not in av.codecs_available:
+            raise NotHereError(f"this PyAV cannot write a clip to try ({codec})")
+        levels = write_clip(path, codec)
+        return compare(decode(path).data, levels)
+
+
+def try_torchcodec() -> str:
+    """Decode a clip by torchcodec."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except ImportError as error:
+        raise NotHereError("not installed, or without the FFmpeg it needs; PyAV is used") from error
+    with tempfile.TemporaryDirectory() as folder:
+        levels = write_clip(Path(folder) / "clip.mp4", "libx264")
+        return compare(VideoDecoder(str(Path(folder) / "clip.mp4"))[:], levels)
+
+
+def devices() -> list[str]:
+    """Return the devices that torch knows of here."""
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
+def try_convolution(device: str, dtype: torch.dtype) -> str:
+    """Run a 3D convolution and its gradient, and compare both with float64 on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.rand(2, 8, 6, 20, 20, generator=generator)
+    kernel = torch.rand(8, 8, 3, 3, 3, generator=generator) - 0.5
+
+    def run(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        weight = kernel.to(device, dtype, copy=True).requires_grad_()
+        result = F.conv3d(clips.to(device, dtype), weight, padding=1)
+        result.square().mean().backward()
+        assert weight.grad is not None
+        return result.detach(), weight.grad
+
+    off = 0.0
+    for ours, exact in zip(run(device, dtype), run("cpu", torch.float64), strict=True):
+        off = max(off, float((ours.cpu().double() - exact).abs().max() / exact.abs().max()))
+    if not off <= SAME.get((device, dtype), ABOUT_THE_SAME):
+        raise ValueError(f"a convolution or its gradient is off by {off:.2g} of its largest value")
+    name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
+    return f"convolution and gradient within {off:.1g} of float64{name}"
+
+
+def network() -> "VideoModel":
+    """Return a small 3DResNet-18 with SGS behind its second stage."""
+    import atfr
+
+    torch.manual_seed(0)
+    model = atfr.create_model("resnet3d_18", num_classes=3)
+    atfr.adapt_(model, after="res2")
+    for name, parameter in model.named_parameters():
+        if "similarity" in name and name.endswith("bias"):
+            nn.init.zeros_(parameter)  # what is left differs more from map to map: several bins are in use
+    return model
+
+
+def try_sgs(device: str) -> str:
+    """Run an adapted network on clips of different lengths behind SGS, alone and together, and its gradient."""
+    import atfr
+
+    model = network().to(device).eval()
+    clips = torch.rand(3, 3, 8, 32, 32)
+    clips[0] = clips[0, :, :1]  # a still clip, one that gets darker half-way, and one of noise
+    clips[1, :, 4:] **= 4
+    clips = clips.to(device)
+    with torch.no_grad(), atfr.record(model) as trace:
+        together = model(clips)
+    with torch.no_grad():
+        alone = torch.cat([model(clip[None]) for clip in clips])
+    off = float((together - alone).abs().max() / alone.abs().max())
+    if not off <= SAME.get((device, torch.float32), ABOUT_THE_SAME):
+        raise ValueError(f"a clip's logits in a batch are off by {off:.2g} of those it has alone")
+    F.cross_entropy(model.train()(clips), torch.tensor([0, 1, 2], device=device)).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients or not all(torch.isfinite(gradient).all() for gradient in gradients):
+        raise ValueError("a gradient is missing or not finite")
+    kept = ", ".join(map(str, trace.kept_maps))
+    return f"clips that keep {kept} of 8 maps, alone and in a batch, and a gradient"
+
+
+class _Numbers(Dataset[int]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return index * index
+
+
+def try_loader() -> str:
+    """Get data from a process of a data loader."""
+    got = [int(number) for batch in DataLoader(_Numbers(), 2, num_workers=1, timeout=60) for number in batch]
+    if got != [0, 1, 4, 9]:
+        raise ValueError(f"a loader gave {got}")
+    return "a process of a data loader hands tensors over"
+
+
+def try_processes() -> str:
+    """Join a group of one process, as training on several devices does."""
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        raise NotHereError("this torch is built without torch.distributed")
+    if dist.is_initialized():
+        raise NotHereError("this process is in a group already")
+    backends = ["gloo", *(["nccl"] if torch.cuda.is_available() and dist.is_nccl_available() else [])]
+    for backend in backends:
+        with tempfile.TemporaryDirectory() as folder:
+            dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+            try:
+                total = torch.ones(1, device="cuda:0" if backend == "nccl" else "cpu")
+                dist.all_reduce(total)
+            finally:
+                dist.destroy_process_group()
+    return f"a group of one process: {', '.join(backends)}"
+
+
+def try_export() -> str:
+    """Export an adapted network with one clip, and compare."""
+    model = network().eval()
+    clip = torch.rand(1, 3, 8, 32, 32)
+    program = torch.export.export(model, (clip,)).module()
+    with torch.no_grad():
+        off = float((program(clip) - model(clip)).abs().max())
+    if not off <= 1e-4:
+        raise ValueError(f"the exported network's logits are off by {off:.2g}")
+    return f"an adapted network as one graph, logits within {off:.1g}"

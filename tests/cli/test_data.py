@@ -1,0 +1,140 @@
+"""`atfr data check` and `atfr data resize` through main(), on tiny data sets in their real layout."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from atfr.cli import data as commands
+from atfr.cli.main import main
+from atfr.data.sets import UCF101
+from tests.cli.test_commands import check_width
+from tests.cli.test_main import error_of
+from tests.data.layouts import kinetics, ucf101
+from tests.data.test_resize import files, one_by_one
+from tests.evaluate.build import write_folder, write_level
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is the same; that other processes do it is tested where it is written."""
+    monkeypatch.setattr("atfr.data.check.each_in_processes", one_by_one)
+    monkeypatch.setattr("atfr.data.resize.each_in_processes", one_by_one)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """UCF101 with one video missing, one broken, and one of 4 frames; the others have 8."""
+    root = ucf101(tmp_path / "ucf101")
+    videos = sorted((root / "UCF-101").rglob("*.avi"))
+    for path, frames in zip(videos, (8, 4, 8, 8, 8, 8), strict=True):
+        write_level(path, 1, frames=frames)
+    videos[0].write_bytes(b"no video")
+    videos[-1].unlink()
+    return root
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_check(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "problems.csv"
+    command = ["data", "check", "ucf101", str(data), "--min_frames", "8", "--out", str(out)]
+    assert main([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {key: report[key] for key in ("listed", "found", "missing", "broken", "damaged", "short")} == {
+        "listed": 6, "found": 5, "missing": 1, "broken": 1, "damaged": 0, "short": 1,
+    }  # fmt: skip
+    assert (report["classes"], report["classes_in_full"]) == (3, 101)
+    assert report["index"] == str(data / ".atfr-index.jsonl")
+    found = rows(out)
+    assert [(row["name"].split("/")[1], row["problem"], row["split"]) for row in found] == [
+        ("v_ApplyEyeMakeup_g08_c01.avi", "short", "1:train 2:test 3:train"),
+        ("v_YoYo_g08_c01.avi", "missing", "1:train 2:test 3:train"),
+        ("v_ApplyEyeMakeup_g01_c01.avi", "broken", "1:test 2:train 3:test"),
+    ]
+    assert [row["label"] for row in found] == ["ApplyEyeMakeup", "YoYo", "ApplyEyeMakeup"]
+    assert [Path(row["path"]).is_file() for row in found] == [True, False, True]
+    before = out.read_bytes()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    check_width(printed)
+    assert ["classes", "3", "of", "101"] in [line.split() for line in printed.splitlines()]
+    assert out.read_bytes() == before
+
+
+def test_check_writes_where_one_is(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", "kinetics600", str(kinetics(tmp_path / "k600"))]) == 0
+    assert {row["problem"] for row in rows(tmp_path / "kinetics600_problems.csv")} == {"missing", "broken"}
+
+
+def test_check_of_a_folder_and_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folder(tmp_path / "own", classes=2, train=2, test=1)
+    out = str(tmp_path / "problems.csv")
+    assert main(["data", "check", "own", str(root), "--out", out, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["listed"], report["short"], report["classes_in_full"]) == (6, 6, None)
+    assert {row["split"] for row in rows(Path(out))} == {"train", "test"}
+    table = root / "list.csv"
+    lines = [
+        f"{path.relative_to(root)},{path.parent.name},{i % 2}" for i, path in enumerate(sorted(root.rglob("*.mp4")))
+    ]
+    table.write_text("\n".join(["path,label,fold", *lines]) + "\n")
+    assert (
+        main(["data", "check", "own", str(table), "--test_fold", "1", "--out", out, "--min_frames", "1", "--json"]) == 0
+    )
+    report = json.loads(capsys.readouterr().out)
+    assert (report["listed"], report["short"]) == (6, 0)
+    assert report["index"] == str(root / ".atfr-index.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["check", "ucf102", "."], "ucf102"),
+        (["check", "ucf101", "no/folder"], "'no/folder' does not exist"),
+        (["check", "ssv2", "{data}"], "expected labels.json, train.json and validation.json"),
+        (["check", "ucf101"], "root"),
+        (["resize", "{data}", "{data}/small"], "must not lie in each other"),
+        (["resize", "{data}"], "target"),
+        (["chek"], "did you mean data check"),
+    ],
+)
+def test_wrong_commands(data: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    before = files(data)
+    assert main(["data", *(option.format(data=data) for option in options)]) == 2
+    assert message in error_of(capsys)
+    assert files(data) == before
+
+
+def test_resize_then_the_data_set_is_there_again(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small"
+    command = ["data", "resize", str(data), str(small), "--side", "24"]
+    assert main(command) == 2  # one is broken
+    printed, err = capsys.readouterr()
+    check_width(printed)
+    assert err.count("atfr: warning: left out: ") == 1
+    resized, whole = UCF101.read(small, 1), UCF101.read(data, 1)
+    assert [video.name for video in resized.videos] == [video.name for video in whole.videos]
+    assert len(resized.missing) == len(whole.missing) + 1
+    assert main([*command, "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert (report["written"], report["kept"], len(report["failed"])) == (0, 4, 1)
+
+
+def test_a_log_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 10.0, 40.0, 45.0, 100.0])
+    monkeypatch.setattr(commands.time, "monotonic", lambda: next(clock))
+    with commands.long_progress("checking") as progress:
+        for done in (1, 20, 21, 50):
+            progress(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "atfr: checking: 20 of 100, 0.5/s, 0:02:40 left",
+        "atfr: checking: 50 of 100, 0.5/s, 0:01:40 left",
+    ]
