@@ -3,6 +3,7 @@
 import json
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import av
@@ -11,6 +12,7 @@ import pytest
 from atfr.cli import common
 from atfr.cli.common import DataSetName
 from atfr.cli.main import main
+from atfr.cli.splits import summary
 from atfr.data.check import look
 from atfr.data.dataset import ClipDataset
 from atfr.data.index import VideoIndex
@@ -79,6 +81,21 @@ def test_the_mean_over_the_splits(runs: Path, data: Path, tmp_path: Path, capsys
     tested = [{Path(video["path"]).name for video in single["videos"]} for single in singles]
     assert tested[0] == tested[2]
     assert not tested[0] & tested[1]
+
+
+def test_means_and_deviations_by_hand() -> None:
+    def result(top1: float, top5: float | None) -> SimpleNamespace:
+        spread = SimpleNamespace(mean=10 * top1)
+        return SimpleNamespace(
+            top1=top1, top5=top5, mean_class_accuracy=1 - top1, gflops_per_clip=spread, videos=[0] * 9, skipped=[0]
+        )
+
+    figures = summary({1: result(0.5, 0.75), 2: result(0.75, 0.75), 3: result(1.0, 0.75)})
+    assert figures["mean"] == {"top1": 0.75, "top5": 0.75, "mean_class_accuracy": 0.25, "gflops_per_clip": 7.5}
+    assert figures["std"] == {"top1": 0.25, "top5": 0, "mean_class_accuracy": 0.25, "gflops_per_clip": 2.5}
+    assert figures["splits"][2] == {
+        "top1": 0.75, "top5": 0.75, "mean_class_accuracy": 0.25, "gflops_per_clip": 7.5, "num_videos": 9, "num_skipped": 1
+    }  # fmt: skip
 
 
 def test_the_table_of_all_splits(runs: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
