@@ -93,9 +93,7 @@ def test_means_and_deviations_by_hand() -> None:
     figures = summary({1: result(0.5, 0.75), 2: result(0.75, 0.75), 3: result(1.0, 0.75)})
     assert figures["mean"] == {"top1": 0.75, "top5": 0.75, "mean_class_accuracy": 0.25, "gflops_per_clip": 7.5}
     assert figures["std"] == {"top1": 0.25, "top5": 0, "mean_class_accuracy": 0.25, "gflops_per_clip": 2.5}
-    assert figures["splits"][2] == {
-        "top1": 0.75, "top5": 0.75, "mean_class_accuracy": 0.25, "gflops_per_clip": 7.5, "num_videos": 9, "num_skipped": 1
-    }  # fmt: skip
+    assert (figures["splits"][2]["top1"], figures["splits"][2]["num_videos"]) == (0.75, 9)
 
 
 def test_the_table_of_all_splits(runs: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
