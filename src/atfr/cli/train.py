@@ -113,7 +113,7 @@ def train(
     options |= {"sampler": sampler, "active_bins": active_bins}
     splits = common.read_data(data, test_fold=test_fold, dataset=dataset, split=split)
     with output_folder(out, resume):
-        if dataset is not None:
+        if dataset is not None and is_first_process():
             remember(out, dataset, split)
         with common.busy("starting"):
             import torch
