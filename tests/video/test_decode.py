@@ -243,7 +243,7 @@ def test_absurd_sizes_are_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -
         decode(clip)
     monkeypatch.setattr(container_module, "MAX_SIDE_PX", 64)
     monkeypatch.setattr(container_module, "MAX_FRAME_PX", 64 * 48 - 1)
-    with pytest.raises(VideoError, match="64 x 48 px"):
+    with pytest.raises(VideoError, match=r"64 x 48 px|larger than 0\.00307 million pixels"):
         decode(clip)
 
 

@@ -51,7 +51,8 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         num_crops: Crops a test clip: 1 or 3.
         cache_bytes: Memory for decoded frames, in all workers together; 0 keeps none.
         decode_threads: Decoder threads a worker; 0 lets FFmpeg choose.
-        num_frames: How many frames of each video decode, as `len(VideoFile(path))` found; 0 where it is not known.
+        num_frames: How many frames of each video decode, as `len(VideoFile(path))` found; 0 where it is not known, or
+            where the video is damaged.
         max_skipped: The share of all videos that may fail to decode.
     """
 
@@ -147,7 +148,8 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
             raise
         if video.warning:
             self._state[index] = DAMAGED
-        self._num_frames[index] = len(video)
+        else:
+            self._num_frames[index] = len(video)
         return clips
 
     def _video(self, index: int) -> Frames | VideoFile:

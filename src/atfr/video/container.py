@@ -38,7 +38,10 @@ class Findings:
         """
         if not self.count:
             reason = f" ({self.errors[0]})" if self.errors else ""
-            raise VideoError(f"expected a video, but no frame of '{self.path}' decodes{reason}; is the file complete?")
+            raise VideoError(
+                f"expected a video, but no frame of '{self.path}' decodes{reason}; is the file complete, and no frame "
+                f"larger than {MAX_FRAME_PX / 1e6:.3g} million pixels?"
+            )
         parts = []
         if self.expected is not None and self.count < self.expected - max(2, self.expected // 50):
             parts.append(
@@ -62,6 +65,7 @@ def open_video(path: Path, threads: int) -> Iterator[tuple[InputContainer, Video
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.codec_context.thread_count = threads
+        stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PX)}
         if threads != 1:
             stream.thread_type = "AUTO"
         yield container, stream
@@ -85,7 +89,7 @@ def check_size(width: int, height: int, path: Path) -> None:
     if max(width, height) > MAX_SIDE_PX or width * height > MAX_FRAME_PX:
         raise VideoError(
             f"'{path}' declares frames of {width} x {height} px; at most {MAX_SIDE_PX} px a side and "
-            f"{MAX_FRAME_PX / 1e6:.0f} million pixels a frame are read"
+            f"{MAX_FRAME_PX / 1e6:.3g} million pixels a frame are read"
         )
     if max(width, height) > MAX_ASPECT * min(width, height) > 0:
         raise VideoError(f"'{path}' has frames of {width} x {height} px, too narrow a strip to cut clips from")
@@ -118,7 +122,11 @@ def _check_file(path: Path) -> None:
 def _open(path: Path) -> Iterator[InputContainer]:
     """Open the file and nothing else: a playlist must not lead to the network, nor a colon in a name to a protocol."""
     try:
-        container = av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
+        container = av.open(
+            f"file:{path}",
+            metadata_errors="ignore",
+            options={"protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PX)},  # some decoders start right here
+        )
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"expected a video, but '{path}' cannot be opened as one ({reason})") from error
@@ -148,7 +156,7 @@ def _frames(container: InputContainer, stream: VideoStream, errors: list[str]) -
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:
-            errors.append(str(error))
+            errors.append(error.strerror or str(error))
             return
         if packet is None:
             return
@@ -157,4 +165,4 @@ def _frames(container: InputContainer, stream: VideoStream, errors: list[str]) -
         except av.EOFError:
             return
         except (av.FFmpegError, OSError) as error:
-            errors.append(str(error))
+            errors.append(error.strerror or str(error))

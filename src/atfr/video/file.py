@@ -30,7 +30,8 @@ class VideoFile:
         path: The video file.
         shorter_side: Scale larger frames down to this shorter side.
         threads: Decoder threads; 0 lets FFmpeg choose.
-        num_frames: How many frames decode, as `len` found once.
+        num_frames: How many frames decode, as `len` found once. Leave it out where there was a `warning`: what a
+            damaged file gives may depend on where decoding starts.
     """
 
     def __init__(

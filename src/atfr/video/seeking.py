@@ -3,9 +3,10 @@
 A decoder numbers no frames. After a seek, only times can tell which frame of the video comes out, and times lie: AVI
 stamps frames in decoding order, transport streams start their clocks again, damaged packets give no frame. So the
 packets are read first, which is cheap. A seek is trusted only if there are as many packets as frames are known to
-decode, all times differ and stand in an order that B-frames can explain, and nothing of a later time comes before the
-key frame. Then every frame that comes out must be the next one by its time, undamaged, of the first frame's size and
-rotation. Whatever else is seen raises `NotExactError`, and the caller decodes from the start.
+decode without a warning (damage may reach across key frames), all times differ and stand in an order that B-frames can
+explain, and nothing of a later time comes before the key frame. Then every frame that comes out must be the next one by
+its time, undamaged, of the first frame's size and rotation. Whatever else is seen raises `NotExactError`, and the
+caller decodes from the start.
 """
 
 from collections.abc import Iterator, Sequence
