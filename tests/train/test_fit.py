@@ -139,6 +139,8 @@ def test_trainer_options_take_precedence(splits: dict[str, VideoList], tmp_path:
 def test_bad_arguments(splits: dict[str, VideoList], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lightning\.Trainer does not take these options"):
         run(network(classes=2), splits, tmp_path, accelerator="abacus")
+    with pytest.raises(InputError, match="sync_batchnorm needs GPUs"):
+        run(network(classes=2), splits, tmp_path, accelerator="cpu", devices=2, strategy="ddp", sync_batchnorm=True)
     with pytest.raises(InputError, match="did you mean 'sgd'"):
         run(network(classes=2), splits, tmp_path, optimizer="sdg")
     for name in ("learning_rate", "warmup_epochs", "weight_decay", "num_workers", "seed"):

@@ -14,7 +14,7 @@ def test_two_kills_leave_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_ten_kills_leave_no_trace(tmp_path: Path, record_property) -> None:
+def test_ten_kills_leave_no_trace(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", classes=2, train=4, test=1)
     done = train_through_kills(data, tmp_path, kills=10, epochs=60)
     print(f"epochs done at each kill, of 60: {done}")

@@ -243,9 +243,12 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
     if not options.get("plugins") and str(options.get("strategy") or "auto").startswith(("auto", "ddp")):
         options["plugins"] = [WholeFiles()]
     try:
-        return pl.Trainer(**options)
+        trainer = pl.Trainer(**options)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise InputError(f"lightning.Trainer does not take these options: {error}") from error
+    if options.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise InputError("sync_batchnorm needs GPUs: torch has no SyncBatchNorm for CPUs; leave it out")
+    return trainer
 
 
 class _Interrupt(pl.Callback):
