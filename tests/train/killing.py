@@ -13,8 +13,19 @@ import torch
 from safetensors.torch import load_file
 
 ATFR = [sys.executable, "-m", "atfr.cli.main"]
-CLIP = ["--clip.frames", "4", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
-OPTIONS = [*CLIP, "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "1", "--precise_bn", "2", "--resume"]
+NETWORK = [
+    "--model",
+    "resnet3d_18",
+    "--clip.frames",
+    "4",
+    "--clip.size",
+    "32",
+    "--clip.resize",
+    "32",
+    "--clip.jitter",
+    "[32,36]",
+]
+OPTIONS = [*NETWORK, "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "1", "--precise_bn", "2", "--resume"]
 TIMEOUT_S = 300
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.evaluate.build import write_folder
-from tests.train.killing import ATFR, CLIP, TIMEOUT_S
+from tests.train.killing import ATFR, NETWORK, TIMEOUT_S
 
 TORCHRUN = [*ATFR[:1], "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--no-python"]
 TRAINER = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -26,7 +26,7 @@ def free_port() -> int:
 def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     """Batch norm is fixed, as its statistics would be those of each process; 9 and 3 videos do not divide by 2."""
     data = write_folder(tmp_path / "data", classes=3, train=3, test=1)
-    options = [*CLIP, "--data", str(data), "--epochs", "3", "--tuning.norm", "fixed", "--num_workers", "0"]
+    options = [*NETWORK, "--data", str(data), "--epochs", "3", "--tuning.norm", "fixed", "--num_workers", "0"]
     options += ["--learning_rate", "0.02", "--reference_batch", "4", *TRAINER, "--json"]
     meet = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     shared = [*ATFR, "train", *options, "--batch_size", "2", "--out", str(tmp_path / "two"), *PROCESSES]
