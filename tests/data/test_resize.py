@@ -188,6 +188,18 @@ def test_wrong_targets(source: Path, tmp_path: Path, target: str, message: str) 
     assert files(tmp_path) == before
 
 
+def test_links_are_followed_and_no_video_is_done_twice(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atfr.data.resize.each_in_processes", one_by_one)
+    (source / "a").rename(tmp_path / "big disk")
+    (source / "a").symlink_to(tmp_path / "big disk")
+    (source / "a link.avi").symlink_to(tmp_path / "big disk" / "large.avi")
+    (source / "round").symlink_to(source)
+    resize_videos(source, tmp_path / "target", side=48, num_workers=1)
+    assert sorted(path.name for path in (tmp_path / "target").rglob("*.mp4")) == ["large.mp4", "small.mp4"]
+
+
 def test_wrong_sources(source: Path, tmp_path: Path) -> None:
     def error(source: Path, side: int = 48) -> str:
         with pytest.raises((DataError, InputError)) as caught:

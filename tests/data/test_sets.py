@@ -137,7 +137,7 @@ def test_kinetics_lists_under_other_names(tmp_path: Path, train: str, val: str) 
 
 
 def test_kinetics_replacements_and_links(tmp_path: Path) -> None:
-    root = kinetics(tmp_path)
+    root = kinetics(tmp_path / "k400")
     better = "replacement/replacement_for_corrupted_k400/-3B32lodo2M_000059_000069.mp4"
     touch(root, better)
     (root / "videos" / "abseiling").mkdir(parents=True)  # what CVDF's arrange_by_classes.py makes
@@ -146,9 +146,11 @@ def test_kinetics_replacements_and_links(tmp_path: Path) -> None:
     (root / "train" / "round").symlink_to(root)  # a link into what is walked anyway
     paths = {video.name: video.path for video in Kinetics400.read(root).videos}
     assert paths["-3B32lodo2M_000059_000069.mp4"] == root / better
+    above = {video.name: video.path for video in Kinetics400.read(root.parent).videos}
+    assert above["-3B32lodo2M_000059_000069.mp4"] == root / better
     assert paths[link.name] is not None
     touch(root, "smaller/_dbcJuKJQNs.mp4")
-    with pytest.raises(DataError, match=r"two files for the video _dbcJuKJQNs: .*webm.*mp4.*keep one"):
+    with pytest.raises(DataError, match=r"two files for the video _dbcJuKJQNs: .*mp4.*webm.*keep one"):
         Kinetics400.read(root)
 
 

@@ -50,6 +50,7 @@ class VideoIndex:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self.path = index_path(self.root)
+        self._prefix = os.path.join(self.root, "")  # of paths as they mostly come: `relpath` takes ten times as long
         self._entries: dict[str, tuple[int, int, VideoFacts]] = {}
         self._file: TextIO | None = None
         if self.path.is_file():
@@ -108,7 +109,9 @@ class VideoIndex:
         self.close()
 
     def _key(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.root)).as_posix()
+        inside = os.fspath(path).removeprefix(self._prefix)
+        relative = os.path.relpath(path, self.root) if inside == os.fspath(path) else inside
+        return relative.replace(os.sep, "/")
 
 
 def index_path(root: Path) -> Path:

@@ -21,6 +21,7 @@ from atfr.data.check import look
 from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.data.records import VIDEO_ENDINGS
+from atfr.data.walk import walk
 from atfr.errors import DataError, InputError, VideoError
 from atfr.video.container import open_video
 from atfr.video.decode import Frames, decode
@@ -179,14 +180,12 @@ def _check_folders(source: Path, target: Path) -> None:
 
 
 def _files(source: Path) -> tuple[list[Path], list[Path]]:
-    """Return the videos and the other files, both without hidden ones."""
-    videos: list[Path] = []
-    others: list[Path] = []
-    for folder, subfolders, names in os.walk(source):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                (videos if Path(name).suffix.lower() in VIDEO_ENDINGS else others).append(Path(folder, name))
+    """Return the videos and the other files; a video to which links lead as well comes once."""
+    unique: dict[str, Path] = {}
+    for path in sorted(walk(source), key=Path.is_symlink):
+        unique.setdefault(os.path.realpath(path), path)
+    videos = sorted(path for path in unique.values() if path.suffix.lower() in VIDEO_ENDINGS)
+    others = sorted(set(unique.values()) - set(videos))
     if not videos:
         raise DataError(f"there is no video below '{source}'")
     seen: dict[Path, Path] = {}

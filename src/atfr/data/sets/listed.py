@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from atfr.data.records import VIDEO_ENDINGS, VideoList, VideoRecord
+from atfr.data.walk import walk
 from atfr.errors import DataError
 
 REPLACEMENTS = "replacement"
-"""CVDF gives whole copies of damaged Kinetics videos in a folder whose name begins so: they take precedence."""
+"""CVDF gives whole copies of damaged Kinetics videos in folders whose names begin so: they take precedence."""
 
 
 @dataclass(frozen=True)
@@ -124,22 +125,11 @@ class Tree:
             raise DataError(f"expected the folder of a data set, but '{self.root}' {found}")
         self.videos: dict[str, list[Path]] = {}
         self.files: list[Path] = []
-        seen: set[str] = set()
-        for folder, subfolders, names in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:  # a link into a folder that is walked anyway
-                subfolders.clear()
-                continue
-            seen.add(real)
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            for name in sorted(names):
-                stem, ending = os.path.splitext(name)
-                if name.startswith("."):
-                    continue
-                if ending.lower() in VIDEO_ENDINGS:
-                    self.videos.setdefault(stem, []).append(Path(folder, name))
-                else:
-                    self.files.append(Path(folder, name))
+        for path in walk(self.root):
+            if path.suffix.lower() in VIDEO_ENDINGS:
+                self.videos.setdefault(path.stem, []).append(path)
+            else:
+                self.files.append(path)
 
     def lists(self, pattern: str) -> dict[str, Path]:
         """Return the files whose whole name matches, by what the pattern's group caught.
@@ -175,7 +165,7 @@ class Tree:
         """
         found = self.videos.get(stem, [])
         if len(found) > 1:
-            better = [path for path in found if path.relative_to(self.root).parts[0].startswith(REPLACEMENTS)]
+            better = [path for path in found if self._is_replacement(path)]
             found = better or [path for path in found if path.parent.name == folder] or found
             found = list({os.path.realpath(path): path for path in found}.values())
         if len(found) > 1:
@@ -183,6 +173,9 @@ class Tree:
                 f"two files for the video {stem}: '{found[0]}' and '{found[1]}'; keep one below '{self.root}'"
             )
         return found[0] if found else None
+
+    def _is_replacement(self, path: Path) -> bool:
+        return any(folder.startswith(REPLACEMENTS) for folder in path.relative_to(self.root).parts[:-1])
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
