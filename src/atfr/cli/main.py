@@ -73,11 +73,12 @@ def run(args: list[str]) -> int:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}"
         return fail(f"unknown {'option' if name.startswith('-') else 'command'} {name!r}; {hint}")
     command = COMMANDS[name]
-    function = getattr(importlib.import_module(command.module), command.function)
+    module = importlib.import_module(command.module)
+    function = getattr(module, command.function)
     from atfr.cli.parser import UsageError, parse
 
     try:
-        values = parse(f"atfr {name}", function, args[words:])
+        values = parse(f"atfr {name}", function, args[words:], getattr(module, "defaults_for", None))
     except UsageError as error:
         return fail(f"{error} (see `atfr {name} --help`)")
     except SystemExit as done:  # --help or --print_config

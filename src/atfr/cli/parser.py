@@ -7,7 +7,7 @@ parameter named `trainer` takes all options of `lightning.Trainer`, as `--traine
 import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin
 
 import docstring_parser
@@ -22,8 +22,15 @@ class UsageError(Exception):
     """The arguments of a command are wrong."""
 
 
-def parse(name: str, function: Callable[..., Any], args: list[str]) -> dict[str, Any]:
+Defaults = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def parse(
+    name: str, function: Callable[..., Any], args: list[str], defaults_for: Defaults | None = None
+) -> dict[str, Any]:
     """Return the keyword arguments for a command's function.
+
+    `defaults_for` sees the values, and returns defaults that suit them better; what was given stands.
 
     Raises:
         UsageError: an argument is unknown, missing or wrong; the message is one line.
@@ -33,7 +40,11 @@ def parse(name: str, function: Callable[..., Any], args: list[str]) -> dict[str,
     trainer_help = f"--{TRAINER}.help" in args
     parser = make_parser(name, function, with_trainer=not wants_help)
     try:
-        values = vars(parser.instantiate(parser.parse_args(["--help"] if trainer_help else args)))
+        parsed = parser.parse_args(["--help"] if trainer_help else args)
+        if defaults_for is not None and (better := defaults_for(vars(parsed))):
+            parser.set_defaults(dict(better))
+            parsed = parser.parse_args(args)
+        values = vars(parser.instantiate(parsed))
     except ArgumentError as error:
         raise UsageError(one_line(str(error), parser)) from error
     values.pop("config", None)

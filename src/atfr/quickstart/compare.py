@@ -8,6 +8,7 @@ out/quickstart.png            the same as a picture
 import copy
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -29,10 +30,12 @@ from atfr.evaluate.test import test
 from atfr.models import VideoModel, create_model
 from atfr.quickstart.figure import draw
 from atfr.train.fit import fit
-from atfr.train.module import Optimizer
+from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec
 
-MODEL = "resnet3d_18"
+TUNE_EPOCHS, TUNE_LEARNING_RATE = 0.6, 2 / 3
+"""Of what comes from the base, as shares of the base's."""
+
 TIMED_BATCH = 16
 TIMED_BATCHES = 10
 
@@ -76,29 +79,13 @@ class Comparison:
         return {"conditions": self.conditions, "speedup": self.speedup, "networks": networks}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the networks are trained: a base first, then, with and without SGS, what is made of it.
-
-    A pass over the training videos is an epoch; a tenth of the epochs is warm-up.
-    """
-
-    base_epochs: int
-    tune_epochs: int
-    batch_size: int = 16
-    optimizer: Optimizer = "adamw"
-    base_learning_rate: float = 0.003
-    tune_learning_rate: float = 0.002
-
-
 def quickstart(
     splits: Mapping[str, VideoList],
-    spec: ClipSpec,
     recipe: Recipe,
     out: Path,
     *,
+    epochs: int | None = None,
     seed: int = 0,
-    adapt: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
     """Train, test and time a static and an adaptive network on the same videos.
@@ -108,26 +95,38 @@ def quickstart(
 
     Args:
         splits: the lists "train" and "test".
-        spec: the clip both networks read.
-        recipe: how both are trained.
+        recipe: how both are made and trained.
         out: the folder for checkpoints, JSON and picture.
+        epochs: of the base; by default the recipe's, for so many videos.
         seed: of weights, clips and order.
-        adapt: arguments of `adapt_` for the adaptive network.
         say: told what begins, a line each.
     """
     torch.manual_seed(seed)
-    base = create_model(MODEL, num_classes=len(splits["train"].labels))
-    say(f"training the base network: {recipe.base_epochs} epochs of {len(splits['train'])} videos")
-    train(base, splits["train"], spec, recipe, out / "base", tune=False, seed=seed)
+    start = {"pretrained": True} if recipe.pretrained else {}
+    base = create_model(recipe.model, num_classes=len(splits["train"].labels), **start)
+    spec = replace(recipe.clip, mean=base.mean, std=base.std)
+    epochs = epochs or recipe.epochs(len(splits["train"]))
+    tune_epochs = math.ceil(TUNE_EPOCHS * epochs)
+    say(f"training the base network: {epochs} epochs of {len(splits['train'])} videos")
+    train(base, splits["train"], spec, recipe, out / "base", epochs=epochs, rate=1, seed=seed)
     networks: dict[str, VideoModel] = {}
     results: dict[str, TestResult] = {}
     tune_s: dict[str, float] = {}
     for name in ("static", "adaptive"):
         network = networks[name] = copy.deepcopy(base)
         if name == "adaptive":
-            adapt_(network, **(adapt or {}))
-        say(f"fine-tuning the {name} network: {recipe.tune_epochs} epochs")
-        tune_s[name] = train(network, splits["train"], spec, recipe, out / name, tune=True, seed=seed + 1)
+            adapt_(network, kernel=recipe.kernel)
+        say(f"fine-tuning the {name} network: {tune_epochs} epochs")
+        tune_s[name] = train(
+            network,
+            splits["train"],
+            spec,
+            recipe,
+            out / name,
+            epochs=tune_epochs,
+            rate=TUNE_LEARNING_RATE,
+            seed=seed + 1,
+        )
         say(f"testing the {name} network on {len(splits['test'])} videos it has not seen")
         results[name] = test(network, splits["test"], spec, num_clips=1, num_crops=1)
     say(f"timing both, in turns, {TIMED_BATCH} clips at a time")
@@ -136,17 +135,25 @@ def quickstart(
     ms = side_by_side_ms(networks, some_batches(replace(splits["test"], records=records), spec))
     rows = tuple(Row(name, results[name], statistics.median(ms[name]), tune_s[name]) for name in networks)
     speedup = statistics.median(a / b for a, b in zip(ms["static"], ms["adaptive"], strict=True))
-    comparison = Comparison(rows, speedup, conditions(splits, spec, recipe, seed, adapt))  # type: ignore[arg-type]
+    found = conditions(splits, spec, recipe, seed) | {"base_epochs": epochs, "tune_epochs": tune_epochs}
+    comparison = Comparison(rows, speedup, found)  # type: ignore[arg-type]
     write(comparison, out)
     return comparison
 
 
 def train(
-    network: VideoModel, videos: VideoList, spec: ClipSpec, recipe: Recipe, out: Path, *, tune: bool, seed: int
+    network: VideoModel,
+    videos: VideoList,
+    spec: ClipSpec,
+    recipe: Recipe,
+    out: Path,
+    *,
+    epochs: int,
+    rate: float,
+    seed: int,
 ) -> float:
-    """Train a network in place, as the base or from it, and return the seconds that took."""
+    """Train a network in place, at a share `rate` of the recipe's learning rate, and return the seconds that took."""
     start_s = time.perf_counter()
-    epochs = recipe.tune_epochs if tune else recipe.base_epochs
     fit(
         network,
         ClipDataset(videos, spec, train=True, seed=seed),
@@ -155,9 +162,10 @@ def train(
         warmup_epochs=epochs / 10,
         batch_size=recipe.batch_size,
         optimizer=recipe.optimizer,
-        learning_rate=recipe.tune_learning_rate if tune else recipe.base_learning_rate,
+        learning_rate=rate * recipe.learning_rate,
         num_workers=0,
         seed=seed,
+        tuning=recipe.tuning,
         logger=False,
     )
     return time.perf_counter() - start_s
@@ -191,18 +199,15 @@ def side_by_side_ms(networks: Mapping[str, nn.Module], batches: Sequence[Tensor]
     return ms
 
 
-def conditions(
-    splits: Mapping[str, VideoList], spec: ClipSpec, recipe: Recipe, seed: int, adapt: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def conditions(splits: Mapping[str, VideoList], spec: ClipSpec, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return what the figures depend on, as plain JSON values."""
     return {
-        "model": MODEL,
+        "model": recipe.model,
         "train_videos": len(splits["train"]),
         "test_videos": len(splits["test"]),
         "labels": list(splits["train"].labels),
         "clip": spec.to_dict(),
         "recipe": asdict(recipe),
-        "adapt": dict(adapt or {}),
         "seed": seed,
         "timed_batch": TIMED_BATCH,
         "threads": torch.get_num_threads(),

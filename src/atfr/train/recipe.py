@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from atfr.errors import InputError
+from atfr.video.spec import ClipSpec
 
 NormMode = Literal["train", "fixed"]
 
@@ -42,3 +43,48 @@ class Tuning:
 
 
 AS_IT_STANDS = Tuning()
+
+
+FEW_VIDEOS = 2000
+"""Below so many training videos, a network that learned from images beats one that starts from random weights."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made and trained.
+
+    Attributes:
+        model: the network's name.
+        pretrained: whether it starts from ImageNet weights.
+        kernel: of SGS. Sums leave the scale that weights from elsewhere expect.
+        clip: what the network reads; its normalisation is the weights' own.
+        clips_seen: training clips in all epochs together.
+    """
+
+    model: str
+    pretrained: bool
+    kernel: Literal["linear", "linear_mean"]
+    clip: ClipSpec
+    clips_seen: int
+    batch_size: int
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    tuning: Tuning = AS_IT_STANDS
+
+    def epochs(self, num_videos: int) -> int:
+        """Return the passes over so many videos that show about `clips_seen` clips."""
+        return max(1, round(self.clips_seen / num_videos))
+
+
+FROM_IMAGES = Recipe(
+    model="i3d_efficientnet_lite0",
+    pretrained=True,
+    kernel="linear_mean",
+    clip=ClipSpec(frames=8, stride=6, size=112, resize=128, jitter=(128, 144)),
+    clips_seen=1000,
+    batch_size=8,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    tuning=Tuning(freeze="res3", balanced=True),
+)
+"""For few videos of one's own, in minutes on a CPU; measured in docs/results.md ("UT-Interaction")."""

@@ -1,0 +1,203 @@
+"""Static, adaptive and control networks on real videos: folds x seeds, every run written down as it ends.
+
+    python benchmarks/study.py ut_interaction/manifest.csv --out docs/studies/ut_interaction --work runs/study \
+        --folds 0 1 2 3 4 --seeds 0 --variants static linear_mean linear uniform average random
+
+For each fold and seed a base (static, from ImageNet weights) is trained on the other folds. Each variant goes on from
+it for as many epochs, on the same clips in the same order. A control keeps the mean number of maps that `linear_mean`
+kept on the same held-out videos. Runs that are in OUT/runs.csv already are passed over, so that an interrupted study goes
+on where it stopped; several processes may share it, each with folds of its own. benchmarks/study_report.py reads it.
+
+OUT/runs.csv     one row a run: variant, classes, fold, seed, figures, what it takes to run it again
+OUT/videos.csv   one row a held-out video of a run: scores of each class, and of each view maps kept and motion energy
+"""
+
+import argparse
+import csv
+import fcntl
+import json
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import atfr
+from atfr.data.dataset import ClipDataset
+from atfr.data.records import VideoList, VideoRecord, read_csv
+from atfr.evaluate.predict import Prediction, predict
+from atfr.evaluate.task import Task, load_checkpoint
+from atfr.models import VideoModel
+from atfr.train.fit import fit
+from atfr.train.recipe import FROM_IMAGES
+from atfr.video.spec import ClipSpec
+
+RECIPE = FROM_IMAGES
+VIEWS = 4  # clips of a video, centre crop
+TRAINING = {"batch_size": RECIPE.batch_size, "optimizer": RECIPE.optimizer, "warmup_epochs": 0.5, "num_workers": 0}
+BASE = {"epochs": 10, "learning_rate": RECIPE.learning_rate, "tuning": RECIPE.tuning}
+TUNE = {"epochs": 4, "learning_rate": RECIPE.learning_rate * 2 / 3, "tuning": replace(RECIPE.tuning, freeze="res2")}
+AFTER = "res2"
+REFERENCE = "linear_mean"  # whose number of maps the controls keep
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "static": None,
+    "linear_mean": {"kernel": "linear_mean"},
+    "linear": {"kernel": "linear"},
+    "kronecker": {"kernel": "kronecker"},
+    "linear_mean_in_time": {"kernel": "linear_mean", "order": "time"},
+    "linear_mean_paper_edge": {"kernel": "linear_mean", "top_edge": "paper"},
+    "uniform": {"sampler": "uniform"},
+    "average": {"sampler": "average"},
+    "random": {"sampler": "random"},
+}
+RUNS = "variant classes fold seed top1 videos gflops gflops_std active_bins train_s adapt settings".split()
+VIDEOS = "variant classes fold seed video label scores gflops active_bins motion".split()
+KEY = ("variant", "classes", "fold", "seed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", type=Path, help="a CSV file with the columns path, label and fold")
+    parser.add_argument("--out", type=Path, required=True, help="where the CSV files are")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where the bases are kept")
+    parser.add_argument("--folds", type=int, nargs="+", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--without", nargs="+", default=[], help="classes to leave out")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for fold in options.folds:
+            splits = without(read_csv(options.data, test_fold=fold), options.without)
+            study_fold(splits, fold, seed, options.variants, options.out, options.work)
+
+
+def without(splits: Mapping[str, VideoList], names: Iterable[str]) -> dict[str, VideoList]:
+    """Leave classes out."""
+    kept = {}
+    for split, videos in splits.items():
+        labels = [name for name in videos.labels if name not in set(names)]
+        records = [r for r in videos.records if videos.labels[r.label] in labels]
+        renumbered = [VideoRecord(r.path, labels.index(videos.labels[r.label])) for r in records]
+        kept[split] = VideoList(tuple(renumbered), tuple(labels))
+    return kept
+
+
+def study_fold(
+    splits: Mapping[str, VideoList], fold: int, seed: int, variants: Iterable[str], out: Path, work: Path
+) -> None:
+    """Run the variants of a fold and a seed that have not been run."""
+    classes = len(splits["train"].labels)
+    key = {"classes": classes, "fold": fold, "seed": seed}
+    base = work / f"{classes}_classes_fold_{fold}_seed_{seed}"
+    for variant in variants:
+        rows = read_rows(out / "runs.csv")
+        if find(rows, {"variant": variant, **key}):
+            continue
+        adapt = VARIANTS[variant]
+        if adapt is not None and "sampler" in adapt:
+            reference = find(rows, {"variant": REFERENCE, **key})
+            if reference is None:
+                raise SystemExit(f"{variant} of fold {fold}, seed {seed} needs {REFERENCE}: run it first")
+            adapt = adapt | {"active_bins": float(reference["active_bins"])}
+        if not (base / "config.json").exists():
+            torch.manual_seed(seed)
+            start = atfr.create_model(RECIPE.model, num_classes=classes, pretrained=RECIPE.pretrained)
+            train(start, splits["train"], base, BASE, seed)
+        model, task = load_checkpoint(base)
+        torch.manual_seed(seed)
+        if adapt is not None:
+            atfr.adapt_(model, AFTER, **adapt)
+        start_s = time.monotonic()
+        train(model, splits["train"], work / f"{base.name}_{variant}", TUNE, seed + 100)
+        train_s = time.monotonic() - start_s
+        write({"variant": variant, **key}, list(tested(model, splits["test"], task)), adapt, train_s, out)
+
+
+def train(model: VideoModel, videos: VideoList, out: Path, stage: Mapping[str, Any], seed: int) -> None:
+    """Train a network in place on random clips, and write it."""
+    data = ClipDataset(videos, clip_of(model), train=True, seed=seed)
+    fit(model, data, out=out, seed=seed, logger=False, **TRAINING, **stage)
+
+
+def clip_of(model: VideoModel) -> ClipSpec:
+    return replace(RECIPE.clip, mean=model.mean, std=model.std)
+
+
+def tested(model: VideoModel, videos: VideoList, task: Task) -> Iterable[tuple[Prediction, VideoRecord, list[float]]]:
+    """Predict each video; with its record and the motion energy of each view: the mean change from frame to frame."""
+    views = ClipDataset(videos, task.spec, train=False, num_clips=VIEWS)
+    predictions = predict(model, [record.path for record in videos.records], task, num_clips=VIEWS)
+    for index, (prediction, record) in enumerate(zip(predictions, videos.records, strict=True)):
+        clips = views[index][0]
+        yield prediction, record, clips.diff(dim=2).abs().mean((1, 2, 3, 4)).tolist()
+
+
+def write(
+    key: Mapping[str, Any],
+    results: list[tuple[Prediction, VideoRecord, list[float]]],
+    adapt: Mapping[str, Any] | None,
+    train_s: float,
+    out: Path,
+) -> None:
+    """Append a run: its videos first, so that a run that is listed has them all."""
+    rows = []
+    for prediction, record, motion in results:
+        kept = next(iter(prediction.active_bins.values()), ())
+        rows.append(
+            {
+                "video": f"{record.path.parent.name}/{record.path.name}",
+                "label": record.label,
+                "scores": " ".join(f"{score:.6f}" for score in prediction.scores.tolist()),
+                "gflops": " ".join(f"{value:.4f}" for value in prediction.gflops),
+                "active_bins": " ".join(map(str, kept)),
+                "motion": " ".join(f"{value:.5f}" for value in motion),
+            }
+        )
+    append(out / "videos.csv", VIDEOS, [{**key, **row} for row in rows])
+    gflops = [value for prediction, _, _ in results for value in prediction.gflops]
+    kept = [count for prediction, _, _ in results for site in prediction.active_bins.values() for count in site]
+    run = {
+        "top1": statistics.fmean(int(p.scores.argmax()) == record.label for p, record, _ in results),
+        "videos": len(results),
+        "gflops": f"{statistics.fmean(gflops):.5f}",
+        "gflops_std": f"{statistics.pstdev(gflops):.5f}",
+        "active_bins": f"{statistics.fmean(kept):.4f}" if kept else "",
+        "train_s": f"{train_s:.0f}",
+        "adapt": "" if adapt is None else json.dumps({"after": AFTER, **adapt}),
+        "settings": json.dumps({"base": BASE, "tune": TUNE, **TRAINING, "clip": RECIPE.clip}, default=asdict),
+    }
+    append(out / "runs.csv", RUNS, [{**key, **run}])
+    print(f"{dict(key)}: top-1 {100 * run['top1']:.1f} %, {run['gflops']} GFLOPs, A {run['active_bins']}", flush=True)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def find(rows: Iterable[Mapping[str, str]], key: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Return the row of a run, if there is one."""
+    return next((row for row in rows if all(row[name] == str(key[name]) for name in KEY)), None)
+
+
+def append(path: Path, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows in one piece, also where several processes do."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, 2)
+        writer = csv.DictWriter(file, columns)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
