@@ -2,15 +2,21 @@
 
 import csv
 import json
+import os
+import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from atfr.cli import data as commands
 from atfr.cli.main import main
+from atfr.data.index import VideoIndex
 from atfr.data.sets import UCF101
 from tests.cli.test_commands import check_width
-from tests.cli.test_main import error_of
+from tests.cli.test_main import ATFR, error_of
 from tests.data.layouts import kinetics, ucf101
 from tests.data.test_resize import files, one_by_one
 from tests.evaluate.build import write_folder, write_level
@@ -92,6 +98,15 @@ def test_check_of_a_folder_and_of_a_table(tmp_path: Path, capsys: pytest.Capture
     assert report["index"] == str(root / ".atfr-index.jsonl")
 
 
+def test_names_in_any_bytes(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "own", classes=2, train=1, test=1)
+    (root / "train" / "a" / "0.mp4").rename(root / "train" / "a" / os.fsdecode(b"\xff,\n.mp4"))
+    out = tmp_path / "problems.csv"
+    for _ in range(2):  # found, and taken from the index
+        assert main(["data", "check", "own", str(root), "--out", str(out)]) == 0
+        assert r"train/a/\xff," in {row["name"].splitlines()[0] for row in rows(out)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -126,6 +141,32 @@ def test_resize_then_the_data_set_is_there_again(
     assert main([*command, "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert (report["written"], report["kept"], len(report["failed"])) == (0, 4, 1)
+
+
+def test_ctrl_c_keeps_what_was_found(data: Path, tmp_path: Path) -> None:
+    """A real process: after Ctrl-C it says one line, and the next check takes up what this one found."""
+    for number in range(400):
+        shutil.copy(data / "UCF-101" / "YoYo" / "v_YoYo_g01_c01.avi", data / "UCF-101" / f"v_{number}.avi")
+    lines = "".join(f"YoYo/v_{number}.avi 3\n" for number in range(400))
+    with (data / "ucfTrainTestlist" / "trainlist01.txt").open("a") as file:
+        file.write(lines)
+    index = data / ".atfr-index.jsonl"
+    command = [*ATFR, "data", "check", "ucf101", str(data), "--out", str(tmp_path / "out.csv"), "--num_workers", "1"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and handed down
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        while process.poll() is None and not (index.is_file() and index.read_text().count("\n") > 20):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+        assert (process.wait(60), process.stderr.read()) == (130, "atfr: interrupted\n")
+    assert not (tmp_path / "out.csv").exists()
+    done = len(VideoIndex(data))
+    assert 20 <= done < 400
+    assert main(command[len(ATFR) :]) == 0
+    assert index.read_text().count('"path"') == 405  # every video that is there once
 
 
 def test_a_log_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,31 @@ def test_a_worker_that_dies_costs_its_item_alone() -> None:
 def test_an_exception_of_the_function_ends_it() -> None:
     with pytest.raises(ValueError, match="number 7"):
         list(each_in_processes(fail, [7], 1))
+
+
+def test_workers_end_with_a_killed_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.data.pool_work", str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+        wait_for(lambda: list(tmp_path.iterdir()))
+        process.kill()
+    (worker,) = tmp_path.iterdir()
+    wait_for(lambda: not runs(int(worker.name)))
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition: Callable[[], object], at_most_s: float = 60) -> None:
+    start_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start_s < at_most_s
+        time.sleep(0.02)
 
 
 # The check

@@ -172,7 +172,7 @@ def problems_csv(entries: list[Entry], problems: "list[Problem]") -> str:
             writer.writerow([entry.name, entry.label, entry.split, "missing", "there is no such file", ""])
         elif problem := by_path.get(entry.path):
             writer.writerow([entry.name, entry.label, entry.split, problem.problem, problem.reason, entry.path])
-    return text.getvalue()
+    return text.getvalue().encode(errors="surrogateescape").decode(errors="backslashreplace")  # names in any bytes
 
 
 def folder_of(root: Path) -> Path:

@@ -1,6 +1,9 @@
 """Work on many files in several processes, of which any may die: a damaged video can crash the decoder's C code."""
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -58,4 +61,17 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result | WorkerDie
 
 def _executor(num_workers: int) -> ProcessPoolExecutor:
     """New processes, not copies of this one: it has threads, which a copy may find in any state."""
-    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    """Leave Ctrl-C to the process that gives out the work, and end when that one is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
