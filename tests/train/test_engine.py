@@ -11,6 +11,7 @@ from torch import nn
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList, read_folder
 from atfr.errors import CheckpointError, InputError
+from atfr.models import VideoModel
 from atfr.train import precise_bn
 from atfr.train.checkpoints import DAMAGED, PREVIOUS, RESUME
 from atfr.train.loaders import ClipLoaders, EpochShuffle, Share
@@ -163,32 +164,22 @@ def test_two_damaged_states_are_an_error(splits: dict[str, VideoList], tmp_path:
         run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"learning_rate": 0.1}, "learning_rate was 0.05 and is 0.1"),
-        ({"batch_size": 2}, "clips in a step was 4 and is 2"),
-        ({"tuning": Tuning(balanced=True)}, "tuning.balanced was False and is True"),
-        ({"seed": 1, "weight_decay": 0}, "weight_decay was 0.0001 and is 0; seed was 0 and is 1"),
-    ],
-)
-def test_other_arguments_are_refused(
-    splits: dict[str, VideoList], tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
+def test_other_arguments_videos_or_kernels_are_refused(splits: dict[str, VideoList], tmp_path: Path) -> None:
     cut_short(splits, tmp_path, before=1)
-    with pytest.raises(CheckpointError, match=f"of a training with other arguments: {message}; resume with"):
-        run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME, **options)
 
+    def refused(message: str, model: VideoModel, lists: dict[str, VideoList], **options: Any) -> None:
+        with pytest.raises(CheckpointError, match=f"of a training with other arguments: {message}; resume with"):
+            run(model, lists, tmp_path, resume=tmp_path / RESUME, **options)
 
-def test_other_videos_or_kernels_are_refused(splits: dict[str, VideoList], tmp_path: Path) -> None:
-    cut_short(splits, tmp_path, before=1)
+    model = network(classes=2)
+    refused("learning_rate was 0.05 and is 0.1", model, splits, learning_rate=0.1)
+    refused("clips in a step was 4 and is 2", model, splits, batch_size=2)
+    refused("tuning.balanced was False and is True", model, splits, tuning=Tuning(balanced=True))
+    refused("weight_decay was 0.0001 and is 0; seed was 0 and is 1", model, splits, seed=1, weight_decay=0)
     fewer = splits | {"train": VideoList(splits["train"].records[1:], splits["train"].labels)}
-    with pytest.raises(CheckpointError, match=r"training videos was '8, digest \w+' and is '7, digest"):
-        run(network(classes=2), fewer, tmp_path, resume=tmp_path / RESUME)
-    other = network(classes=2)
-    other.res2.sgs.kernel = "kronecker"
-    with pytest.raises(CheckpointError, match=r"arguments: sgs\.kernel was 'linear' and is 'kronecker';"):
-        run(other, splits, tmp_path, resume=tmp_path / RESUME)
+    refused(r"training videos was '8, digest \w+' and is '7, digest \w+'", model, fewer)
+    model.res2.sgs.kernel = "kronecker"
+    refused(r"sgs\.kernel was 'linear' and is 'kronecker'", model, splits)
 
 
 def test_an_interrupted_write_leaves_the_states_as_they_were(
