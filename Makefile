@@ -27,7 +27,7 @@ lint: .venv/installed-test
 		{ rm -rf .venv; echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 
 .venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[pretrained]'
 	@touch $@
 
 .venv/installed-test: .venv/installed

@@ -5,8 +5,9 @@
 
 For each fold and seed a base (static, from ImageNet weights) is trained on the other folds. Each variant goes on from
 it for as many epochs, on the same clips in the same order. A control keeps the mean number of maps that `linear_mean`
-kept on the same held-out videos. Runs that are in OUT/runs.csv already are passed over, so that an interrupted study goes
-on where it stopped; several processes may share it, each with folds of its own. benchmarks/study_report.py reads it.
+kept on the same held-out videos. Runs that are in OUT/runs.csv already are passed over, so that an interrupted study
+goes on where it stopped; several processes may share it, each with folds of its own. benchmarks/study_report.py reads
+what they write.
 
 OUT/runs.csv     one row a run: variant, classes, fold, seed, figures, what it takes to run it again
 OUT/videos.csv   one row a held-out video of a run: scores of each class, and of each view maps kept and motion energy
