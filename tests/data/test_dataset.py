@@ -182,7 +182,7 @@ def test_nothing_but_bad_videos(tmp_path: Path) -> None:
     videos = VideoList(records, ("a", "b"))
     with pytest.raises(DataError, match=r"3 videos do not decode.*2\.mp4"):
         ClipDataset(videos, SPEC, train=True, max_skipped=1)[1]
-    with pytest.raises(DataError, match=r"1 of 3 videos do not decode, more than 20 %.*1\.mp4"):
+    with pytest.raises(DataError, match=r"1 of 3 videos do not decode, more than 25 %.*1\.mp4"):
         ClipDataset(videos, SPEC, train=True)[1]
 
 

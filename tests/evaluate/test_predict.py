@@ -5,9 +5,9 @@ import torch
 
 import atfr
 from atfr.errors import CheckpointError, InputError, VideoError
-from atfr.evaluate import predict as module
 from atfr.evaluate.predict import Prediction, predict
 from atfr.evaluate.task import Task
+from atfr.video import file as file_module
 from atfr.video.decode import decode
 from atfr.video.transforms import test_clips as views_of
 from tests.evaluate.build import NAMES, SPEC, network, video_list, write_level
@@ -60,15 +60,13 @@ def test_order_and_figures_do_not_depend_on_the_batch(paths: list[Path], batch_s
 
 
 def test_a_file_is_decoded_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = []
-
-    def counting(path: Path, **options: int) -> object:
-        decoded.append(path)
-        return decode(path, **options)
-
-    monkeypatch.setattr(module, "decode", counting)
+    opened = []
+    open_video = file_module.open_video
+    monkeypatch.setattr(
+        file_module, "open_video", lambda path, threads: opened.append(path) or open_video(path, threads)
+    )
     assert len(list(predict(network(), paths, TASK, num_clips=5, num_crops=3, batch_size=2))) == len(paths)
-    assert decoded == paths
+    assert opened == paths
 
 
 def test_a_broken_file_is_an_error_or_is_handed_over(paths: list[Path], tmp_path: Path) -> None:

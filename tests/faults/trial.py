@@ -42,9 +42,12 @@ def attempt(path: Path) -> dict[str, Any]:
     if not (torch.isfinite(frames.pts_s).all() and (frames.pts_s.diff() > 0).all() and frames.pts_s[0] >= 0):
         return {"outcome": "wrong times", "reason": str(frames.pts_s)}
     with open_video(path, 1) as (_, stream):
-        repeatable = stream.codec_context.name != "ffv1"  # where damaged, it shows leftovers of memory
+        # Where a file is damaged, some decoders show leftovers of memory; that of FFV1 does so without a word.
+        repeatable = frames.warning is None and stream.codec_context.name != "ffv1"
     whole = VideoFile(path, shorter_side=32)
     chosen = random.Random(path.name)
+    if len(whole) != count or whole.warning != frames.warning:
+        return {"outcome": "another count or warning", "reason": f"{len(whole)} of {count}, {whole.warning}"}
     for number in range(4):
         start = chosen.randrange(count)
         indices = torch.arange(start, min(count, start + 8), 2)

@@ -1,13 +1,15 @@
 """What commands share: reading data and checkpoints, tables and JSON on stdout, progress and warnings on stderr."""
 
+import csv
 import inspect
+import io
 import json
 import os
 import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -213,6 +215,16 @@ def write_whole(path: Path, text: str) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_skipped(out: Path, skipped: Iterable[tuple[object, str]]) -> None:
+    """Write skipped.csv: the videos that do not decode, each with the reason."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "reason"])
+    writer.writerows(skipped)
+    readable = text.getvalue().encode(errors="surrogateescape").decode(errors="backslashreplace")  # names in any bytes
+    write_whole(out / "skipped.csv", readable)
 
 
 def percent(share: float) -> str:

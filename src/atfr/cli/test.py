@@ -29,6 +29,7 @@ def test(
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",
+    max_skipped: float = 0.25,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -53,7 +54,8 @@ def test(
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in the main one.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
-        out: A folder for result.json, videos.csv (one row a video) and classes.csv.
+        max_skipped: The share of the videos that may fail to decode.
+        out: A folder for result.json, videos.csv (one row a video), classes.csv and skipped.csv.
         json: Print JSON instead of a table.
     """
     num_clips, num_crops = common.parse_views(views)
@@ -77,6 +79,7 @@ def test(
                 seed=seed,
                 batch_size=batch_size,
                 num_workers=num_workers,
+                max_skipped=max_skipped,
                 progress=progress,
             )
 
@@ -116,6 +119,7 @@ def write(result: "TestResult", out: Path | None) -> None:
         common.write_whole(out / "result.json", result.to_json() + "\n")
         common.write_whole(out / "videos.csv", result.videos_csv())
         common.write_whole(out / "classes.csv", result.classes_csv())
+        common.write_skipped(out, [(skip.path, skip.reason) for skip in result.skipped])
 
 
 def print_result(result: "TestResult") -> None:

@@ -20,6 +20,7 @@ from atfr.video.transforms import test_clips, train_clip
 
 DAMAGED, SKIPPED = 1, 2
 MAX_REPLACEMENTS = 10
+MAX_SKIPPED = 0.25
 
 TrainItem = tuple[Float[Tensor, "3 T H W"], int]
 TestItem = tuple[Float[Tensor, "V 3 T H W"], int, int]
@@ -68,7 +69,7 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         cache_bytes: int = 2**30,
         decode_threads: int = 1,
         num_frames: Sequence[int] | None = None,
-        max_skipped: float = 0.2,
+        max_skipped: float = MAX_SKIPPED,
     ) -> None:
         if cache_bytes < 0:
             raise InputError(f"cache_bytes must not be negative, got {cache_bytes}")
@@ -144,7 +145,7 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
                 clips = cut(video)
         except VideoError as error:
             self._state[index] = SKIPPED
-            self._check_share(error)
+            check_skipped(int((self._state == SKIPPED).sum()), len(self), self.max_skipped, str(error))
             raise
         if video.warning:
             self._state[index] = DAMAGED
@@ -168,14 +169,6 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         else:
             self._cache_full = True
         return frames
-
-    def _check_share(self, error: VideoError) -> None:
-        failed = int((self._state == SKIPPED).sum())
-        if failed > self.max_skipped * len(self):
-            raise DataError(
-                f"{failed} of {len(self)} videos do not decode, more than {100 * self.max_skipped:.3g} % "
-                f"(max_skipped); the last: {error}"
-            ) from error
 
     def _label(self, index: int) -> int:
         return self.video_list.records[index].label
@@ -206,3 +199,16 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
                 reason = str(error)
             found.append((self.path(index), reason))
         return found
+
+
+def check_skipped(failed: int, count: int, max_skipped: float, example: str) -> None:
+    """Refuse to go on with a data set of which too much does not decode.
+
+    Raises:
+        DataError: more than the share `max_skipped` of `count` videos failed.
+    """
+    if failed > max_skipped * count:
+        raise DataError(
+            f"{failed} of {count} videos do not decode, more than {100 * max_skipped:.3g} % (max_skipped); "
+            f"one of them: {example}"
+        )

@@ -5,11 +5,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from atfr.errors import DataError
+from atfr.errors import AtfrError, DataError
 
 MAX_WORKERS = 512
 NOTHING = -1
@@ -36,13 +37,18 @@ class Readings:
 
     @contextmanager
     def reported(self, path_of: Callable[[int], Path]) -> Iterator[None]:
-        """Turn the death of a worker inside into an error that names the file.
+        """Turn the death of a worker inside into an error that names the file; a worker's own errors lose their frames.
 
         Raises:
             DataError: a worker process died.
         """
         try:
             yield
+        except AtfrError as error:
+            if not str(error).startswith("Caught "):
+                raise
+            *_, last = str(error).splitlines()  # a worker's error comes with all of its traceback
+            raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
         except RuntimeError as error:
             found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
             if found is None:
@@ -54,3 +60,23 @@ class Readings:
                 f"a process that decodes videos died {what} (pid {found[1]}: {found[2].strip(' .')}); if memory is "
                 "short, use fewer workers, otherwise take the file out of the data"
             ) from error
+
+
+class WatchedLoader(DataLoader):
+    """A loader of videos that says which file was being read when one of its workers died.
+
+    Args:
+        dataset: what is loaded; it notes what it reads in `readings`.
+        readings: those notes.
+        path_of: the file of a video, by its number.
+        options: those of `torch.utils.data.DataLoader`.
+    """
+
+    def __init__(self, dataset: Dataset, *, readings: Readings, path_of: Callable[[int], Path], **options: Any) -> None:
+        self.readings = readings
+        self.path_of = path_of
+        super().__init__(dataset, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        with self.readings.reported(self.path_of):
+            yield from super().__iter__()

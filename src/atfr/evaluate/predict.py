@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from atfr.data.workers import Readings, WatchedLoader
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass, evaluating
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
-from atfr.video.decode import decode
+from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips
 
@@ -128,7 +129,8 @@ def predictions(
 ) -> Iterator[Prediction]:
     """Do what `predict` says, with a `Forward` and `Views` that are there already."""
     together = max(1, batch_size // (views.num_clips * views.num_crops))
-    for loaded in DataLoader(views, together, num_workers=num_workers, collate_fn=list):
+    options: dict[str, Any] = {"batch_size": together, "num_workers": num_workers, "collate_fn": list}
+    for loaded in WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options):
         passes = iter(_passes(forward, [video.views for video in loaded if video.views is not None], batch_size))
         for video in loaded:
             if video.views is not None:
@@ -170,21 +172,23 @@ class Views(Dataset[_Loaded]):
     ) -> None:
         self.paths, self.spec, self.num_clips, self.num_crops = paths, spec, num_clips, num_crops
         self.crop_seeds = crop_seeds
+        self.readings = Readings()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> _Loaded:
-        path = self.paths[index]
-        try:
-            frames = decode(path, shorter_side=self.spec.decode_side)
-        except VideoError as error:
-            return _Loaded(path, None, error=str(error))
         places = None
         if self.crop_seeds is not None:
             key = np.random.SeedSequence(self.crop_seeds[index]).generate_state(1)
             places = torch.Generator().manual_seed(int(key[0]))
-        return _Loaded(path, test_clips(frames, self.spec, self.num_clips, self.num_crops, places), frames.warning)
+        video = VideoFile(self.paths[index], shorter_side=self.spec.decode_side)
+        try:
+            with self.readings.reading(index):
+                views = test_clips(video, self.spec, self.num_clips, self.num_crops, places)
+        except VideoError as error:
+            return _Loaded(video.path, None, error=str(error))
+        return _Loaded(video.path, views, video.warning)
 
 
 def _passes(forward: Forward, views: list[Float[Tensor, "V C T H W"]], batch_size: int) -> list[Pass]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.distributed as dist
 
+from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError, VideoError
 from atfr.evaluate.forward import Forward, evaluating
@@ -49,6 +50,7 @@ def test(
     seed: int = 0,
     batch_size: int = 8,
     num_workers: int = 0,
+    max_skipped: float = MAX_SKIPPED,
     progress: Callable[[int, int], None] | None = None,
 ) -> TestResult:
     """Test a network on labelled videos: softmax scores averaged over num_clips x num_crops views.
@@ -67,10 +69,11 @@ def test(
         seed: of random crops; they depend on it and on the place of a video in the list.
         batch_size: clips in one forward pass, at most.
         num_workers: processes that decode; 0 decodes in this one.
+        max_skipped: the share of the videos that may fail to decode.
         progress: called with (videos done, videos in all) of this process.
 
     Raises:
-        DataError: none of the videos decodes.
+        DataError: none of the videos decodes, or more than `max_skipped` of them do not.
         CheckpointError: the network has another number of classes than the list.
     """
     task = Task(videos.labels, spec)
@@ -105,6 +108,8 @@ def test(
     skipped = [one.outcome for one in tested if isinstance(one.outcome, Skipped)]
     if not found:
         raise DataError(f"none of the {len(videos)} test videos decodes; the first: {skipped[0].reason}")
+    if skipped:
+        check_skipped(len(skipped), len(videos), max_skipped, skipped[0].reason)
     timing = conditions(model, batch_size) | {"processes": world_size, "clip_shape": list(task.clip_shape)}
     return TestResult(
         videos=tuple(found),

@@ -44,7 +44,7 @@ class FitResult:
 
     Attributes:
         history: the figures of each epoch: "train/loss", "train/accuracy", "train/active_bins", "val/accuracy", ...
-        skipped: the training videos that do not decode, each with the reason.
+        skipped: the videos that do not decode, each with the reason.
         damaged: the videos of which only a part could be used, each with the warning.
     """
 
@@ -158,8 +158,9 @@ def fit(
     model.eval()
     if trainer.is_global_zero:
         save_checkpoint(model, task, out)
-    damaged = train.damaged + (val.damaged if val is not None else [])
-    return FitResult(module.history, train.skipped, damaged)
+    sets = [train] if val is None else [train, val]
+    skipped, damaged = [one for part in sets for one in part.skipped], [one for part in sets for one in part.damaged]
+    return FitResult(module.history, skipped, damaged)
 
 
 def _check(model: VideoModel, train: ClipDataset, val: ClipDataset | None, task: Task) -> None:
@@ -299,6 +300,7 @@ def _quiet() -> Iterator[None]:
                 r"The number of training batches \(\d+\) is smaller than the logging interval",
                 r"Checkpoint directory .* exists and is not empty",
                 r"GPU available but not used",
+                r"It is recommended to use `self.log\('val/",  # the module adds up over processes itself
                 r"Found \d+ module\(s\) in eval mode",  # frozen stages and fixed batch norms
                 r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.15
             ):

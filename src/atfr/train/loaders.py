@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from atfr.data.dataset import ClipDataset
+from atfr.data.workers import WatchedLoader
 from atfr.errors import InputError, VideoError
 
 
@@ -48,9 +49,7 @@ class ClipLoaders(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Each clip once an epoch, shared by the processes of the training; each call makes a loader of its own."""
         share = Share(self.order, self.batch_size, *self._place())
-        return DataLoader(
-            self.train, self.batch_size, sampler=share, pin_memory=torch.cuda.is_available(), **self.options
-        )
+        return self._loader(self.train, self.train, sampler=share, pin_memory=torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Each video once in all processes together; those that do not decode are left out (the test names them).
@@ -61,7 +60,12 @@ class ClipLoaders(pl.LightningDataModule):
             return []
         rank, world_size = self._place()
         places = range(rank, math.ceil(len(self.val) / world_size) * world_size, world_size)
-        return DataLoader(_Forgiving(self.val), self.batch_size, sampler=places, collate_fn=_collate, **self.options)
+        return self._loader(_Forgiving(self.val), self.val, sampler=places, collate_fn=_collate)
+
+    def _loader(self, dataset: Dataset, videos: ClipDataset, **options: Any) -> WatchedLoader:
+        """A loader that names the file on which one of its workers dies."""
+        options |= self.options | {"batch_size": self.batch_size}
+        return WatchedLoader(dataset, readings=videos.readings, path_of=videos.path, **options)
 
     def _place(self) -> tuple[int, int]:
         """This process's number, and how many there are."""
