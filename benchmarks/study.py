@@ -20,7 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,16 @@ import torch
 
 import atfr
 from atfr.data.dataset import ClipDataset
-from atfr.data.records import VideoList, VideoRecord, read_csv
+from atfr.data.records import VideoList, VideoRecord, read_csv, read_folder
 from atfr.evaluate.predict import Prediction, predict
 from atfr.evaluate.task import Task, load_checkpoint
 from atfr.models import VideoModel
+from atfr.quickstart.recipes import SAMPLES
 from atfr.train.fit import fit
-from atfr.train.recipe import FROM_IMAGES
-from atfr.video.spec import ClipSpec
+from atfr.train.recipe import FROM_IMAGES, Recipe
 
-RECIPE = FROM_IMAGES
-VIEWS = 4  # clips of a video, centre crop
-TRAINING = {"batch_size": RECIPE.batch_size, "optimizer": RECIPE.optimizer, "warmup_epochs": 0.5, "num_workers": 0}
-BASE = {"epochs": 10, "learning_rate": RECIPE.learning_rate, "tuning": RECIPE.tuning}
-TUNE = {"epochs": 4, "learning_rate": RECIPE.learning_rate * 2 / 3, "tuning": replace(RECIPE.tuning, freeze="res2")}
+WARMUP_EPOCHS = 0.5
+TUNE_RATE = 2 / 3  # of the base's learning rate
 AFTER = "res2"
 REFERENCE = "linear_mean"  # whose number of maps the controls keep
 VARIANTS: dict[str, dict[str, Any] | None] = {
@@ -59,12 +56,32 @@ VIDEOS = "variant classes fold seed video label scores gflops active_bins motion
 KEY = ("variant", "classes", "fold", "seed")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is trained on a data set.
+
+    Attributes:
+        views: clips of a held-out video, centre crop.
+        tune_freeze: the last stage that the variants keep from the base; SGS trains what lies behind it.
+    """
+
+    recipe: Recipe
+    base_epochs: int
+    tune_epochs: int
+    tune_freeze: str | None
+    views: int
+
+
+PLANS = {"videos": Plan(FROM_IMAGES, 10, 4, "res2", 4), "samples": Plan(SAMPLES, 8, 5, None, 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("data", type=Path, help="a CSV file with the columns path, label and fold")
+    parser.add_argument("data", type=Path, help="a CSV file with the columns path, label and fold, or a folder")
+    parser.add_argument("--plan", choices=list(PLANS), default="videos")
     parser.add_argument("--out", type=Path, required=True, help="where the CSV files are")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where the bases are kept")
-    parser.add_argument("--folds", type=int, nargs="+", required=True)
+    parser.add_argument("--folds", type=int, nargs="+", default=[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--without", nargs="+", default=[], help="classes to leave out")
@@ -74,8 +91,11 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for fold in options.folds:
-            splits = without(read_csv(options.data, test_fold=fold), options.without)
-            study_fold(splits, fold, seed, options.variants, options.out, options.work)
+            folder = options.data.is_dir()
+            splits = read_folder(options.data) if folder else read_csv(options.data, test_fold=fold)
+            study = Study(PLANS[options.plan], without(splits, options.without), fold, seed, options.out, options.work)
+            for variant in options.variants:
+                study.run(variant)
 
 
 def without(splits: Mapping[str, VideoList], names: Iterable[str]) -> dict[str, VideoList]:
@@ -89,60 +109,91 @@ def without(splits: Mapping[str, VideoList], names: Iterable[str]) -> dict[str, 
     return kept
 
 
-def study_fold(
-    splits: Mapping[str, VideoList], fold: int, seed: int, variants: Iterable[str], out: Path, work: Path
-) -> None:
-    """Run the variants of a fold and a seed that have not been run."""
-    classes = len(splits["train"].labels)
-    key = {"classes": classes, "fold": fold, "seed": seed}
-    base = work / f"{classes}_classes_fold_{fold}_seed_{seed}"
-    for variant in variants:
-        rows = read_rows(out / "runs.csv")
+@dataclass(frozen=True)
+class Study:
+    """The runs of one fold and one seed."""
+
+    plan: Plan
+    splits: Mapping[str, VideoList]
+    fold: int
+    seed: int
+    out: Path
+    work: Path
+
+    def run(self, variant: str) -> None:
+        """Train and test a variant, unless that is done."""
+        classes = len(self.splits["train"].labels)
+        key = {"classes": classes, "fold": self.fold, "seed": self.seed}
+        rows = read_rows(self.out / "runs.csv")
         if find(rows, {"variant": variant, **key}):
-            continue
+            return
         adapt = VARIANTS[variant]
         if adapt is not None and "sampler" in adapt:
             reference = find(rows, {"variant": REFERENCE, **key})
             if reference is None:
-                raise SystemExit(f"{variant} of fold {fold}, seed {seed} needs {REFERENCE}: run it first")
+                raise SystemExit(f"{variant} of fold {self.fold}, seed {self.seed} needs {REFERENCE}: run it first")
             adapt = adapt | {"active_bins": float(reference["active_bins"])}
-        if not (base / "config.json").exists():
-            torch.manual_seed(seed)
-            start = atfr.create_model(RECIPE.model, num_classes=classes, pretrained=RECIPE.pretrained)
-            train(start, splits["train"], base, BASE, seed)
-        model, task = load_checkpoint(base)
-        torch.manual_seed(seed)
+        model, task = load_checkpoint(self.base(classes))
+        torch.manual_seed(self.seed)
         if adapt is not None:
             atfr.adapt_(model, AFTER, **adapt)
         start_s = time.monotonic()
-        train(model, splits["train"], work / f"{base.name}_{variant}", TUNE, seed + 100)
+        folder = self.work / f"{classes}_classes_fold_{self.fold}_seed_{self.seed}_{variant}"
+        self.train(model, folder, self.tune_stage, self.seed + 100)
         train_s = time.monotonic() - start_s
-        write({"variant": variant, **key}, list(tested(model, splits["test"], task)), adapt, train_s, out)
+        write({"variant": variant, **key}, list(self.tested(model, task)), adapt, self.settings, train_s, self.out)
 
+    def base(self, classes: int) -> Path:
+        """Return the folder of the base, trained if it is not there."""
+        folder = self.work / f"{classes}_classes_fold_{self.fold}_seed_{self.seed}"
+        if not (folder / "config.json").exists():
+            torch.manual_seed(self.seed)
+            start = {"pretrained": True} if self.plan.recipe.pretrained else {}
+            model = atfr.create_model(self.plan.recipe.model, num_classes=classes, **start)
+            self.train(model, folder, self.base_stage, self.seed)
+        return folder
 
-def train(model: VideoModel, videos: VideoList, out: Path, stage: Mapping[str, Any], seed: int) -> None:
-    """Train a network in place on random clips, and write it."""
-    data = ClipDataset(videos, clip_of(model), train=True, seed=seed)
-    fit(model, data, out=out, seed=seed, logger=False, **TRAINING, **stage)
+    @property
+    def base_stage(self) -> dict[str, Any]:
+        recipe = self.plan.recipe
+        return {"epochs": self.plan.base_epochs, "learning_rate": recipe.learning_rate, "tuning": recipe.tuning}
 
+    @property
+    def tune_stage(self) -> dict[str, Any]:
+        recipe = self.plan.recipe
+        tuning = replace(recipe.tuning, freeze=self.plan.tune_freeze)
+        return {"epochs": self.plan.tune_epochs, "learning_rate": recipe.learning_rate * TUNE_RATE, "tuning": tuning}
 
-def clip_of(model: VideoModel) -> ClipSpec:
-    return replace(RECIPE.clip, mean=model.mean, std=model.std)
+    @property
+    def training(self) -> dict[str, Any]:
+        recipe = self.plan.recipe
+        return {"batch_size": recipe.batch_size, "optimizer": recipe.optimizer, "warmup_epochs": WARMUP_EPOCHS}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it takes to run it again, but for the variant."""
+        return {"base": self.base_stage, "tune": self.tune_stage, **self.training, "clip": self.plan.recipe.clip}
 
-def tested(model: VideoModel, videos: VideoList, task: Task) -> Iterable[tuple[Prediction, VideoRecord, list[float]]]:
-    """Predict each video; with its record and the motion energy of each view: the mean change from frame to frame."""
-    views = ClipDataset(videos, task.spec, train=False, num_clips=VIEWS)
-    predictions = predict(model, [record.path for record in videos.records], task, num_clips=VIEWS)
-    for index, (prediction, record) in enumerate(zip(predictions, videos.records, strict=True)):
-        clips = views[index][0]
-        yield prediction, record, clips.diff(dim=2).abs().mean((1, 2, 3, 4)).tolist()
+    def train(self, model: VideoModel, out: Path, stage: Mapping[str, Any], seed: int) -> None:
+        """Train a network in place on random clips, and write it."""
+        spec = replace(self.plan.recipe.clip, mean=model.mean, std=model.std)
+        data = ClipDataset(self.splits["train"], spec, train=True, seed=seed)
+        fit(model, data, out=out, seed=seed, logger=False, num_workers=0, **self.training, **stage)
+
+    def tested(self, model: VideoModel, task: Task) -> Iterable[tuple[Prediction, VideoRecord, list[float]]]:
+        """Predict each held-out video; with the motion energy of each view: the mean change from frame to frame."""
+        videos, views = self.splits["test"], self.plan.views
+        clips = ClipDataset(videos, task.spec, train=False, num_clips=views)
+        predictions = predict(model, [record.path for record in videos.records], task, num_clips=views)
+        for index, (prediction, record) in enumerate(zip(predictions, videos.records, strict=True)):
+            yield prediction, record, clips[index][0].diff(dim=2).abs().mean((1, 2, 3, 4)).tolist()
 
 
 def write(
     key: Mapping[str, Any],
     results: list[tuple[Prediction, VideoRecord, list[float]]],
     adapt: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
     train_s: float,
     out: Path,
 ) -> None:
@@ -171,7 +222,7 @@ def write(
         "active_bins": f"{statistics.fmean(kept):.4f}" if kept else "",
         "train_s": f"{train_s:.0f}",
         "adapt": "" if adapt is None else json.dumps({"after": AFTER, **adapt}),
-        "settings": json.dumps({"base": BASE, "tune": TUNE, **TRAINING, "clip": RECIPE.clip}, default=asdict),
+        "settings": json.dumps(settings, default=asdict),
     }
     append(out / "runs.csv", RUNS, [{**key, **run}])
     print(f"{dict(key)}: top-1 {100 * run['top1']:.1f} %, {run['gflops']} GFLOPs, A {run['active_bins']}", flush=True)

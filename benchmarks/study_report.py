@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 SAMPLES = 10_000
-FOLDS = 5
 
 
 @dataclass
@@ -42,19 +41,19 @@ class Video:
 Runs = Mapping[tuple[str, int], Sequence[Video]]  # by variant and seed
 
 
-def read(folder: Path, classes: int) -> Runs:
+def read(folder: Path, classes: int, folds: int) -> Runs:
     """Return the videos of all folds of each variant and seed, where all folds are there."""
     with (folder / "runs.csv").open(newline="", encoding="utf-8") as file:
         done = {key_of(row) for row in csv.DictReader(file)}
     videos = defaultdict(dict)
-    folds = defaultdict(set)
+    seen = defaultdict(set)
     with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if key_of(row) in done and int(row["classes"]) == classes:
                 key = (row["variant"], int(row["seed"]))
                 videos[key][row["video"]] = video_of(row)  # a run that was interrupted is written again
-                folds[key].add(row["fold"])
-    return {key: [found[name] for name in sorted(found)] for key, found in videos.items() if len(folds[key]) == FOLDS}
+                seen[key].add(row["fold"])
+    return {key: [found[name] for name in sorted(found)] for key, found in videos.items() if len(seen[key]) == folds}
 
 
 def key_of(row: Mapping[str, str]) -> tuple[str, ...]:
@@ -159,10 +158,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="what benchmarks/study.py wrote")
     parser.add_argument("--classes", type=int, default=6)
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--left_out", type=int, default=3, help="the class that the five-class figures leave out")
     parser.add_argument("--reference", default="linear_mean")
     options = parser.parse_args()
-    runs = read(options.folder, options.classes)
+    runs = read(options.folder, options.classes, options.folds)
     table(runs, options.reference, options.left_out)
     print()
     for variant in dict.fromkeys(name for name, _ in runs):
