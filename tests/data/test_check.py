@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from atfr.data.check import Problem, check_videos, look
+from atfr.data.dataset import ClipDataset
 from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex, index_path
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.data.records import VideoList, VideoRecord
 from atfr.video.decode import decode
+from atfr.video.file import VideoFile
+from atfr.video.spec import ClipSpec
 from tests.data.pool_work import fail, square
 from tests.video.video_files import ramp_video, write_audio, write_video
 
@@ -141,6 +145,30 @@ def test_look(tmp_path: Path) -> None:
     assert (facts.frames, facts.problem, facts.reason) == (13, None, "")
     assert facts.duration_s == pytest.approx(1.3)
     assert facts.fps == pytest.approx(10)
+
+
+def test_lengths_are_those_that_clips_are_drawn_by(tmp_path: Path) -> None:
+    """With the index, a training reads the same clips as without, also of a damaged video, but fewer frames."""
+    whole = write_video(tmp_path / "whole.mp4", ramp_video(frames=60), gop_size=12)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.8)])
+    facts = [look(path) for path in (whole, cut)]
+    assert [found.frames for found in facts] == [len(VideoFile(path)) for path in (whole, cut)]
+    assert facts[1].problem == "damaged"
+    assert facts[1].frames < 60
+    videos = VideoList((VideoRecord(whole, 0), VideoRecord(cut, 1)), ("a", "b"))
+    spec = ClipSpec(frames=4, stride=2, size=32, resize=32, jitter=(32, 36))
+    with VideoIndex(tmp_path) as index:
+        for path, found in zip((whole, cut), facts, strict=True):
+            index.add(path, found)
+        lengths = index.num_frames(videos)
+    told = ClipDataset(videos, spec, train=True, cache_bytes=0, num_frames=lengths)
+    untold = ClipDataset(videos, spec, train=True, cache_bytes=0)
+    for epoch in range(4):
+        told.set_epoch(epoch)
+        untold.set_epoch(epoch)
+        for number in range(2):
+            assert torch.equal(told[number][0], untold[number][0])
 
 
 @pytest.fixture(scope="module")
