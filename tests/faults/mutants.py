@@ -239,9 +239,10 @@ class Workshop:
         """Change the times of Matroska's blocks: A3, its size, track 1, then 16 bits."""
         source = self.pick(rng, r"^\w+\.(mkv|webm)$")
         content = bytearray(source.content)
+        block = re.compile(rb"\xa3(?:[\x80-\xff]|[\x40-\x7f].|[\x20-\x3f]..)\x81", re.S)
         places = [
-            found.end() for found in re.finditer(rb"\xa3(?:[\x80-\xff]|[\x40-\x7f].|[\x20-\x3f]..)\x81", content, re.S)
-        ]
+            found.end() for found in block.finditer(content, content.index(b"\x1f\x43\xb6\x75"))
+        ]  # the first cluster
         places = [place for place in places if place + 2 <= len(content)]
         times = np.array([struct.unpack_from(">h", content, place)[0] for place in places], dtype=np.int64)
         for place, time in zip(places, change(times).tolist(), strict=True):

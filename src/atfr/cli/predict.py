@@ -1,5 +1,6 @@
 """`atfr predict`: the most probable classes of videos, with the active bins and the GFLOPs spent."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,8 @@ def print_predictions(predictions: "list[Prediction]") -> None:
             spent = ("", "")
             if rank == 0:
                 spent = (bins(prediction.active_bins), f"{prediction.total_gflops:.4g}")
-            rows.append([prediction.path if rank == 0 else "", label, common.percent(probability), *spent])
+            path = os.fsencode(prediction.path).decode(errors="backslashreplace")  # a name may be any bytes
+            rows.append([path if rank == 0 else "", label, common.percent(probability), *spent])
     static = sum(prediction.static_gflops * len(prediction.gflops) for prediction in predictions)
     total = sum(prediction.total_gflops for prediction in predictions)
     note = f"GFLOPs (multiply-adds) of all views: {total:.4g} spent, {static:.4g} without SGS."

@@ -1,0 +1,82 @@
+"""Videos that do not decode, from the command line: used or named in skipped.csv, and too many of them end the run."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from atfr.cli.main import main
+from tests.cli.test_commands import QUICK
+from tests.cli.test_main import error_of
+from tests.evaluate.build import write_folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two classes; one of 9 training videos and one of 5 test videos do not decode, another one is cut."""
+    folder = write_folder(tmp_path / "data", classes=2, train=4, test=2)
+    (folder / "train" / "a" / "bad, one.mp4").write_text("no video")
+    (folder / "test" / "b" / "bad.mp4").write_text("no video")
+    return folder
+
+
+def skipped(out: Path) -> list[dict[str, str]]:
+    with (out / "skipped.csv").open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_train_and_test_name_what_they_skip(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    train = ["train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", "1", "--num_workers", "1"]
+    assert main([*train, "--json"]) == 0
+    printed, err = capsys.readouterr()
+    assert json.loads(printed)["skipped"] == 2
+    assert err.count("left out:") == 2
+    rows = skipped(out)
+    assert {Path(row["path"]).name for row in rows} == {"bad, one.mp4", "bad.mp4"}
+    assert all(row["path"] in row["reason"] and "cannot be opened" in row["reason"] for row in rows)
+
+    test = ["test", "--checkpoint", str(out), "--data", str(data), "--views", "1x1", "--num_workers", "1"]
+    assert main([*test, "--out", str(tmp_path / "result"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_videos"] == 4
+    assert [Path(row["path"]).name for row in skipped(tmp_path / "result")] == ["bad.mp4"]
+    assert main([*test, "--max_skipped", "0.1"]) == 2
+    assert "1 of 5 videos do not decode, more than 10 % (max_skipped)" in error_of(capsys)
+
+
+def test_too_many_bad_videos_end_a_training(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    train = ["train", "--data", str(data), "--out", str(out), *QUICK, "--num_workers", "1", "--max_skipped", "0.1"]
+    assert main(train) == 2
+    assert "1 of 9 videos do not decode, more than 10 %" in error_of(capsys)
+    assert not out.exists()
+
+
+def test_predict_takes_folders_with_names_in_any_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_folder(tmp_path / "data", classes=2, train=2, test=1), tmp_path / "run"
+    assert main(["train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", "1"]) == 0
+    assert skipped(out) == []
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    first, second = sorted((data / "train" / "a").glob("*.mp4"))
+    shutil.copy(first, folder / "x.mp4")
+    shutil.copy(first, folder / "deep" / "Y.MP4")
+    (folder / "notes.txt").write_text("no video")
+    expected = [str(folder / "deep" / "Y.MP4"), str(folder / "x.mp4")]
+    try:
+        shutil.copy(first, os.fsencode(folder) + b"/\xff.mp4")
+        expected.append(os.fsdecode(os.fsencode(folder) + b"/\xff.mp4"))
+    except OSError:
+        pass  # this file system takes UTF-8 names only
+    capsys.readouterr()
+    assert main(["predict", str(folder), str(second), "--checkpoint", str(out), "--json"]) == 0
+    assert [one["path"] for one in json.loads(capsys.readouterr().out)] == [*expected, str(second)]
+    assert main(["predict", str(folder), "--checkpoint", str(out)]) == 0
+    capsys.readouterr().out.encode()  # printable
+
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(tmp_path / "empty"), "--checkpoint", str(out)]) == 2
+    assert "there is no video in" in error_of(capsys)
