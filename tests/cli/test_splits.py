@@ -158,6 +158,25 @@ def test_missing_videos_are_counted_and_the_rest_is_used(tmp_path: Path, capsys:
     assert f"1 of 4 train videos are not in '{root}' and left out; `atfr data check kinetics400" in err
     assert load_checkpoint(out)[1].labels == ("abseiling", "baking cookies", "zumba")
     assert json.loads((out / "data.json").read_text()) == {"dataset": "kinetics400", "split": None}
+    test = [
+        "test",
+        "--checkpoint",
+        str(out),
+        "--data",
+        str(root),
+        "--dataset",
+        "kinetics400",
+        "--views",
+        "1x1",
+        "--json",
+    ]
+    assert main(test) == 0
+    assert capsys.readouterr().err == ""  # of the test split nothing is missing
+    (root / "val" / "val_zumba_0_000123_000133.mp4").unlink()
+    assert main(test) == 0
+    printed, err = capsys.readouterr()
+    assert json.loads(printed)["num_videos"] == 1
+    assert f"warning: 1 of 2 test videos are not in '{root}'" in err
 
 
 def test_a_training_start_opens_no_video(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,8 @@ def _read_set(
     found = DATA_SETS[dataset].read(data, split)
     splits = found.video_lists(labels)
     missing, listed = (Counter(video.split for video in videos) for videos in (found.missing, found.videos))
-    if counts := [f"{missing[split]} of {listed[split]} {split} videos" for split in splits if missing[split]]:
+    needed = splits if labels is None else ("test",)
+    if counts := [f"{missing[split]} of {listed[split]} {split} videos" for split in needed if missing[split]]:
         warn(f"{' and '.join(counts)} are not in '{data}' and left out; `atfr data check {dataset} {data}` lists them")
     return splits
 
