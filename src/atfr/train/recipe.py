@@ -57,6 +57,8 @@ class Recipe:
         model: the network's name.
         pretrained: whether it starts from ImageNet weights.
         kernel: of SGS. Sums leave the scale that weights from elsewhere expect.
+        num_bins: of SGS; None: as many as maps come in. Magnitudes of one clip lie close together, so most bins stay
+            empty, and more of them keep more maps.
         clip: what the network reads; its normalisation is the weights' own.
         clips_seen: training clips in all epochs together.
     """
@@ -64,6 +66,7 @@ class Recipe:
     model: str
     pretrained: bool
     kernel: Literal["linear", "linear_mean"]
+    num_bins: int | None
     clip: ClipSpec
     clips_seen: int
     batch_size: int
@@ -80,6 +83,7 @@ FROM_IMAGES = Recipe(
     model="i3d_efficientnet_lite0",
     pretrained=True,
     kernel="linear_mean",
+    num_bins=32,
     clip=ClipSpec(frames=8, stride=6, size=112, resize=128, jitter=(128, 144)),
     clips_seen=1000,
     batch_size=8,
