@@ -179,6 +179,15 @@ def test_defaults_suit_the_data_and_what_was_given_stands(
     assert values["pretrained"] == (freeze is not None and "--init" not in options)
 
 
+def test_early_stopping_needs_videos_of_its_own(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(data), "--out", str(tmp_path / "out"), *QUICK, "--tuning.patience", "1"]
+    assert main(["train", *options]) == 2
+    assert "expected a split val beside train and test" in error_of(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_many_videos_start_from_random_weights(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atfr.cli.train.FEW_VIDEOS", 8)
     values = parse("atfr train", train, ["--data", str(data), "--out", "o"], defaults_for)

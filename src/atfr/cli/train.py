@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from atfr.cli import common
 from atfr.cli.clips import TrainClip
 from atfr.cli.splits import remember
-from atfr.errors import CheckpointError
+from atfr.errors import CheckpointError, InputError
 from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, Tuning
 from atfr.video.spec import ClipSpec
 
@@ -116,6 +116,11 @@ def train(
     options |= {"top_edge": top_edge, "order": order, "similarity": similarity, "temporal_block": temporal_block}
     options |= {"sampler": sampler, "active_bins": active_bins}
     splits = common.read_data(data, test_fold=test_fold, dataset=dataset, split=split)
+    if tuning.patience is not None and "val" not in splits:
+        raise InputError(
+            "--tuning.patience chooses the epoch by videos that are not the test's: expected a split val beside train "
+            f"and test in '{data}', found {' and '.join(splits)}"
+        )
     with output_folder(out, resume):
         if dataset is not None and is_first_process():
             remember(out, dataset, split)
