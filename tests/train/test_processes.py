@@ -36,6 +36,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     ended = [process.communicate(timeout=TIMEOUT_S) for process in running]
     for process, (_, err) in zip(running, ended, strict=True):
         assert process.returncode == 0, err
+        assert "atfr: warning" not in err
     assert ended[1][0] == ""  # one process writes
     two, one = (json.loads(ended[number][0])["history"] for number in (0, 2))
     assert len(one) == len(two) == 3
