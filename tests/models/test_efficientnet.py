@@ -240,6 +240,18 @@ def test_one_clip_exports_behind_sgs() -> None:
             torch.testing.assert_close(program(clip), model(clip), rtol=1e-9, atol=1e-9)
 
 
+def test_a_still_clip_keeps_one_map_and_a_changing_one_more() -> None:
+    """No convolution reaches across time before res3, so that no padding tells the first and the last map apart."""
+    model = atfr.create_model("i3d_efficientnet_lite0", num_classes=3, pretrained=True).eval()
+    torch.manual_seed(0)
+    atfr.adapt_(model, after="res2", kernel="linear_mean", num_bins=32)
+    still = torch.rand(1, 3, 1, 64, 64).expand(-1, -1, 8, -1, -1)
+    fading = still * torch.linspace(1, 0.2, 8).view(1, 1, 8, 1, 1)
+    with atfr.record(model) as trace, torch.no_grad():
+        model(torch.cat([still, fading]))
+    assert trace.active_bins.tolist() == [1, 8]
+
+
 def test_what_pixels_it_expects() -> None:
     spec = ClipSpec(frames=16, size=224, resize=256, jitter=(256, 320), mean=network().mean, std=network().std)
     assert [(value / 255 - spec.mean[0]) / spec.std[0] for value in (127, 255, 0)] == pytest.approx([0, 1, -127 / 128])
