@@ -76,13 +76,13 @@ def fit(
     """Train a network in place, and write it with its task to the folder `out`.
 
     SGD with momentum 0.9, or AdamW; the learning rate rises linearly, then falls as half a cosine to 0 at the end.
-    Weight decay spares batch norm and biases. The network comes out as after the last epoch, in evaluation mode on the
-    CPU.
+    Weight decay spares batch norm and biases. The network comes out as after the last epoch, or with `tuning.patience`
+    after the best, in evaluation mode on the CPU.
 
     Args:
         model: a network whose classes are those of the data; adapt it before.
         train: a data set with `train=True`.
-        val: a data set with `train=False`, tested after each epoch; its last figures choose nothing.
+        val: a data set with `train=False`, tested after each epoch; without `tuning.patience` it chooses nothing.
         out: the checkpoint folder, made where missing.
         epochs: passes over the training videos, one random clip of each.
         batch_size: clips in a step (on each device).
