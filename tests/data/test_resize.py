@@ -42,9 +42,9 @@ def source(tmp_path: Path) -> Path:
     return root
 
 
-def test_resize(source: Path, tmp_path: Path) -> None:
+def test_resize(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, target, done = files(source), tmp_path / "target", []
-    result = resize_videos(source, target, side=48, num_workers=2, progress=lambda *now: done.append(now))
+    result = resize_videos(source, target, side=48, num_workers=1, progress=lambda *now: done.append(now))
     assert (result.written, result.copied, result.kept) == (1, 1, 0)
     ((failed, reason),) = result.failed
     assert failed == source / "b [1]" / "bad.mp4"
@@ -59,6 +59,7 @@ def test_resize(source: Path, tmp_path: Path) -> None:
         facts = [index.get(target / "a" / "large.mp4"), index.get(target / "b [1]" / "small.mp4")]
     assert [known and known.frames for known in facts] == [20, 6]
 
+    monkeypatch.setattr("atfr.data.resize.each_in_processes", one_by_one)
     again = resize_videos(source, target, side=48, num_workers=1)
     assert again == Resized(0, 0, 2, result.failed)
     assert files(target) == written
