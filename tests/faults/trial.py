@@ -16,6 +16,8 @@ from atfr.video.decode import decode
 from atfr.video.file import VideoFile
 
 MAX_BYTES = 256 * 2**20
+LEFTOVERS = frozenset({"ffv1", "huffyuv", "mjpeg", "prores"})
+"""Decoders that show what memory held before where a frame is damaged, some without a word: no two decodings agree."""
 
 
 def peak_mb() -> float:
@@ -42,8 +44,7 @@ def attempt(path: Path) -> dict[str, Any]:
     if not (torch.isfinite(frames.pts_s).all() and (frames.pts_s.diff() > 0).all() and frames.pts_s[0] >= 0):
         return {"outcome": "wrong times", "reason": str(frames.pts_s)}
     with open_video(path, 1) as (_, stream):
-        # Where a file is damaged, some decoders show leftovers of memory; that of FFV1 does so without a word.
-        repeatable = frames.warning is None and stream.codec_context.name != "ffv1"
+        repeatable = frames.warning is None and stream.codec_context.name not in LEFTOVERS
     whole = VideoFile(path, shorter_side=32)
     chosen = random.Random(path.name)
     if len(whole) != count or whole.warning != frames.warning:
