@@ -179,9 +179,7 @@ def test_defaults_suit_the_data_and_what_was_given_stands(
     assert values["pretrained"] == (freeze is not None and "--init" not in options)
 
 
-def test_early_stopping_needs_videos_of_its_own(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_early_stopping_needs_videos_of_its_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(data), "--out", str(tmp_path / "out"), *QUICK, "--tuning.patience", "1"]
     assert main(["train", *options]) == 2
     assert "expected a split val beside train and test" in error_of(capsys)

@@ -70,7 +70,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--data", "d", "--out", "o", "--num_bins", "x"], "--num_bins: Expected int or list[int] or null"),
         (["train", "--data", "d", "--out", "o", "--kernel", "linea"], "one of 'linear', 'linear_mean', 'kronecker'"),
         (["train", "--data", "d", "--out", "o", "--trainer.precison", "16"], "did you mean --trainer.precision"),
-        (["train", "--data", "d", "--out", "o", "--clip.size", "500"], "ClipSpec.jitter must satisfy"),
+        (["train", "--data", "d", "--out", "o", "--tuning.norm", "frozen"], "one of 'train', 'fixed'"),
         (["cost", "x3d_s", "--config", "no/such.yaml"], "no/such.yaml"),
         (["predict", "v.mp4", "--checkpoint", "x", "--views", "2x2"], "--views is CLIPSxCROPS"),
     ],

@@ -77,9 +77,9 @@ class VideoIndex:
         return facts if (now.st_size, now.st_mtime_ns) == (size, mtime_ns) else None
 
     def num_frames(self, videos: VideoList) -> list[int]:
-        """Return the number of frames of each video, 0 where it is not known: what `ClipDataset` takes."""
+        """Return the number of frames of each sound video, 0 of another or unknown one: what `ClipDataset` takes."""
         facts = (self.get(record.path) for record in videos.records) if self._entries else ()
-        return [known.frames if known else 0 for known in facts] or [0] * len(videos)
+        return [known.frames if known and not known.problem else 0 for known in facts] or [0] * len(videos)
 
     def add(self, path: Path, facts: VideoFacts) -> None:
         """Write down what is known about a video, at once."""
