@@ -16,6 +16,7 @@ OUT/videos.csv   one row a held-out video of a run: scores of each class, and of
 import argparse
 import csv
 import fcntl
+import gc
 import json
 import statistics
 import time
@@ -100,6 +101,7 @@ def main() -> None:
             study = Study(PLANS[options.plan], without(splits, options.without), fold, seed, options.out, options.work)
             for variant in options.variants:
                 study.run(variant)
+                gc.collect()  # Lightning's objects hold each other, and with them the decoded videos
 
 
 def without(splits: Mapping[str, VideoList], names: Iterable[str]) -> dict[str, VideoList]:
