@@ -1,12 +1,12 @@
 """Static, adaptive and control networks on real videos: folds x seeds, every run written down as it ends.
 
     python benchmarks/study.py ut_interaction/manifest.csv --out docs/studies/ut_interaction --work runs/study \
-        --folds 0 1 2 3 4 --seeds 0 --variants static linear_mean_32 uniform average random linear
+        --folds 0 1 2 3 4 --seeds 0 --variants static linear_mean_32_in_time uniform average random linear
 
 For each fold and seed a base (static, from ImageNet weights) is trained on the other folds. Each variant goes on from
 it for as many epochs, on the same clips in the same order. A control keeps the mean number of maps that
-`linear_mean_32` kept on the same held-out videos. Runs that are in OUT/runs.csv already are passed over, so that an
-interrupted study goes on where it stopped; several processes may share it, each with folds of its own.
+`linear_mean_32_in_time` kept on the same held-out videos. Runs that are in OUT/runs.csv already are passed over, so
+that an interrupted study goes on where it stopped; several processes may share it, each with folds of its own.
 benchmarks/study_report.py reads what they write.
 
 OUT/runs.csv     one row a run: variant, classes, fold, seed, figures, what it takes to run it again
@@ -40,7 +40,7 @@ from atfr.train.recipe import FROM_IMAGES, Recipe
 WARMUP_EPOCHS = 0.5
 TUNE_RATE = 2 / 3  # of the base's learning rate
 AFTER = "res2"
-REFERENCE = "linear_mean_32"  # whose number of maps the controls keep
+REFERENCE = "linear_mean_32_in_time"  # whose number of maps the controls keep
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "static": None,
     "linear_mean_32": {"kernel": "linear_mean", "num_bins": 32},

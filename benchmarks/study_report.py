@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=6)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--left_out", type=int, default=3, help="the class that the five-class figures leave out")
-    parser.add_argument("--reference", default="linear_mean_32")
+    parser.add_argument("--reference", default="linear_mean_32_in_time")
     options = parser.parse_args()
     runs = read(options.folder, options.classes, options.folds)
     table(runs, options.reference, options.left_out)

@@ -16,7 +16,7 @@ from atfr.data.records import read_csv
 from atfr.evaluate.task import load_checkpoint
 from atfr.quickstart.compare import side_by_side_ms
 
-VARIANTS = ("static", "linear_mean_32", "linear_mean", "linear", "uniform", "average", "random")
+VARIANTS = ("static", "linear_mean_32_in_time", "linear_mean_32", "linear", "uniform", "average", "random")
 CLIPS = 24
 
 

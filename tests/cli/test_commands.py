@@ -176,6 +176,7 @@ def test_defaults_suit_the_data_and_what_was_given_stands(
     assert (values["kernel"], values["tuning"].freeze) == (kernel, freeze)
     with_sgs = "none" not in options and "uniform" not in options
     assert values["num_bins"] == (FROM_IMAGES.num_bins if freeze and with_sgs else None)
+    assert values["order"] == ("time" if freeze and with_sgs else "magnitude")
     assert values["pretrained"] == (freeze is not None and "--init" not in options)
 
 

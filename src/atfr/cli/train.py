@@ -201,7 +201,7 @@ def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
                 f"{count} training videos: going on from the ImageNet weights of {recipe.model}, with settings for few "
                 f"videos; --model {DEFAULT_MODEL} starts from random weights"
             )
-    of_sgs = ("kernel", "num_bins") if values["after"] != "none" and values["sampler"] == "sgs" else ()
+    of_sgs = ("kernel", "num_bins", "order") if values["after"] != "none" and values["sampler"] == "sgs" else ()
     names = (*of_sgs, "batch_size", "optimizer", "learning_rate")
     epochs = recipe.epochs(count)
     defaults = {name: getattr(recipe, name) for name in names} | {"epochs": epochs, "warmup_epochs": epochs / 10}

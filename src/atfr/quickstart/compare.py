@@ -116,7 +116,7 @@ def quickstart(
     for name in ("static", "adaptive"):
         network = networks[name] = copy.deepcopy(base)
         if name == "adaptive":
-            adapt_(network, kernel=recipe.kernel, num_bins=recipe.num_bins)
+            adapt_(network, kernel=recipe.kernel, num_bins=recipe.num_bins, order=recipe.order)
         say(f"fine-tuning the {name} network: {tune_epochs} epochs")
         tune_s[name] = train(
             network,

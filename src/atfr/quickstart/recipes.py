@@ -9,6 +9,7 @@ SAMPLES = Recipe(
     pretrained=False,
     kernel="linear",
     num_bins=None,
+    order="magnitude",
     clip=ClipSpec(frames=16, stride=2, size=32, resize=32, jitter=(32, 36), flip=False),  # left and right differ
     clips_seen=8 * 480,
     batch_size=16,
@@ -22,6 +23,7 @@ FROM_NOTHING = Recipe(
     pretrained=False,
     kernel="linear",
     num_bins=None,
+    order="magnitude",
     clip=ClipSpec(frames=16, stride=4, size=56, resize=64, jitter=(64, 72)),  # two seconds of 30 frames/s
     clips_seen=1600,
     batch_size=16,

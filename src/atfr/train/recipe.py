@@ -59,6 +59,7 @@ class Recipe:
         kernel: of SGS. Sums leave the scale that weights from elsewhere expect.
         num_bins: of SGS; None: as many as maps come in. Magnitudes of one clip lie close together, so most bins stay
             empty, and more of them keep more maps.
+        order: of the merged maps. Weights that convolve in time know maps in the order of time.
         clip: what the network reads; its normalisation is the weights' own.
         clips_seen: training clips in all epochs together.
     """
@@ -67,6 +68,7 @@ class Recipe:
     pretrained: bool
     kernel: Literal["linear", "linear_mean"]
     num_bins: int | None
+    order: Literal["magnitude", "time"]
     clip: ClipSpec
     clips_seen: int
     batch_size: int
@@ -84,6 +86,7 @@ FROM_IMAGES = Recipe(
     pretrained=True,
     kernel="linear_mean",
     num_bins=32,
+    order="time",
     clip=ClipSpec(frames=8, stride=6, size=112, resize=128, jitter=(128, 144)),
     clips_seen=1000,
     batch_size=8,
