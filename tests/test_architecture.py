@@ -26,6 +26,7 @@ ROOMS = [
     "video",
     "data",
     "evaluate",
+    "viz",
     "train",
     "quickstart",
     "cli",

@@ -35,7 +35,7 @@ def test_help_is_quick_and_lists_every_command() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["train", "test", "predict", "cost"])
+@pytest.mark.parametrize("name", ["train", "test", "predict", "explain", "cost"])
 def test_help_of_a_command_needs_no_torch(name: str) -> None:
     code = f"""import sys
 from atfr.cli.main import main
@@ -62,7 +62,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean train?"),
-        (["xyz"], "there are quickstart, train, test, predict, cost"),
+        (["xyz"], "there are quickstart, train, test, predict, explain, cost"),
         (["predict", "--checkpoint", "x"], "required: videos"),
         (["predict", "v.mp4"], "required: checkpoint"),
         (["predict", "v.mp4", "--checkpiont", "x"], "did you mean --checkpoint?"),

@@ -1,7 +1,7 @@
 """Make a command's parser from its function: types and defaults from the signature, help from the docstring.
 
 Parameters before the `*` are positional arguments, the others options; a bool that is False by default is a flag. A
-parameter named `trainer` takes all options of `lightning.Trainer`, as `--trainer.NAME`.
+parameter named `trainer` takes all options of `lightning.Trainer`, as `--trainer.NAME`; one named `out` is `-o` too.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
-TRAINER = "trainer"
+TRAINER, OUT = "trainer", "out"
 OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
 """Those that commands have as options of their own."""
 
@@ -69,8 +69,11 @@ def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = Tr
         kind = get_args(parameter.annotation)[0] if several else parameter.annotation
         extra: dict[str, Any] = {"nargs": "+" if several else "?"} if several or parameter.default is None else {}
         parser.add_argument(parameter.name, type=kind, help=helps.get(parameter.name), **extra)
-    skip: set[str | int] = {TRAINER, *(p.name for p in (*positionals, *flags))}
+    skip: set[str | int] = {TRAINER, OUT, *(p.name for p in (*positionals, *flags))}
     parser.add_function_arguments(function, as_group=False, skip=skip)
+    if (out := parameters.get(OUT)) and out.kind is out.KEYWORD_ONLY:
+        given: dict[str, Any] = {"required": True} if out.default is out.empty else {"default": out.default}
+        parser.add_argument("-o", f"--{OUT}", type=out.annotation, help=helps.get(OUT), **given)
     for parameter in flags:
         parser.add_argument(f"--{parameter.name}", action="store_true", help=helps.get(parameter.name))
     if TRAINER in parameters:

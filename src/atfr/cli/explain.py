@@ -1,0 +1,63 @@
+"""`atfr explain`: one page that shows what a network merges in a video, why, and what that saves."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atfr.cli import common
+from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    from atfr.viz import Explanation
+
+
+def explain(
+    video: Path,
+    *,
+    checkpoint: Path,
+    out: Path = Path("explanation.html"),
+    num_bins: int | list[int] | None = None,
+    label: str | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Show what a network merges in a video, why, and what that saves, on one HTML page.
+
+    The page needs nothing else: it opens from disk, without a network.
+
+    Args:
+        video: A video file.
+        checkpoint: A folder that `atfr train` wrote.
+        out: The page; what is there is replaced.
+        num_bins: Fewer similarity bins than in training, to spend less.
+        label: The class whose places in the frames are shown; by default the most probable.
+        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
+        json: Print the page's data as JSON too.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        problem = "is a folder" if out.is_dir() else f"would lie in '{out.parent}', which is no folder"
+        raise InputError(f"--out is the page to write, as explanation.html; '{out}' {problem}")
+    model, task = common.load(checkpoint, device, num_bins)
+    with common.busy("explaining the video"):
+        from atfr import viz
+
+        explanation = viz.explain(model, video, task, label=label)
+        common.write_whole(out, viz.explanation_page(explanation))
+    if explanation.prediction.warning:
+        common.warn(explanation.prediction.warning)
+    if json:
+        common.print_json(explanation.to_dict())
+    else:
+        print_explanation(explanation, out)
+
+
+def print_explanation(explanation: "Explanation", out: Path) -> None:
+    """Print the answer and the bill, and where the page is."""
+    from atfr.cli.predict import print_predictions
+    from atfr.viz.figures import brief
+
+    print_predictions([explanation.prediction])
+    if timing := explanation.timing:
+        adaptive, static = (brief(timing.median_ms(name)) for name in ("adaptive", "static"))
+        how = f"in turns, median of {timing.conditions['rounds']}"
+        print(f"ms of a clip: {adaptive}, without SGS {static} ({how}, {timing.conditions['threads']} thread(s)).")
+    print(f"Written: {out}")

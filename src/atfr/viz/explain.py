@@ -1,0 +1,175 @@
+"""explain: one video in, everything that can be said of its centred clip out."""
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from atfr.adapt import restore_
+from atfr.errors import InputError
+from atfr.evaluate.forward import Forward, Pass, evaluating
+from atfr.evaluate.predict import Prediction
+from atfr.evaluate.task import Task, check_classes
+from atfr.models import VideoModel
+from atfr.video.file import VideoFile
+from atfr.video.sampling import clip_indices, uniform_starts
+from atfr.video.spec import ClipSpec
+from atfr.video.transforms import test_clips
+from atfr.viz.activation import Activation, class_activation
+from atfr.viz.figures import frame_bins
+from atfr.viz.timing import Timing, in_turns
+from atfr.viz.watch import Coordinate, Watched, merging, watch
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a network made of the centred clip of a video.
+
+    Attributes:
+        model: the network's name.
+        prediction: its answer, and what that cost.
+        frames: the frames it saw, as they were cropped, and `numbers`, their numbers in the video of `video_frames`.
+        watched: its SGS layers at work, on this one clip; no sites in a static network.
+        activation: what each place of each frame contributes to the class that is explained.
+        timing: its time and that of the same network without SGS; None for a static network.
+    """
+
+    model: str
+    prediction: Prediction
+    frames: UInt8[Tensor, "T H W 3"]
+    numbers: tuple[int, ...]
+    video_frames: int
+    watched: Watched
+    activation: Activation
+    timing: Timing | None
+
+    @property
+    def label(self) -> str:
+        """The class that the activation is of."""
+        return self.prediction.labels[self.activation.class_index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the explanation into plain JSON values; frames, maps and bins count from 0."""
+        contributions = {name: maps.sum((1, 2)).tolist() for name, maps in self.activation.maps.items()}
+        return {
+            "model": self.model,
+            "prediction": self.prediction.to_dict(),
+            "clip": {"frames": list(self.numbers), "video_frames": self.video_frames},
+            "sites": {name: self._site(name) for name in self.watched.trace.sites},
+            "activation": {
+                "label": self.label,
+                "logit": self.activation.logit,
+                "by_frame": self.activation.by_frame.tolist(),
+                "by_pathway_and_frame": contributions,
+            },
+            "timing": self.timing and self.timing.to_dict(),
+        }
+
+    def _site(self, name: str) -> dict[str, Any]:
+        one = merging(self.watched.trace.sites[name], 0)
+        return {
+            "maps": len(one.slots),
+            "active_bins": one.active_bins,
+            "bins": one.bins,
+            "assignment": one.assignment.tolist(),
+            "output_maps": one.slots.tolist(),
+            "weights": one.weights.tolist(),
+            "output_map_of_frame": frame_bins(self.watched, len(self.frames), name),
+            "coordinates": [coordinate_dict(c) for c in self.watched.sites[name].coordinates[0]],
+        }
+
+
+def coordinate_dict(coordinate: Coordinate) -> dict[str, Any]:
+    """Turn a coordinate into plain JSON values."""
+    blocks = [{"start": b.start, "stop": b.stop, "edges": b.edges.tolist()} for b in coordinate.blocks]
+    return {"name": coordinate.name, "values": coordinate.values.tolist(), "blocks": blocks}
+
+
+def explain(
+    model: VideoModel,
+    path: str | os.PathLike[str],
+    task: Task,
+    *,
+    label: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Explanation:
+    """Explain what a network makes of a video: its centred clip, in the centre crop, as `predict` takes by default.
+
+    Args:
+        model: a network whose classes are the task's; it is not changed.
+        path: a video file.
+        task: the labels, and the clips the network reads.
+        label: the class whose activation is mapped; by default the most probable.
+        say: told what begins.
+
+    Raises:
+        VideoError: the file does not decode.
+        InputError: there is no such label, or what is compared by SGS is not finite for this clip.
+        CheckpointError: the network has another number of classes than the task.
+    """
+    check_classes(model, task)
+    if label is not None and label not in task.labels:
+        raise InputError(f"there is no class {label!r}; the network's are {', '.join(task.labels)}")
+    video = VideoFile(path, shorter_side=task.spec.decode_side)
+    say("decoding the video")
+    clips = test_clips(video, task.spec)
+    start = uniform_starts(len(video), task.spec.frames, task.spec.stride, 1)[0]
+    numbers = clip_indices(len(video), task.spec.frames, task.spec.stride, start).tolist()
+    say("running the network")
+    forward = Forward(model, task.clip_shape)
+    with evaluating(model), torch.inference_mode(), watch(model) as watched:
+        passed = forward(clips)
+    check_finite(watched)
+    say("timing it with and without SGS")
+    timing = time_both(forward, clips) if watched.sites else None
+    prediction = as_prediction(passed, video, task, forward.cost.static / 1e9, timing)
+    say("mapping what speaks for the class")
+    class_index = int(passed.scores[0].argmax()) if label is None else task.labels.index(label)
+    activation = class_activation(model, clips.to(forward.device), class_index)
+    frames = pictures(clips[0], task.spec)
+    name = model.config["model"]
+    return Explanation(name, prediction, frames, tuple(numbers), len(video), watched, activation, timing)
+
+
+def time_both(forward: Forward, clips: Float[Tensor, "1 C T H W"]) -> Timing:
+    """Time a network and a copy of it without SGS."""
+    static = copy.deepcopy(forward.model)
+    restore_(static)
+    return in_turns({"static": Forward(static, forward.clip_shape), "adaptive": forward}, clips)
+
+
+def as_prediction(
+    passed: Pass, video: VideoFile, task: Task, static_gflops: float, timing: Timing | None
+) -> Prediction:
+    """Return what `predict` says of the same clip, with the time that was measured with more care if there is one."""
+    return Prediction(
+        path=video.path,
+        labels=task.labels,
+        scores=passed.scores[0],
+        active_bins={site: tuple(kept) for site, kept in passed.active_bins.items()},
+        gflops=tuple(count / 1e9 for count in passed.multiply_adds),
+        static_gflops=static_gflops,
+        ms_per_clip=timing.median_ms("adaptive") if timing else passed.ms_per_clip,
+        warning=video.warning,
+    )
+
+
+def check_finite(watched: Watched) -> None:
+    """Raise an InputError where a layer could not compare the maps of the clip."""
+    for name, site in watched.trace.sites.items():
+        if not site.weights.isfinite().all():
+            raise InputError(
+                f"the similarity at {name} is not finite for this clip, so that nothing can be said of its bins; "
+                "the checkpoint's weights are damaged, or its training diverged"
+            )
+
+
+def pictures(clip: Float[Tensor, "3 T H W"], spec: ClipSpec) -> UInt8[Tensor, "T H W 3"]:
+    """Undo the normalisation of a clip."""
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (spec.mean, spec.std))
+    return (255 * (clip.cpu() * std + mean)).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous()

@@ -1,0 +1,151 @@
+"""One HTML page that needs nothing else: no network, no script, light and dark, for desks and phones.
+
+Figures are inline SVG. What they draw in black takes the colour of the page's text, and their background is the page's.
+"""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import Template
+
+import matplotlib
+from matplotlib.figure import Figure
+
+IMAGE_DPI = 170
+"""Pictures in figures are scaled to this resolution at the figure's own width."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells in rows below a row of headings."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what is to be said, and a figure with the same in words for those who do not see it.
+
+    Attributes:
+        text: plain text, a paragraph an entry.
+        figure: what is to be seen.
+        alt: what is to be seen in it, in words.
+        table: the same as numbers, folded away below the figure.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    figure: Figure | None = None
+    alt: str = ""
+    table: Table | None = None
+
+
+def page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+    """Return a page as HTML.
+
+    Args:
+        title: its heading.
+        lead: what matters most, in a sentence or two.
+        facts: names and values to see at a glance.
+        sections: the rest, in order.
+    """
+    cards = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in facts)
+    return PAGE.substitute(
+        title=escaped(title),
+        lead=escaped(lead),
+        facts=f"<dl>{cards}</dl>" if facts else "",
+        sections="\n".join(section_html(section, number) for number, section in enumerate(sections)),
+    )
+
+
+def escaped(text: object) -> str:
+    """Return text as HTML; what cannot be encoded (names of files may be any bytes) is spelt out."""
+    return html.escape(str(text).encode(errors="backslashreplace").decode())
+
+
+def section_html(section: Section, number: int) -> str:
+    """Return a section as HTML."""
+    parts = [f'<section aria-labelledby="s{number}">', f'<h2 id="s{number}">{escaped(section.title)}</h2>']
+    parts += [f"<p>{escaped(text)}</p>" for text in section.text]
+    if section.figure is not None:
+        parts.append(f"<figure>{svg(section.figure, section.alt, f's{number}-')}</figure>")
+    if section.table is not None:
+        parts.append(f"<details><summary>The numbers</summary>{table_html(section.table)}</details>")
+    return "\n".join([*parts, "</section>"])
+
+
+def table_html(table: Table) -> str:
+    """Return a table as HTML, which scrolls by itself where it is too wide."""
+    head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in table.columns)
+    rows = "".join(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def svg(figure: Figure, alt: str, prefix: str) -> str:
+    """Return a figure as an SVG element that says in words what it shows; ids begin with the prefix."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser writes the text, in fonts of its own
+        figure.savefig(out, format="svg", metadata=nothing, dpi=IMAGE_DPI)
+    text = out.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)  # it would hold for all of the page
+    text = re.sub(r"#000000\b", "currentColor", text)
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escaped(alt)}"', 1)
+
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --ink: #1a1c20; --soft: #565c66; --paper: #ffffff; --card: #f2f4f7; --line: #d5d9e0; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaee; --soft: #a8aeb9; --paper: #14161a; --card: #1f2329; --line: #3a404a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 74rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; line-height: 1.2; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 0 0 .4rem; }
+p { margin: 0 0 .6rem; max-width: 42rem; }
+.lead { font-size: 1.1rem; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+dl div, section { background: var(--card); border-radius: .5rem; padding: .8rem; }
+dt { color: var(--soft); font-size: .85rem; }
+dd { margin: 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
+.sections { columns: 2 28rem; column-gap: 1rem; }
+section { break-inside: avoid; margin-bottom: 1rem; }
+section p { color: var(--soft); font-size: .95rem; }
+figure { margin: 0; }
+svg { display: block; width: 100%; height: auto; max-width: 36rem; margin: 0 auto; fill: currentColor; }
+svg * { stroke-linejoin: round; stroke-linecap: butt; }
+details { margin-top: .6rem; }
+summary { cursor: pointer; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+</style>
+</head>
+<body>
+<main>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+$facts
+<div class="sections">
+$sections
+</div>
+</main>
+</body>
+</html>
+""")
