@@ -130,7 +130,7 @@ def test_full_strength_hides_the_frame() -> None:
     assert overlaid(np.array([[[200.0, 200.0]]]), strength).tolist() == [[[[140, 140, 140], [252, 255, 164]]]]
 
 
-def prediction(labels: tuple[str, ...] = ("a", "b $x", "c" * 80)) -> Prediction:
+def prediction(labels: tuple[str, ...] = ("a", "b $x\udcff", "c" * 80)) -> Prediction:
     scores = torch.tensor([0.2, 0.7, 0.1], dtype=torch.float64)
     return Prediction(Path("v.mp4"), labels, scores, {"res2": (5,)}, (1.5,), 4.0, 9.0)
 
@@ -139,7 +139,7 @@ def test_top_classes() -> None:
     (axes,) = drawn(viz.top_classes(prediction())).axes
     np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [70, 20, 10])
     texts = [text.get_text() for text in axes.texts]
-    assert texts == ["70.0 %", "20.0 %", "10.0 %", "b $x", "a", "c" * 49 + "…"]
+    assert texts == ["70.0 %", "20.0 %", "10.0 %", "b $x\\udcff", "a", "c" * 49 + "…"]
 
 
 def test_saving() -> None:

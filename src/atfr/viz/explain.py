@@ -2,7 +2,6 @@
 
 import copy
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +95,6 @@ def explain(
     task: Task,
     *,
     label: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> Explanation:
     """Explain what a network makes of a video: its centred clip, in the centre crop, as `predict` takes by default.
 
@@ -105,7 +103,6 @@ def explain(
         path: a video file.
         task: the labels, and the clips the network reads.
         label: the class whose activation is mapped; by default the most probable.
-        say: told what begins.
 
     Raises:
         VideoError: the file does not decode.
@@ -116,19 +113,15 @@ def explain(
     if label is not None and label not in task.labels:
         raise InputError(f"there is no class {label!r}; the network's are {', '.join(task.labels)}")
     video = VideoFile(path, shorter_side=task.spec.decode_side)
-    say("decoding the video")
     clips = test_clips(video, task.spec)
     start = uniform_starts(len(video), task.spec.frames, task.spec.stride, 1)[0]
     numbers = clip_indices(len(video), task.spec.frames, task.spec.stride, start).tolist()
-    say("running the network")
     forward = Forward(model, task.clip_shape)
     with evaluating(model), torch.inference_mode(), watch(model) as watched:
         passed = forward(clips)
     check_finite(watched)
-    say("timing it with and without SGS")
     timing = time_both(forward, clips) if watched.sites else None
     prediction = as_prediction(passed, video, task, forward.cost.static / 1e9, timing)
-    say("mapping what speaks for the class")
     class_index = int(passed.scores[0].argmax()) if label is None else task.labels.index(label)
     activation = class_activation(model, clips.to(forward.device), class_index)
     frames = pictures(clips[0], task.spec)

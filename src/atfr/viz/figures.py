@@ -236,7 +236,8 @@ def weights(trace: SamplingTrace, *, clip: int = 0) -> Figure:
     all_axes = figure.subplots(len(found), squeeze=False, height_ratios=ratios)[:, 0]
     for axes, (site, one) in zip(all_axes, found.items(), strict=True):
         image = axes.imshow(one.matrix.numpy(), cmap="cividis", aspect="auto", interpolation="none", vmin=0)
-        bar = figure.colorbar(image, ax=axes, pad=0.02, label="weight")
+        bar = figure.colorbar(image, ax=axes, pad=0.02)
+        bar.set_label("weight", fontsize=8)
         bar.ax.tick_params(labelsize=7)
         axes.set_title(f"weights at {site}", loc="left", fontsize=9)
         axes.set_xlabel("map", fontsize=8)
@@ -265,9 +266,11 @@ def top_classes(prediction: "Prediction", k: int = 5) -> Figure:
     bars = axes.barh(range(len(top)), [100 * share for _, share in top], height=0.35, color=COLOURS["adaptive"])
     axes.bar_label(bars, [f"{100 * share:.1f} %" for _, share in top], padding=3, fontsize=8)
     for row, (label, _) in enumerate(top):
-        short = label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+        name = label.encode(errors="backslashreplace").decode()  # names of folders may be any bytes
+        short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
         axes.text(0, row - 0.38, short, va="center", fontsize=8, parse_math=False)
     style(axes)
+    axes.spines["left"].set_visible(False)
     axes.set(xlim=(0, 118), xticks=[0, 50, 100], yticks=[], ylim=(len(top) - 0.7, -0.75))
     axes.set_xlabel("probability (%)", fontsize=8)
     return figure
