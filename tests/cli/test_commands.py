@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from rich.cells import cell_len
 
 import atfr
@@ -147,12 +148,22 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
     out = tmp_path / "out"
     where = ["--data", str(data), "--out", str(out), "--clip.size", "32", "--clip.frames", "2"]
     assert main(["train", *where, "--epochs", "1", "--learning_rate", "1e-12"]) == 0
-    assert "8 training videos: going on from the ImageNet weights" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    start = (
+        f"atfr: training {FROM_IMAGES.model} from ImageNet weights on 8 videos: clips of 2 x 32 x 32, every 6 frames"
+    )
+    assert said.startswith(start)
+    assert "adamw at 1e-12, up to res3 frozen" in said
     trained, task = load_checkpoint(out)
     assert (trained.config["model"], trained.blocks[1].sgs.kernel) == (FROM_IMAGES.model, "linear_mean")
     source = atfr.create_model(FROM_IMAGES.model, num_classes=2, pretrained=True)
     torch.testing.assert_close(trained.blocks[3][1].expand[0].weight, source.blocks[3][1].expand[0].weight)
     assert (task.spec.frames, task.spec.stride, task.spec.size) == (2, FROM_IMAGES.clip.stride, 32)
+    # What goes on from there takes its network and its clip, without being told.
+    again = ["--data", str(data), "--out", str(tmp_path / "again"), "--init", str(out), "--epochs", "1"]
+    assert main(["train", *again, "--learning_rate", "1e-12"]) == 0
+    assert f"training {FROM_IMAGES.model} on 8 videos: clips of 2 x 32 x 32" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "again")[1] == task
 
 
 @pytest.mark.parametrize(
@@ -185,6 +196,24 @@ def test_early_stopping_needs_videos_of_its_own(data: Path, tmp_path: Path, caps
     assert main(["train", *options]) == 2
     assert "expected a split val beside train and test" in error_of(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_printed_are_the_defaults_that_suit_the_data(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", str(data), "--out", str(tmp_path / "out")]
+    assert main(["train", *where, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    found = (printed["model"], printed["kernel"], printed["tuning"]["freeze"])
+    assert found == (FROM_IMAGES.model, "linear_mean", "res3")
+    assert main(["train", "--print_config"]) == 0  # without data
+    assert yaml.safe_load(capsys.readouterr().out)["kernel"] == "linear"
+
+
+def test_two_starts_are_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(data), "--out", str(tmp_path / "out"), "--init", str(tmp_path / "w.pth"), "--pretrained"]
+    assert main(["train", *options]) == 2
+    assert "--pretrained and --init are two starts" in error_of(capsys)
 
 
 def test_many_videos_start_from_random_weights(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,11 +40,9 @@ def parse(
     trainer_help = f"--{TRAINER}.help" in args
     parser = make_parser(name, function, with_trainer=not wants_help)
     try:
-        parsed = parser.parse_args(["--help"] if trainer_help else args)
-        if defaults_for is not None and (better := defaults_for(vars(parsed))):
-            parser.set_defaults(dict(better))
-            parsed = parser.parse_args(args)
-        values = vars(parser.instantiate(parsed))
+        if defaults_for is not None and not (wants_help or trainer_help):
+            set_better_defaults(parser, args, defaults_for)
+        values = vars(parser.instantiate(parser.parse_args(["--help"] if trainer_help else args)))
     except ArgumentError as error:
         raise UsageError(one_line(str(error), parser)) from error
     values.pop("config", None)
@@ -52,6 +50,18 @@ def parse(
         defaults = vars(parser.get_defaults()[TRAINER])
         values[TRAINER] = {key: value for key, value in vars(trainer).items() if value != defaults.get(key)}
     return values
+
+
+def set_better_defaults(parser: ArgumentParser, args: list[str], defaults_for: Defaults) -> None:
+    """Read the arguments once, to see which defaults suit them; also where they are only to be printed."""
+    asked = [argument for argument in args if not argument.startswith("--print_config")]
+    try:
+        values = vars(parser.parse_args(asked))
+    except ArgumentError:
+        if asked == args:
+            raise
+        return  # what is printed need not be complete
+    parser.set_defaults(dict(defaults_for(values)))
 
 
 def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = True) -> ArgumentParser:

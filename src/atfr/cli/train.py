@@ -90,7 +90,8 @@ def train(
             SlowFast's fast and slow pathway. By default over the whole clip.
         sampler: SGS, or at its place a control without similarity, or temporal attention, which merges nothing.
         active_bins: The mean number of maps that a control keeps; for several layers one for each.
-        clip: The clip the network reads, where it is not the one that it is made for; the stride is 2 by default.
+        clip: The clip the network reads, where it is not the one that it is made for, or that the network of --init was
+            trained on; the stride is 2 by default.
         test_fold: The fold of the CSV file that is not trained on.
         dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
         split: The split of UCF101 or HMDB51.
@@ -119,8 +120,11 @@ def train(
     if tuning.patience is not None and "val" not in splits:
         raise InputError(
             "--tuning.patience chooses the epoch by videos that are not the test's: expected a split val beside train "
-            f"and test in '{data}', found {' and '.join(splits)}"
+            f"and test in '{data}', found {' and '.join(splits)}; make folders train, val and test in it, each with "
+            "the classes, or a CSV file whose column split says which"
         )
+    if pretrained and init is not None:
+        raise InputError("--pretrained and --init are two starts: leave one of them out")
     with output_folder(out, resume):
         if dataset is not None and is_first_process():
             remember(out, dataset, split)
@@ -138,7 +142,7 @@ def train(
             train_lengths, val_lengths = common.known_lengths(data, train_videos, val_videos)
             arguments = (model_arguments or {}) | ({"pretrained": True} if pretrained else {})
             network = atfr.create_model(model or DEFAULT_MODEL, num_classes=len(splits["train"].labels), **arguments)
-            spec = clip.over(natural_clip(network, bool(pretrained or init)))
+            spec = clip.over(clip_of(init) or natural_clip(network, bool(pretrained or init)))
             if after == "none":
                 common.refuse(train, options, "--after none leaves SGS out")
             else:
@@ -148,6 +152,10 @@ def train(
             common.note(f"there is nothing to resume in '{out}': the training begins")
         if started is not None and is_first_process():
             tell_start(network, spec, init, started)
+        if not json and is_first_process():
+            tell_settings(
+                network, pretrained, spec, len(train_videos), epochs, batch_size, optimizer, learning_rate, tuning
+            )
         with common.one_line_warnings():
             result = fit(
                 network,
@@ -185,10 +193,11 @@ def train(
 
 def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults that suit the data: for few videos of one's own, those of going on from ImageNet weights."""
-    recipe, init, model = FROM_IMAGES, values["init"], values["model"]
+    recipe, init = FROM_IMAGES, values["init"]
+    model = values["model"] or name_of(init)
     chosen = values["pretrained"] or (init is not None and model == recipe.model)
     if not chosen and (init, model, values["dataset"]) != (None, None, None):
-        return {}
+        return {"model": model}
     where = {name: values[name] for name in ("data", "test_fold", "dataset", "split")}
     count = len(common.read_data(**where)["train"])
     if not chosen:
@@ -196,19 +205,33 @@ def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
 
         if count >= FEW_VIDEOS or not weights_installed():
             return {}
-        if is_first_process():
-            common.note(
-                f"{count} training videos: going on from the ImageNet weights of {recipe.model}, with settings for few "
-                f"videos; --model {DEFAULT_MODEL} starts from random weights"
-            )
     of_sgs = ("kernel", "num_bins", "order") if values["after"] != "none" and values["sampler"] == "sgs" else ()
     names = (*of_sgs, "batch_size", "optimizer", "learning_rate")
     epochs = recipe.epochs(count)
     defaults = {name: getattr(recipe, name) for name in names} | {"epochs": epochs, "warmup_epochs": epochs / 10}
     defaults |= {"model": recipe.model, "pretrained": init is None}
     sizes = ("size", "resize", "jitter") if values["clip"].size is None else ()  # they go together
-    defaults |= {f"clip.{name}": getattr(recipe.clip, name) for name in ("frames", "stride", *sizes)}
+    if clip_of(init) is None:
+        defaults |= {f"clip.{name}": getattr(recipe.clip, name) for name in ("frames", "stride", *sizes)}
     return defaults | {f"tuning.{name}": value for name, value in asdict(recipe.tuning).items()}
+
+
+def name_of(init: Path | None) -> str | None:
+    """Return the name of the network in a checkpoint folder; None for a file, which may be of any."""
+    if init is None or not (init / "config.json").is_file():
+        return None
+    from atfr.models.checkpoint import read_config
+
+    return read_config(init / "config.json")["model"]
+
+
+def clip_of(init: Path | None) -> ClipSpec | None:
+    """Return the clip that the network of a checkpoint folder was trained on; None for a file, which does not tell."""
+    if init is None or not (init / "task.json").is_file():
+        return None
+    from atfr.evaluate.task import load_task
+
+    return load_task(init).spec
 
 
 def natural_clip(network: "VideoModel", has_weights: bool) -> ClipSpec:
@@ -222,15 +245,36 @@ def natural_clip(network: "VideoModel", has_weights: bool) -> ClipSpec:
 def tell_start(network: "VideoModel", spec: ClipSpec, init: Path | None, started: "LoadReport") -> None:
     """Say what the network starts from."""
     made_for, reads = network.clip_shape[1:], (spec.frames, spec.size, spec.size)
-    if made_for != reads:
+    if made_for != reads and clip_of(init) is None:
         made, read = (" x ".join(map(str, shape)) for shape in (made_for, reads))
         name = network.config["model"]
-        common.note(f"{name} was made for clips of {made}, this training reads {read}: --clip.frames, --clip.size")
+        common.note(f"{name} was made for clips of {made}, this training reads {read} (--clip.frames, --clip.size)")
     fresh = (*started.reinitialised, *started.new)
     common.note(
         f"{started.loaded} tensors from {init} ({started.source})"
         + (f", folded {', '.join(started.folded)}" if started.folded else "")
         + (f", new weights for {', '.join(fresh)}" if fresh else "")
+    )
+
+
+def tell_settings(
+    network: "VideoModel",
+    pretrained: bool,
+    spec: ClipSpec,
+    num_videos: int,
+    epochs: int,
+    batch_size: int,
+    optimizer: str,
+    learning_rate: float,
+    tuning: Tuning,
+) -> None:
+    """Say with what is trained, which may be defaults that suit the data."""
+    start = " from ImageNet weights" if pretrained else ""
+    frozen = f", up to {tuning.freeze} frozen" if tuning.freeze else ""
+    common.note(
+        f"training {network.config['model']}{start} on {num_videos} videos: clips of {spec.frames} x {spec.size} x "
+        f"{spec.size}, every {spec.stride} frames; {epochs} epochs in batches of {batch_size}, {optimizer} at "
+        f"{learning_rate:g}{frozen}"
     )
 
 
@@ -257,12 +301,14 @@ def output_folder(out: Path, resume: bool) -> Iterator[None]:
         raise CheckpointError(f"cannot write to --out '{out}': {error.strerror}") from error
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if not any(out.glob("*.ckpt")):  # no whole epoch: nothing to go on from
             for path in set(out.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not existed:
                 out.rmdir()
+        elif isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt("go on with --resume") from error
         raise
 
 

@@ -82,19 +82,28 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]
     """
     from atfr.models import from_pretrained
 
+    model = from_pretrained(Path(folder))
+    task = load_task(folder)
+    check_classes(model, task)
+    return model, task
+
+
+def load_task(folder: str | os.PathLike[str]) -> Task:
+    """Read the task of a checkpoint folder.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
     folder = Path(folder)
-    model = from_pretrained(folder)
     path = folder / TASK
     if not path.is_file():
         raise CheckpointError(
             f"'{folder}' holds a network but no {TASK} (its labels and clips); give a folder that `atfr train` wrote"
         )
     try:
-        task = Task.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Task.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:  # InputError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"'{path}' cannot be read: {error}") from error
-    check_classes(model, task)
-    return model, task
 
 
 def check_classes(model: "VideoModel", task: Task) -> None:
