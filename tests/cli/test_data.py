@@ -49,7 +49,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_check(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "problems.csv"
     command = ["data", "check", "ucf101", str(data), "--min_frames", "8", "--out", str(out)]
-    assert main([*command, "--json"]) == 0
+    assert main([*command, "--json"]) == 2  # one is broken
     report = json.loads(capsys.readouterr().out)
     assert {key: report[key] for key in ("listed", "found", "missing", "broken", "damaged", "short")} == {
         "listed": 6, "found": 5, "missing": 1, "broken": 1, "damaged": 0, "short": 1,
@@ -65,17 +65,50 @@ def test_check(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert [row["label"] for row in found] == ["ApplyEyeMakeup", "YoYo", "ApplyEyeMakeup"]
     assert [Path(row["path"]).is_file() for row in found] == [True, False, True]
     before = out.read_bytes()
-    assert main(command) == 0
-    printed = capsys.readouterr().out
+    assert main(command) == 2
+    printed, err = capsys.readouterr()
     check_width(printed)
+    broken, short = err.splitlines()
+    assert broken.startswith(f"atfr: warning: broken: {found[2]['path']}: ")
+    assert short.startswith(f"atfr: warning: short: {found[0]['path']}: it has 4 frames, fewer than 8")
+    assert broken.count(found[2]["path"]) == 1
     assert ["classes", "3", "of", "101"] in [line.split() for line in printed.splitlines()]
     assert out.read_bytes() == before
 
 
 def test_check_writes_where_one_is(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["data", "check", "kinetics600", str(kinetics(tmp_path / "k600"))]) == 0
-    assert {row["problem"] for row in rows(tmp_path / "kinetics600_problems.csv")} == {"missing", "broken"}
+    assert main(["data", "check", "kinetics600", str(kinetics(tmp_path / "k600"))]) == 2
+    first = rows(tmp_path / "k600_problems.csv")
+    assert {row["problem"] for row in first} == {"missing", "broken"}
+    other = write_folder(tmp_path / "v1.5", classes=2, train=1, test=1)
+    monkeypatch.chdir(other)
+    assert main(["data", "check", "own", "."]) == 0
+    assert {row["problem"] for row in rows(other / "v1.5_problems.csv")} == {"short"}
+    videos = sorted(path.relative_to(other) for path in other.rglob("*.mp4"))
+    lines = [f"{path},{path.parent.name},{path.parts[0]}" for path in videos]
+    (other / "mine.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+    assert main(["data", "check", "own", "mine.csv"]) == 0
+    assert len(rows(other / "mine_problems.csv")) == len(lines)
+
+
+def test_missing_videos_are_no_error(data: Path, tmp_path: Path) -> None:
+    write_level(data / "UCF-101" / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g01_c01.avi", 1, frames=8)
+    out = tmp_path / "problems.csv"
+    assert main(["data", "check", "ucf101", str(data), "--min_frames", "1", "--out", str(out)]) == 0
+    assert [row["problem"] for row in rows(out)] == ["missing"]
+
+
+def test_of_many_problems_five_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folder(tmp_path / "own", classes=2, train=3, test=1)
+    last = sorted((root / "train").rglob("*.mp4"))[-1]
+    last.write_bytes(b"no video")
+    out = tmp_path / "problems.csv"
+    assert main(["data", "check", "own", str(root), "--out", str(out)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"atfr: warning: broken: {last}: ")  # the worst first
+    assert [line.split(": ")[2] for line in lines[1:5]] == ["short"] * 4
+    assert lines[5:] == [f"atfr: warning: 3 more are in {out}"]
 
 
 def test_check_of_a_folder_and_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +198,7 @@ def test_ctrl_c_keeps_what_was_found(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.csv").exists()
     done = len(VideoIndex(data))
     assert 20 <= done < 400
-    assert main(command[len(ATFR) :]) == 0
+    assert main(command[len(ATFR) :]) == 2  # done; one is broken
     assert index.read_text().count('"path"') == 405  # every video that is there once
 
 

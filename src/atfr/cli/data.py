@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_CLIP = ClipSpec()
 LOG_EVERY_S = 30
 SHOWN = 20
+NAMED = 5
 KINDS = ("missing", "broken", "damaged", "short")
 
 
@@ -42,24 +43,26 @@ def check(
     min_frames: int = DEFAULT_CLIP.span,
     num_workers: int | None = None,
     json: bool = False,
-) -> None:
+) -> int:
     """Compare the videos of a data set with its lists, decode each of them once, and write what is wrong to a CSV file.
 
     missing: listed, but not there. broken: nothing decodes. damaged: a part decodes, and is used. short: a clip repeats
     from its start. What is found is kept in .atfr-index.jsonl in the folder (or in ~/.cache/atfr where that cannot be
     written): the next check decodes only what has changed, one that was interrupted goes on, and a training reads from
-    it how long the videos are.
+    it how long the videos are. The exit code is 2 where videos are broken; missing, damaged and short ones are no
+    error.
 
     Args:
         name: The data set; own is a folder of classes or a CSV file of one's own.
         root: Its folder, or the CSV file.
         test_fold: A fold of the CSV file, where it has a column fold; all are checked.
-        out: The CSV file to write; by default NAME_problems.csv here.
+        out: The CSV file to write; by default here, FOLDER_problems.csv.
         min_frames: Videos of fewer frames are short; by default the frames from the first to the last of a clip of
             16 frames with stride 2.
         num_workers: Processes that decode; by default one a CPU core.
         json: Print JSON instead of a table.
     """
+    from atfr.cli.main import FAILED
     from atfr.data.check import check_videos
     from atfr.data.index import index_path
     from atfr.data.sets import DATA_SETS
@@ -71,21 +74,34 @@ def check(
         problems = check_videos(
             paths, folder, min_frames=min_frames, num_workers=num_workers or cpu_cores(), progress=progress
         )
-    out = out or Path(f"{name}_problems.csv")
+    out = out or Path(f"{(folder if root.is_dir() else root.with_suffix('')).resolve().name or name}_problems.csv")
     common.write_whole(out, problems_csv(entries, problems))
     counts = Counter(problem.problem for problem in problems)
     counts["missing"] = len(entries) - len(paths)
     report: dict[str, Any] = {"name": name, "root": str(root), "listed": len(entries), "found": len(paths)}
     report |= {"classes": num_classes, "classes_in_full": DATA_SETS[name].NUM_CLASSES if name in DATA_SETS else None}
     report |= {kind: counts[kind] for kind in KINDS} | {"out": str(out), "index": str(index_path(folder))}
+    code = FAILED if counts["broken"] else 0
     if json:
         common.print_json(report)
-        return
+        return code
     full = f" of {report['classes_in_full']}" if report["classes_in_full"] else ""
     rows: list[list[object]] = [["listed", len(entries)], ["found", len(paths)], ["classes", f"{num_classes}{full}"]]
     rows += [[kind, counts[kind]] for kind in KINDS]
     note = f"short: fewer than {min_frames} frames. Written: {out} (what is wrong), {report['index']} (what is known)."
     common.print_table(f"{name} in {root}", ["", "videos"], rows, note)
+    say_worst(problems, out)
+    return code
+
+
+def say_worst(problems: "list[Problem]", out: Path) -> None:
+    """Name the first few videos with problems, the worst first, each in one line."""
+    worst = sorted(problems, key=lambda problem: KINDS.index(problem.problem))
+    for problem in worst[:NAMED]:
+        reason = problem.reason.removeprefix(f"'{problem.path}': ").replace(f"'{problem.path}'", "it")
+        common.warn(f"{problem.problem}: {problem.path}: {reason}")
+    if len(worst) > NAMED:
+        common.warn(f"{len(worst) - NAMED} more are in {out}")
 
 
 def resize(
