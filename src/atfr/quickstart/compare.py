@@ -38,7 +38,7 @@ TUNE_EPOCHS, TUNE_LEARNING_RATE = 0.6, 2 / 3
 """Of what comes from the base, as shares of the base's."""
 
 TIMED_BATCH = 16
-TIMED_BATCHES = 10
+TIMED_BATCHES = 6
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def quickstart(
     spec = replace(recipe.clip, mean=base.mean, std=base.std)
     epochs = epochs or recipe.epochs(len(splits["train"]))
     tune_epochs = math.ceil(TUNE_EPOCHS * epochs)
-    say(f"training the base network: {epochs} epochs of {len(splits['train'])} videos")
+    origin = "ImageNet" if recipe.pretrained else "random"
+    say(f"training the base, {recipe.model} from {origin} weights: {epochs} epochs of {len(splits['train'])} videos")
     train(base, splits["train"], spec, recipe, out / "base", epochs=epochs, rate=1, seed=seed)
     networks: dict[str, VideoModel] = {}
     results: dict[str, TestResult] = {}
