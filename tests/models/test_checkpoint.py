@@ -130,7 +130,9 @@ def test_saving_over_a_checkpoint_keeps_other_files(folder: Path) -> None:
 def test_the_readme_says_what_it_is(saved: Path) -> None:
     text = (saved / "README.md").read_text()
     assert "# resnet3d_18" in text
-    assert "3 x 32 x 224 x 224" in text
+    assert "designed for clips of 3 x 32 x 224 x 224" in text
+    assert "task.json" in text
+    assert "licen" not in text.lower()  # that of somebody's weights is not known
 
 
 @pytest.fixture

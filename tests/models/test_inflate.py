@@ -296,6 +296,42 @@ def test_exports_with_any_number_of_frames() -> None:
         torch.testing.assert_close(program.module()(clips), network(clips))
 
 
+def test_the_report_is_printed_one_row_a_module() -> None:
+    network = video_network("resnet18", "center")
+    head, *rows = str(network.inflation).splitlines()
+    assert head.split() == ["path", "before", "after", "kernel", "stride"]
+    assert len(rows) == len(network.inflation)
+    for row, entry in zip(rows, network.inflation, strict=True):
+        kernel, stride = str(entry.temporal_kernel), str(entry.temporal_stride)
+        assert row.split() == [entry.path, entry.before, entry.after, kernel, stride]
+    assert repr(network.inflation) == repr(tuple(network.inflation))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])  # the latter's own forward is exchanged
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (torch.zeros(2, 3, 64, 64), r"5-D, N x 3 x T x H x W, .*\[2, 3, 64, 64\]; add the batch axis"),
+        (torch.zeros(1, 4, 3, 32, 32), r"3 channels on axis 1.*movedim\(2, 1\)"),
+        (torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "floating-point frames, got torch.uint8"),
+        (torch.zeros(1, 3, 0, 32, 32), "at least 1 clip of 1 frame"),
+    ],
+)
+def test_what_is_no_clip_is_refused(name: str, clips: Tensor, message: str) -> None:
+    for network in (video_network(name, "average"), copy.deepcopy(video_network(name, "average"))):
+        with pytest.raises(InputError, match=message):
+            network(clips)
+
+
+def test_clips_of_other_channels_and_packed_ones_are_taken() -> None:
+    network = inflate(nn.Sequential(nn.Conv2d(2, 5, 1), nn.ReLU()), {"0": 3})
+    with pytest.raises(InputError, match=r"2 channels on axis 1 \(N x 2 x T"):
+        network(torch.zeros(1, 3, 4, 5, 5))
+    clips = [torch.randn(2, length, 5, 5) for length in (1, 3)]
+    for packed, clip in zip(network(PackedClips.pack(clips)).unpack(), clips, strict=True):
+        torch.testing.assert_close(packed, network(clip[None])[0])
+
+
 class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -375,9 +411,18 @@ def test_a_network_that_flattens_its_maps_is_refused_by_the_trial() -> None:
         inflate(network)
 
 
+def small_vit() -> nn.Module:
+    return vision.VisionTransformer(32, 16, num_layers=1, num_heads=1, hidden_dim=8, mlp_dim=8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            {"temporal_kernel": 3},
+            r"temporal_kernel must be a dict of path: size, such as \{'layer4.1.conv2': 3\}, got 3",
+        ),
+        ({"temporal_stride": 2}, "temporal_stride must be a dict of path: size"),
         ({"temporal_kernel": {"layer1.0.conv": 3}}, r"unknown path 'layer1\.0\.conv' \(did you mean layer1\.0\.conv"),
         ({"temporal_kernel": {"bn1": 3}}, "temporal_kernel: unknown path 'bn1'"),
         ({"temporal_kernel": {"avgpool": 3}}, "temporal_kernel: unknown path 'avgpool'"),
@@ -386,6 +431,12 @@ def test_a_network_that_flattens_its_maps_is_refused_by_the_trial() -> None:
         ({"temporal_stride": {"conv1": 0}}, "temporal_stride must be a whole number .* got 0 for 'conv1'"),
         ({"temporal_stride": {"layer2.0.conv1": 2}}, "ResNet was inflated, and a trial clip did not pass"),
         ({"init": "centre"}, r"unknown init 'centre' \(did you mean center\?\)"),
+        ({"image_model": vision.video.r3d_18()}, r"VideoResNet is a video network already \('stem\.0' .*atfr\.adapt_"),
+        ({"image_model": small_vit()}, r"cannot inflate VisionTransformer: .*\(MultiheadAttention\).* transformers"),
+        (
+            {"image_model": timm.create_model("test_vit")},
+            r"'blocks\.0\.attn' \(\w*Attention\).* network of convolutions",
+        ),
         ({"image_model": [nn.ReLU()]}, "inflate takes an image network, an nn.Module, got list"),
     ],
 )

@@ -32,7 +32,8 @@ _MODEL_CARD = """---
 # {{ model_name }}
 
 A video network of atfr. Load it with `atfr.from_pretrained("this folder")`; it takes clips
-N x C x T x H x W (its own shape: {{ clip_shape }}) and returns logits.
+N x C x T x H x W and returns logits. The network was designed for clips of {{ clip_shape }} (C x T x H x W);
+`task.json`, where it is here, says what clips it was trained on.
 """
 
 
@@ -43,7 +44,6 @@ class VideoModel(
     library_name="atfr",
     pipeline_tag="video-classification",
     paper_url="https://arxiv.org/abs/2011.08652",
-    license="apache-2.0",
 ):
     """A 3D CNN for video classification, made by its name; `create_model` picks the class.
 
@@ -176,28 +176,34 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return f"{kind} {name!r}{hint}, expected one of: {', '.join(names)}"
 
 
-def check_clips(clips: Tensor) -> None:
+def check_clips(clips: Tensor, channels: int = 3, min_side: int = MIN_SIDE) -> None:
     """Refuse what is no batch of clips N C T H W.
 
+    Args:
+        clips: What a network was given.
+        channels: C.
+        min_side: The smallest height and width in pixels.
+
     Raises:
-        InputError: Not 5-D, not 3 channels, no floating-point type, empty, or too small a picture.
+        InputError: Not 5-D, not so many channels, no floating-point type, empty, or too small a picture.
     """
+    form = f"N x {channels} x T x H x W"
     if not isinstance(clips, Tensor):
-        raise InputError(f"clips must be a float tensor N x 3 x T x H x W, got {type(clips).__name__}")
+        raise InputError(f"clips must be a float tensor {form}, got {type(clips).__name__}")
     got = f"got {clips.dtype} of shape {list(clips.shape)}"
     if clips.ndim != 5:
         remedy = "; add the batch axis with clips.unsqueeze(0)" if clips.ndim == 4 else ""
-        raise InputError(f"clips must be 5-D, N x 3 x T x H x W, {got}{remedy}")
-    n, channels, frames, height, width = clips.shape
-    if channels != 3:
-        axis = next((axis for axis in (2, 4) if clips.shape[axis] == 3), None)
+        raise InputError(f"clips must be 5-D, {form}, {got}{remedy}")
+    n, there, frames, height, width = clips.shape
+    if there != channels:
+        axis = next((axis for axis in (2, 4) if clips.shape[axis] == channels), None)
         remedy = f"; bring the channels to axis 1 with clips.movedim({axis}, 1)" if axis else ""
-        raise InputError(f"clips must have 3 channels on axis 1 (N x 3 x T x H x W), {got}{remedy}")
+        raise InputError(f"clips must have {channels} channels on axis 1 ({form}), {got}{remedy}")
     if not clips.is_floating_point():
         raise InputError(f"clips must be normalised floating-point frames, {got}; scale and normalise them first")
-    if n < 1 or frames < 1 or height < MIN_SIDE or width < MIN_SIDE:
+    if n < 1 or frames < 1 or height < min_side or width < min_side:
         raise InputError(
-            f"clips must hold at least 1 clip of 1 frame of {MIN_SIDE} x {MIN_SIDE} pixels (N x 3 x T x H x W), {got}"
+            f"clips must hold at least 1 clip of 1 frame of {min_side} x {min_side} pixels ({form}), {got}"
         )
 
 

@@ -17,6 +17,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from atfr.errors import InputError
+from atfr.models.base import check_clips
+from atfr.ragged import PackedClips
 
 POINTWISE = """add add_ sub sub_ mul mul_ div div_ neg relu relu_ relu6 leaky_relu elu selu celu gelu silu mish softplus
     sigmoid sigmoid_ tanh tanh_ hardtanh hardswish hardsigmoid clamp clamp_ square sqrt exp abs dropout contiguous
@@ -57,6 +59,16 @@ class ClipForward:
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(MethodType(self.function, self.module))
+
+
+def check_input(channels: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Refuse what is no batch of clips, before an inflated network's forward; packed clips are clips.
+
+    Raises:
+        InputError: As `check_clips`, but of any size.
+    """
+    if args and not isinstance(args[0], PackedClips):
+        check_clips(args[0], channels, min_side=1)
 
 
 @functools.cache

@@ -17,8 +17,8 @@ of a clip; there the clip is padded in time by repeating its first and last map.
 """
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -30,7 +30,8 @@ from atfr.depthwise import Conv3d
 from atfr.errors import InputError
 from atfr.meta import on_meta
 from atfr.models.base import unknown_name
-from atfr.models.forwards import ClipForward, forward_for_clips
+from atfr.models.forwards import ClipForward, check_input, forward_for_clips
+from atfr.models.inflation import InflatedModule, Inflation
 from atfr.ragged import PackedClips
 
 Init = Literal["center", "average"]
@@ -52,25 +53,6 @@ POOLS = {
 }
 TRIAL_SIDES = (224, 64, 32, 28, 299)  # pixels; the first that the image network takes
 TRIAL_FRAMES = 16
-
-
-@dataclass(frozen=True)
-class InflatedModule:
-    """One module that `inflate` exchanged.
-
-    Attributes:
-        path: its path in the network, the same as in the image network.
-        before: its class in the image network.
-        after: its class now; the same where only its forward is another.
-        temporal_kernel: maps that it looks at; 1 where it looks at each map alone, or at all of a clip.
-        temporal_stride: every how many maps it gives one.
-    """
-
-    path: str
-    before: str
-    after: str
-    temporal_kernel: int = 1
-    temporal_stride: int = 1
 
 
 class ClipConv3d(Conv3d):
@@ -166,8 +148,8 @@ def inflate(
             the shortcut beside a convolution needs the same.
 
     Returns:
-        A new module for clips N x C x T x H x W; its attribute ``inflation`` is a tuple of `InflatedModule`, one for
-        each module that was exchanged.
+        A new module for clips N x C x T x H x W, which refuses other input with an InputError; its attribute
+        ``inflation`` is a tuple of `InflatedModule`, one for each module that was exchanged, and prints as a table.
 
     Raises:
         InputError: a module or operation that cannot be inflated (the message names its path and class), or a path
@@ -185,9 +167,11 @@ def inflate(
         raise InputError(f"inflate takes an image network, an nn.Module, got {type(image_model).__name__}")
     if init not in get_args(Init):
         raise InputError(f"unknown {unknown_name('init', str(init), get_args(Init))}")
+    check_kind(image_model)
     twin = on_meta(image_model)
     changes = {path: change for path, module in twin.named_modules() if (change := change_of(module, path))}
-    kernels, strides = dict(temporal_kernel or {}), dict(temporal_stride or {})
+    kernels = {} if temporal_kernel is None else temporal_kernel
+    strides = {} if temporal_stride is None else temporal_stride
     check_sizes("temporal_kernel", kernels, [path for path, module in twin.named_modules() if has_kernel(module)])
     check_sizes("temporal_stride", strides, [path for path, module in twin.named_modules() if has_stride(module)])
     network, inflation = copy.deepcopy(image_model), []
@@ -197,8 +181,9 @@ def inflate(
         new = change(old, kernel, stride, init)
         network = new if old is network else exchanged(network, old, new)
         inflation.append(InflatedModule(path, before, type(new).__name__, kernel, stride))
-    try_clip(twin, network, type(image_model).__name__)
-    network.inflation = tuple(reversed(inflation))  # type: ignore[assignment]
+    if channels := try_clip(twin, network, type(image_model).__name__):
+        network.register_forward_pre_hook(functools.partial(check_input, channels))
+    network.inflation = Inflation(reversed(inflation))  # type: ignore[assignment]
     return network
 
 
@@ -209,6 +194,23 @@ def inflate_weight(weight: Float[Tensor, "O I H W"], kernel: int, init: Init = "
     inflated = weight.new_zeros(*weight.shape[:2], kernel, *weight.shape[2:])
     inflated[:, :, kernel // 2] = weight
     return inflated
+
+
+def check_kind(network: nn.Module) -> None:
+    """Refuse networks that are known by their modules to be none for inflation, before any operation is named.
+
+    Raises:
+        InputError: a video network, or a transformer.
+    """
+    name = type(network).__name__
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv3d):
+            raise InputError(f"{name} is a video network already ({path!r} is a Conv3d); atfr.adapt_ takes it as it is")
+        if isinstance(module, nn.MultiheadAttention) or hasattr(module, "qkv"):
+            raise InputError(
+                f"cannot inflate {name}: {path!r} ({type(module).__name__}) is attention, and transformers cannot be "
+                "inflated; take an image network of convolutions, such as torchvision's resnet50"
+            )
 
 
 Change = Callable[[nn.Module, int, int, Init], nn.Module]
@@ -281,6 +283,8 @@ def has_stride(module: nn.Module) -> bool:
 
 def check_sizes(argument: str, sizes: Mapping[str, int], paths: list[str]) -> None:
     """Refuse paths where there is nothing to inflate, and sizes out of range."""
+    if not isinstance(sizes, Mapping):
+        raise InputError(f"{argument} must be a dict of path: size, such as {{{paths[-1]!r}: 3}}, got {sizes!r}")
     odd = argument == "temporal_kernel"
     for path, size in sizes.items():
         if path not in paths:
@@ -362,8 +366,11 @@ def exchanged(network: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     return network
 
 
-def try_clip(image_model: nn.Module, network: nn.Module, name: str) -> None:
+def try_clip(image_model: nn.Module, network: nn.Module, name: str) -> int | None:
     """Run both networks without numbers: for each logit of an image there must be one of a clip.
+
+    Returns:
+        The channels of the clip, where they are known: those of the first convolution, and a trial image passed.
 
     Raises:
         InputError: the clip does not pass, or gives something else. Nothing is said where no trial image passes.
@@ -388,4 +395,5 @@ def try_clip(image_model: nn.Module, network: nn.Module, name: str) -> None:
             raise InputError(
                 f"{name} gives {tuple(expected.shape)} for 2 images, and inflated {tuple(got.shape)} for 2 clips"
             )
-        return
+        return first.in_channels if first else None
+    return None
