@@ -88,6 +88,10 @@ def test_every_model_is_made_by_its_name(name: str) -> None:
         ({"name": "x3d_s", "dropout": "0.5"}, r"dropout must be a probability in \[0, 1\), got '0\.5'"),
         ({"name": "x3d_s", "drop_out": 0.5}, r"argument 'drop_out' \(did you mean dropout\?\)"),
         ({"name": "x3d_s", "temporal_strides": (1, 1, 1, 1)}, r"'temporal_strides', .* num_classes, dropout for x3d_s"),
+        (
+            {"name": "x3d_s", "pretrained": True},
+            "only i3d_efficientnet_lite0 comes .* x3d_s does not.*load_weights.*--init",
+        ),
         ({"name": "r2plus1d_50", "temporal_stride": 2}, r"'temporal_stride' \(did you mean temporal_strides\?\)"),
         (
             {"name": "r2plus1d_50", "self": 2},

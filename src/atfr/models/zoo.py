@@ -51,6 +51,12 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
     if name not in MODELS:
         raise InputError(f"unknown {unknown_name('model', name, MODELS)}")
     known = list(inspect.signature(MODELS[name].__init__).parameters)[2:]  # after self and name
+    if "pretrained" in arguments and "pretrained" not in known:
+        having = [other for other in MODELS if "pretrained" in inspect.signature(MODELS[other].__init__).parameters]
+        raise InputError(
+            f"pretrained: only {', '.join(having)} comes with weights, {name} does not; leave it out, and load a file "
+            "of weights by atfr.load_weights(model, FILE), or atfr train --init FILE"
+        )
     if unknown := [argument for argument in arguments if argument not in known]:
         raise InputError(f"{unknown_name('argument', unknown[0], known)} for {name}")
     return MODELS[name](name, num_classes=num_classes, **arguments)
