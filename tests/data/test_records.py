@@ -155,7 +155,7 @@ def test_csv_folds_root_and_hold_out(tmp_path: Path) -> None:
     splits = read_csv(path, root=videos, test_fold=1)
     assert names(splits["test"]) == ["a/2.mp4", "b/3.mp4"]
     assert names(splits["train"]) == ["a/0.mp4", "b/1.mp4", "a/4.mp4", "b/5.mp4"]
-    with pytest.raises(DataError, match=r"\[0, 1, 2\].*test_fold"):
+    with pytest.raises(DataError, match=r"\[0, 1, 2\].*test_fold=0 for one \(--test_fold 0 on"):
         read_csv(path, root=videos)
     with pytest.raises(DataError, match=r"no fold 3, only \[0, 1, 2\]"):
         read_csv(path, root=videos, test_fold=3)

@@ -253,7 +253,10 @@ def _split_by_fold(
             raise DataError(f"'{path}' line {line}: fold must be a whole number, got {values['fold']!r}") from None
     known = sorted(set(folds))
     if test_fold is None:
-        raise DataError(f"'{path}' has a column 'fold' ({known}): say which one to test on with test_fold")
+        raise DataError(
+            f"'{path}' has a column 'fold' ({known}): say which one to test on, test_fold={known[0]} for one "
+            f"(--test_fold {known[0]} on the command line)"
+        )
     if test_fold not in known:
         raise DataError(f"'{path}' has no fold {test_fold}, only {known}")
     return [
