@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -143,6 +144,20 @@ def test_a_run_is_missing(runs: Path, data: Path, tmp_path: Path, capsys: pytest
     assert "--split all is for a --dataset" in error_of(capsys)
     assert main(["test", "--checkpoint", str(runs / "split1"), "--data", str(data), "--split", "1"]) == 2
     assert "--split is for a --dataset" in error_of(capsys)
+
+
+def test_runs_that_differ_are_not_averaged(
+    runs: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in (1, 2):
+        (tmp_path / f"split{split}").symlink_to(runs / f"split{split}")
+    clip = replace(SPEC, stride=1)
+    save_checkpoint(network(classes=3, adapted=False), Task(CLASSES, clip), tmp_path / "split3")
+    assert main(command(tmp_path, data, "--split", "all")) == 2
+    err = error_of(capsys)
+    assert "sgs.after is 'res2' in split1 and None in split3" in err
+    assert "clip.stride is 2 in split1 and 1 in split3; train them with the same arguments" in err
+    assert "split2" not in err
 
 
 def test_missing_videos_are_counted_and_the_rest_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

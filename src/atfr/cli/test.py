@@ -49,13 +49,13 @@ def test(
         test_fold: The fold of the CSV file to test on.
         dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
         split: The split of UCF101 or HMDB51; all tests the runs split1, split2 and split3 in the folder `checkpoint`,
-            each on its own, and gives the mean.
+            each on its own, and gives the mean; they must be of the same network and clip.
         num_bins: Fewer similarity bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in the main one.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         max_skipped: The share of the videos that may fail to decode.
-        out: A folder for result.json, videos.csv (one row a video), classes.csv and skipped.csv.
+        out: A folder for result.json, videos.csv (one row a video), classes.csv, and skipped.csv where some are.
         json: Print JSON instead of a table.
     """
     num_clips, num_crops = common.parse_views(views)
@@ -90,6 +90,7 @@ def test(
             report(result, out, json)
         return
     folders = splits.runs(checkpoint, dataset)
+    splits.check_same(folders)
     with common.process_group() as first:
         results = {number: run(folder, number) for number, folder in folders.items()}
     if first:
