@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -218,8 +218,11 @@ def write_whole(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def write_skipped(out: Path, skipped: Iterable[tuple[object, str]]) -> None:
-    """Write skipped.csv: the videos that do not decode, each with the reason."""
+def write_skipped(out: Path, skipped: Sequence[tuple[object, str]]) -> None:
+    """Write skipped.csv, the videos that do not decode, each with the reason; where all do, there is no such file."""
+    if not skipped:
+        (out / "skipped.csv").unlink(missing_ok=True)
+        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason"])
