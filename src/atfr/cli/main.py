@@ -5,9 +5,13 @@ Everything heavy is imported late: `atfr --help` answers without torch.
 
 import difflib
 import importlib
+import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from atfr import __version__
@@ -39,23 +43,44 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    """Run the command line and return its exit code: 0, 2 after an error, 130 after Ctrl-C or SIGTERM."""
     args = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     try:
-        code = run(args)
+        with heard():
+            code = run(args)
         sys.stdout.flush()
     except (AtfrError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output has gone: `atfr ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         return fail(str(error))
-    except KeyboardInterrupt:
-        print("atfr: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"atfr: interrupted{f'; {stop}' if stop.args else ''}", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Print what the library logs, each on one line, and take SIGTERM (`timeout`, a scheduler) for Ctrl-C."""
+    logger, handler = logging.getLogger("atfr"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("atfr: %(message)s"))
+    level, before = logger.level, signal.getsignal(signal.SIGTERM)
+    ours = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        if ours:
+            signal.signal(signal.SIGTERM, before)
 
 
 def run(args: list[str]) -> int:

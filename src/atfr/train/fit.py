@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from atfr.train.module import ClassificationModule, Optimizer, clips_in_a_step
 from atfr.train.recipe import AS_IT_STANDS, Tuning
 from atfr.train.tuning import frozen
 
+log = logging.getLogger(__name__)
 BEST, WATCHED = "best", "val/loss"
 
 
@@ -102,7 +104,7 @@ def fit(
         trainer_options: any option of `lightning.Trainer`; they take precedence, callbacks are added.
 
     Raises:
-        InputError: an argument is out of range, or a data set is of the wrong kind.
+        InputError: an argument is out of range, a data set is of the wrong kind, or more epochs are done than asked.
         CheckpointError: `out` cannot be written, or `resume` is damaged, unsafe to load, or of another network or
             other arguments.
         KeyboardInterrupt: the training was interrupted; `last.ckpt` holds the epochs before.
@@ -147,7 +149,7 @@ def fit(
         interrupt = _Interrupt()
         trainer.callbacks.append(interrupt)  # type: ignore[attr-defined]
         module.arguments = _arguments(module, train, clips_in_a_step(trainer, batch_size))
-        state_path = None if resume is None else _resume(Path(resume), module, train)
+        state_path = None if resume is None else _resume(Path(resume), module, train, trainer)
         try:
             with _interruptible(interrupt), frozen(model, tuning):
                 trainer.fit(module, datamodule=loaders, ckpt_path=state_path, weights_only=True)
@@ -196,11 +198,23 @@ def _arguments(module: ClassificationModule, train: ClipDataset, clips_in_a_step
     }
 
 
-def _resume(path: Path, module: ClassificationModule, train: ClipDataset) -> Path:
+def _resume(path: Path, module: ClassificationModule, train: ClipDataset, trainer: pl.Trainer) -> Path:
     """Return the checkpoint to go on from, after a look whether it is whole, safe to load and of this training."""
     path, state = read_state(path)
     check_state(path, state, module.state_dict(), module.arguments)
-    train.set_epoch(int(state["epoch"]) + 1)
+    done, epochs = int(state["epoch"]) + 1, trainer.max_epochs
+    if epochs in (None, -1):
+        told = f"going on after {done} epochs"
+    elif done > epochs:
+        raise InputError(
+            f"the training in '{path.parent}' has {done} epochs behind it, and epochs={epochs} (--epochs {epochs}) is "
+            f"fewer; ask for more than {done} to go on"
+        )
+    else:
+        told = f"going on after {done} of {epochs} epochs" if done < epochs else f"all {epochs} epochs are done already"
+    if trainer.is_global_zero:
+        log.info(told)
+    train.set_epoch(done)
     return path
 
 
@@ -256,11 +270,18 @@ class _Interrupt(pl.Callback):
     """Notices Ctrl-C at the next batch where it came in a finaliser, in which Python loses an exception."""
 
     pressed = False
+    signals: Sequence[signal.Signals] = ()
 
-    def press(self, *_: Any) -> None:
+    def press(self, number: int, _: Any) -> None:
         """Interrupt at once (a signal handler)."""
-        self.pressed = True
-        raise KeyboardInterrupt
+        again, self.pressed = self.pressed, True
+        if not (again and number == signal.SIGTERM):  # `timeout` sends it twice: let the first one's end be
+            raise KeyboardInterrupt
+
+    def on_train_start(self, *_: Any) -> None:
+        """Take SIGTERM back from Lightning, which has the handler call the other processes and so may hang."""
+        if signal.SIGTERM in self.signals:
+            signal.signal(signal.SIGTERM, self.press)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Interrupt where that was lost."""
@@ -270,20 +291,29 @@ class _Interrupt(pl.Callback):
 
 @contextmanager
 def _interruptible(interrupt: _Interrupt) -> Iterator[None]:
-    """Let Ctrl-C through as what it is: Lightning makes it an exit with 1, and stays deaf to further ones."""
-    before = signal.getsignal(signal.SIGINT)
-    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, interrupt.press)
+    """Let Ctrl-C through as what it is: Lightning makes it an exit with 1, and stays deaf to further ones.
+
+    So too SIGTERM, where the caller has it raise KeyboardInterrupt. It often comes to the workers as well: their death
+    is then no error of its own.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is threading.main_thread():
+        interrupt.signals = [number for number, now in before.items() if now is signal.default_int_handler]
+    for number in interrupt.signals:
+        signal.signal(number, interrupt.press)
     try:
         yield
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
+    except BaseException as stop:
+        if "killed by signal: Terminated" in str(stop):
+            time.sleep(1)  # ours may be on its way
+        if interrupt.pressed or (isinstance(stop, SystemExit) and isinstance(stop.__context__, KeyboardInterrupt)):
             raise KeyboardInterrupt from stop
         raise
     finally:
-        if ours or (signal.getsignal(signal.SIGINT) is signal.SIG_IGN and before is not signal.SIG_IGN):
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            silenced = signal.getsignal(number) is signal.SIG_IGN and handler is not signal.SIG_IGN
+            if number in interrupt.signals or silenced:
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,0 +1,84 @@
+"""A training that is stopped, by a signal or because it is done, says in one line what to do, and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from atfr.cli.main import main
+from tests.cli.test_commands import QUICK
+from tests.cli.test_main import ATFR
+from tests.evaluate.build import write_folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data"), classes=2, train=4, test=1)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("first", ["all at once", "workers first"])
+def test_sigterm_ends_a_training_as_ctrl_c_does(data: Path, tmp_path: Path, first: str) -> None:
+    """`timeout` and schedulers send it to all processes, in any order."""
+    out = tmp_path / "out"
+    command = [*ATFR, "train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", "5000", "--num_workers", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)
+    with process:
+        try:
+            start_s = time.monotonic()
+            while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < start_s + 180:
+                time.sleep(0.1)
+            if first == "workers first":
+                if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
+                    pytest.skip("which processes are workers is read in /proc")
+                for child in children(process.pid):
+                    os.kill(child, signal.SIGTERM)
+                time.sleep(0.2)
+            os.killpg(process.pid, signal.SIGTERM)
+            printed, err = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode, printed) == (130, ""), err
+    *notes, last = err.splitlines()
+    assert last == "atfr: interrupted; go on with --resume"
+    assert all(line.startswith("atfr: training ") for line in notes), err
+    assert {path.name for path in out.iterdir()} <= {"last.ckpt", "previous.ckpt", "logs"}
+
+
+def test_sigterm_before_the_first_epoch_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*ATFR, "train", "--data", str(data), "--out", str(out), *QUICK]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        start_s = time.monotonic()
+        while not out.exists() and process.poll() is None and time.monotonic() < start_s + 180:
+            time.sleep(0.01)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "atfr: interrupted")
+    assert not out.exists()
+
+
+def test_the_number_of_epochs_may_grow_but_not_shrink(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    train = ["train", "--data", str(data), "--out", str(tmp_path), *QUICK, "--json", "--resume", "--epochs"]
+    assert main([*train, "2"]) == 0
+    capsys.readouterr()
+    assert main([*train, "1"]) == 2
+    assert "has 2 epochs behind it, and epochs=1 (--epochs 1) is fewer" in capsys.readouterr().err.splitlines()[-1]
+    for epochs, told in (("2", "all 2 epochs are done already"), ("3", "going on after 2 of 3 epochs")):
+        assert main([*train, epochs]) == 0
+        printed, err = capsys.readouterr()
+        assert err.splitlines()[-1] == f"atfr: {told}"
+        assert [row["epoch"] for row in json.loads(printed)["history"]] == list(range(int(epochs)))
+    assert signal.getsignal(signal.SIGTERM) is before
