@@ -152,10 +152,11 @@ def train(
             common.note(f"there is nothing to resume in '{out}': the training begins")
         if started is not None and is_first_process():
             tell_start(network, spec, init, started)
-        if not json and is_first_process():
-            tell_settings(
-                network, pretrained, spec, len(train_videos), epochs, batch_size, optimizer, learning_rate, tuning
-            )
+        settings = settings_of(
+            network, pretrained, spec, len(train_videos), epochs, batch_size, optimizer, learning_rate, tuning
+        )
+        if not json:
+            trainer = with_note(trainer or {}, settings)
         with common.one_line_warnings():
             result = fit(
                 network,
@@ -257,7 +258,20 @@ def tell_start(network: "VideoModel", spec: ClipSpec, init: Path | None, started
     )
 
 
-def tell_settings(
+def with_note(trainer: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return the Trainer's options, with a note when the training really begins: errors before it stay one line."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    def begin(*_: Any) -> None:
+        if is_first_process():
+            common.note(text)
+
+    own = trainer.get("callbacks") or []
+    given = own if isinstance(own, list) else [own]
+    return {**trainer, "callbacks": [*given, LambdaCallback(on_train_start=begin)]}
+
+
+def settings_of(
     network: "VideoModel",
     pretrained: bool,
     spec: ClipSpec,
@@ -267,11 +281,11 @@ def tell_settings(
     optimizer: str,
     learning_rate: float,
     tuning: Tuning,
-) -> None:
-    """Say with what is trained, which may be defaults that suit the data."""
+) -> str:
+    """Return with what is trained, which may be defaults that suit the data."""
     start = " from ImageNet weights" if pretrained else ""
     frozen = f", up to {tuning.freeze} frozen" if tuning.freeze else ""
-    common.note(
+    return (
         f"training {network.config['model']}{start} on {num_videos} videos: clips of {spec.frames} x {spec.size} x "
         f"{spec.size}, every {spec.stride} frames; {epochs} epochs in batches of {batch_size}, {optimizer} at "
         f"{learning_rate:g}{frozen}"
