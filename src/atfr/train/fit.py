@@ -304,7 +304,7 @@ def _interruptible(interrupt: _Interrupt) -> Iterator[None]:
     try:
         yield
     except BaseException as stop:
-        if "killed by signal: Terminated" in str(stop):
+        if any(sign in str(stop) for sign in ("killed by signal: Terminated", "process that decodes videos died")):
             time.sleep(1)  # ours may be on its way
         if interrupt.pressed or (isinstance(stop, SystemExit) and isinstance(stop.__context__, KeyboardInterrupt)):
             raise KeyboardInterrupt from stop
