@@ -304,7 +304,10 @@ def _interruptible(interrupt: _Interrupt) -> Iterator[None]:
     try:
         yield
     except BaseException as stop:
-        if any(sign in str(stop) for sign in ("killed by signal: Terminated", "process that decodes videos died")):
+        died = any(sign in str(stop) for sign in ("killed by signal: Terminated", "process that decodes videos died"))
+        if interrupt.signals and (died or interrupt.pressed):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error there for every worker that dies
+        if died and not interrupt.pressed:
             time.sleep(1)  # ours may be on its way
         if interrupt.pressed or (isinstance(stop, SystemExit) and isinstance(stop.__context__, KeyboardInterrupt)):
             raise KeyboardInterrupt from stop
