@@ -87,31 +87,22 @@ def check_same(runs: Mapping[int, Path]) -> None:
         CheckpointError: a run is damaged or differs from the first one; it names in what.
     """
     from atfr.evaluate.task import load_task
-    from atfr.models.checkpoint import locate, read_config
+    from atfr.models.checkpoint import differences, locate, read_config
 
     (first, expected), *others = [
-        (split, _flat({**read_config(locate(folder)[0]), "clip": load_task(folder).spec.to_dict()}))
+        (split, {**read_config(locate(folder)[0]), "clip": load_task(folder).spec.to_dict()})
         for split, folder in runs.items()
     ]
     for split, found in others:
         differing = [
-            f"{name} is {expected.get(name)!r} in split{first} and {found.get(name)!r} in split{split}"
-            for name in dict.fromkeys([*expected, *found])
-            if expected.get(name) != found.get(name)
+            f"{name} is {one!r} in split{first} and {other!r} in split{split}"
+            for name, one, other in differences(expected, found)
         ]
         if differing:
             raise CheckpointError(
                 f"--split all averages runs of one training, and these differ: {'; '.join(differing)}; train them with "
                 "the same arguments, or test each with its own --split"
             )
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what one level of nesting holds by names as "clip.frames"."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def summary(results: Mapping[int, "TestResult"]) -> dict[str, Any]:

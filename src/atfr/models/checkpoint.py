@@ -162,6 +162,25 @@ def staged(folder: Path) -> Iterator[Path]:
         raise
 
 
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return what differs between two sets of nested settings: the name, as "clip.frames", and both values.
+
+    Example:
+        >>> differences({"model": "x3d_s", "clip": {"frames": 13}}, {"model": "x3d_s", "clip": {"frames": 16}})
+        [('clip.frames', 13, 16)]
+    """
+    one, other = _flat(first), _flat(second)
+    names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+    return [(name, one.get(name), other.get(name)) for name in names]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
 def first_line(error: Exception) -> str:
     """An error's message, or its first line, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-COLOURS = {"static": "#6b7280", "adaptive": "#0072b2"}  # told apart by the colour-blind, and in print
+from atfr.viz.figures import COLOURS
 
 
 def draw(comparison: Mapping[str, Any], path: Path) -> None:

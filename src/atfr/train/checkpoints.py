@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from atfr.errors import CheckpointError
+from atfr.models.checkpoint import differences
 
 RESUME, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 ARGUMENTS = "atfr_arguments"
@@ -111,22 +112,10 @@ def check_state(path: Path, state: State, weights: Mapping[str, Tensor], argumen
                 f"'{path}' is of another network: {name} is {found or 'missing'} there and {wanted or 'missing'} in "
                 "this one; resume with the arguments of the training that wrote it"
             )
-    before, now = _flat(state.get(ARGUMENTS, arguments)), _flat(arguments)
-    differing = [
-        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in dict.fromkeys([*now, *before])
-        if before.get(name) != now.get(name)
-    ]
+    changes = differences(arguments, state.get(ARGUMENTS, arguments))
+    differing = [f"{name} was {before!r} and is {now!r}" for name, now, before in changes]
     if differing:
         raise CheckpointError(
             f"'{path}' is of a training with other arguments: {'; '.join(differing)}; resume with those that it began "
             "with, or train anew in another folder"
         )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by names as "clip.frames"."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
