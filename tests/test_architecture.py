@@ -13,6 +13,8 @@ SOURCE = Path(atfr.__file__).parent
 # Each room may import the rooms before it.
 ROOMS = [
     "errors",
+    "files",
+    "bench",
     "depthwise",
     "ragged",
     "sgs",
