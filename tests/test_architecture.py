@@ -28,6 +28,7 @@ ROOMS = [
     "video",
     "data",
     "evaluate",
+    "runtime",
     "viz",
     "train",
     "quickstart",

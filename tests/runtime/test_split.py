@@ -1,0 +1,78 @@
+"""A network in two halves does what it does in one piece."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atfr
+from atfr.errors import UnsupportedNetworkError
+from atfr.runtime.split import split
+from tests.test_families import FAMILIES, FRAMES, SIDE, adapted, clips
+
+SHAPE = (3, FRAMES, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_halves_do_what_the_network_does(family: str) -> None:
+    model = adapted(family, "res2")
+    parts = split(model, SHAPE)
+    with torch.no_grad(), atfr.record(model) as trace:
+        whole = model(clips())
+    assert len(set(trace.kept_maps)) > 1
+    assert list(parts.samplers) == list(trace.sites)
+    with torch.no_grad():
+        halves = torch.cat([parts(clip[None]) for clip in clips()])
+    torch.testing.assert_close(halves, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"sampler": "average", "active_bins": 5.4}, {"temporal_block": 4}])
+def test_whatever_stands_at_the_site(options: dict) -> None:
+    model = atfr.create_model("resnet3d_18", num_classes=3).double().train()
+    atfr.adapt_(model, "res3", **options)
+    parts = split(model, SHAPE)
+    assert model.training
+    with torch.no_grad():
+        torch.testing.assert_close(parts(clips()[1:2]), model.eval()(clips()[1:2]), rtol=1e-9, atol=1e-12)
+
+
+def test_any_number_of_clips_and_of_maps() -> None:
+    model = adapted("x3d_xs", "res2")
+    parts = split(model, SHAPE)
+    with torch.no_grad():
+        (maps,) = parts.before(clips())
+        for kept in range(1, FRAMES + 1):
+            together = parts.after(maps[:, :, :kept])
+            alone = torch.cat([parts.after(clip[None, :, :kept]) for clip in maps])
+            torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+        atfr.restore_(model)
+        torch.testing.assert_close(parts.after(maps), model(clips()), rtol=1e-9, atol=1e-12)
+
+
+def test_it_shares_the_parameters() -> None:
+    model = adapted("resnet3d_18", "res2")
+    parts = split(model, SHAPE)
+    before, after = (dict(half.named_parameters()) for half in (parts.before, parts.after))
+    assert not before.keys() & after.keys()
+    assert {id(parameter) for parameter in (before | after).values()} <= set(map(id, model.parameters()))
+
+
+class Around(nn.Module):
+    """Adds what SGS has not seen to what comes behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.late = nn.Conv3d(3, 4, 1), nn.Conv3d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.late(self.stem(x)).mean((2, 3, 4)) + x.mean((1, 2, 3, 4))[:, None]
+
+
+def test_what_cannot_be_split_is_refused() -> None:
+    with pytest.raises(UnsupportedNetworkError, match="no SGS to be split at"):
+        split(atfr.create_model("resnet3d_18", num_classes=3))
+    with pytest.raises(UnsupportedNetworkError, match="'res4' stands behind another"):
+        split(adapted("resnet3d_18", ["res2", "res4"]), SHAPE)
+    around = Around()
+    atfr.adapt_(around, "stem")
+    with pytest.raises(UnsupportedNetworkError, match="a way around SGS at stem"):
+        split(around, (3, 4, 8, 8))
