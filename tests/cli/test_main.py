@@ -3,8 +3,11 @@
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 
+import av
 import pytest
+import torch
 
 import atfr
 from atfr.cli import main as module
@@ -53,9 +56,35 @@ def test_trainer_options_have_a_help_of_their_own(capsys: pytest.CaptureFixture[
     assert "--trainer.gradient_clip_val" in out
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_tells_what_atfr_stands_on_without_importing_it() -> None:
+    code = """import sys
+from atfr.cli.main import main
+assert main(["--version"]) == 0
+assert not {"torch", "torchvision", "lightning", "openvino", "onnxruntime", "numpy"} & set(sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert [*found] == ["atfr", "python", "torch", "torchvision", "lightning", "av", "openvino", "onnxruntime"]
+    assert found["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert found["atfr"] == atfr.__version__
+    libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))
+    assert found["av"].startswith(f"{av.__version__} (FFmpeg {av.ffmpeg_version_info}: libavcodec {libavcodec}, ")
+
+
+def test_version_where_something_is_missing_or_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name in ("openvino", "onnxruntime"):
+            raise PackageNotFoundError(name)
+        return {"onnxruntime-gpu": "1.2.3"}.get(name, "9")
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setitem(sys.modules, "av", None)
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"atfr {atfr.__version__}\n"
+    found = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (found["openvino"], found["onnxruntime"]) == ("not installed", "1.2.3")
+    assert found["av"].startswith("9 (does not load: ")
 
 
 @pytest.mark.parametrize(

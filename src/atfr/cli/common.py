@@ -4,18 +4,28 @@ import csv
 import inspect
 import io
 import json
+import math
 import os
 import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +38,9 @@ if TYPE_CHECKING:
     from atfr.models import VideoModel
 
 WIDTH = 80
+SPEED_OVER_S = 600
+"""The rate is that of the last ten minutes: a single long video may take one."""
+_RESULTS: ContextVar[TextIO | None] = ContextVar("where results go", default=None)
 DataSetName = Literal["kinetics400", "kinetics600", "mini_kinetics200", "ssv2", "ucf101", "hmdb51"]
 
 
@@ -116,8 +129,28 @@ def parse_views(views: str) -> tuple[int, int]:
 
 
 def print_json(values: Any) -> None:
-    """Print values as JSON on stdout."""
-    print(json.dumps(values, indent=2))
+    """Print values as JSON on stdout; numbers that are not finite, which JSON does not know, are null."""
+    print(json.dumps(_finite(values), indent=2, allow_nan=False), file=_RESULTS.get() or sys.stdout)
+
+
+def _finite(values: Any) -> Any:
+    """Put None for every number that is not finite."""
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    """Keep stdout for `print_json` alone: whatever a library or a callback prints goes to stderr."""
+    token = _RESULTS.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _RESULTS.reset(token)
 
 
 def print_table(
@@ -168,29 +201,49 @@ def one_line_warnings() -> Iterator[None]:
 @contextmanager
 def busy(what: str) -> Iterator[None]:
     """Show on a terminal that something goes on whose length is not known."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(Text(what)):
+    with _shown(SpinnerColumn(), _What(), TimeElapsedColumn()) as shown:
+        shown.add_task(what, total=None)
         yield
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal; what comes is to be called with (done, total)."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar with rate and time left on a terminal; what comes is to be called with (done, total)."""
+    with _shown(_What(), BarColumn(), MofNCompleteColumn(), _Rate(), _TimeLeft()) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def _shown(*columns: ProgressColumn) -> Progress:
+    """What goes on, on stderr, and only where somebody sees it: `FORCE_COLOR` makes no terminal of a pipe."""
+    seen = sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+    return Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not seen, speed_estimate_period=SPEED_OVER_S
+    )
+
+
+class _What(ProgressColumn):
+    """What is done; any text as it stands."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text(task.description)
 
 
 class _Rate(ProgressColumn):
-    """How many get done a second."""
+    """How many get done a second, or how long each takes."""
 
     def render(self, task: RichTask) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+        if not task.speed:
+            return Text("")
+        return Text(f"{task.speed:.1f}/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s each")
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left, as soon as it can be told."""
+
+    def render(self, task: RichTask) -> Text:
+        known = task.speed and not task.finished
+        return Text.assemble(super().render(task), " left") if known else Text("")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """`atfr doctor`: what works on this machine, found out by using it."""
 
-import importlib.metadata
 import os
 import platform
 import tempfile
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from atfr.cli import common
+from atfr.cli.version import versions
 from atfr.video.decode import decode
 
 if TYPE_CHECKING:
@@ -74,12 +74,15 @@ def doctor(*, json: bool = False) -> int:
     """
     from atfr.cli.main import FAILED
 
-    with common.busy("trying"):
-        findings = [try_out(*trial) for trial in trials()]
+    findings, waiting = [], list(trials())
+    with common.progress("trying", len(waiting)) as progress:
+        for trial in waiting:
+            findings.append(try_out(*trial))
+            progress(len(findings), len(waiting))
     if json:
-        common.print_json({"versions": versions(), "findings": [asdict(finding) for finding in findings]})
+        common.print_json({"versions": machine(), "findings": [asdict(finding) for finding in findings]})
     else:
-        common.print_table("Versions", ["", ""], list(versions().items()), left=(0, 1))
+        common.print_table("Versions", ["", ""], list(machine().items()), left=(0, 1))
         marks = {True: "works", False: "FAILS", None: "not here"}
         for kind in dict.fromkeys(finding.kind for finding in findings):
             rows = [[one.name, marks[one.works], f"{one.ms:.0f}", one.detail] for one in findings if one.kind == kind]
@@ -88,13 +91,10 @@ def doctor(*, json: bool = False) -> int:
     return FAILED if any(finding.needed and finding.works is False for finding in findings) else 0
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what atfr stands on."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    for package in ("atfr", "torch", "torchvision", "lightning", "av"):
-        found[package] = importlib.metadata.version(package)
-    found["cpu cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    return found
+def machine() -> dict[str, str]:
+    """Return the versions of what atfr stands on, and on what it runs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {**versions(), "system": f"{platform.system()} {platform.machine()}", "cpu cores": str(cores)}
 
 
 def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:

@@ -11,10 +11,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
-from atfr import __version__
 from atfr.errors import AtfrError
 
 FAILED, INTERRUPTED = 2, 130
@@ -89,7 +88,9 @@ def run(args: list[str]) -> int:
         print(overview())
         return 0
     if args[0] in ("-V", "--version"):
-        print(f"atfr {__version__}")
+        from atfr.cli.version import versions
+
+        print("\n".join(f"{name:<12}{version}" for name, version in versions().items()))
         return 0
     words = 2 if " ".join(args[:2]) in COMMANDS else 1
     name = " ".join(args[:words])
@@ -101,6 +102,7 @@ def run(args: list[str]) -> int:
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
     function = getattr(module, command.function)
+    from atfr.cli import common
     from atfr.cli.parser import UsageError, parse
 
     try:
@@ -109,7 +111,8 @@ def run(args: list[str]) -> int:
         return fail(f"{error} (see `atfr {name} --help`)")
     except SystemExit as done:  # --help or --print_config
         return int(done.code or 0)
-    return function(**values) or 0
+    with common.only_json() if values.get("json") else nullcontext():
+        return function(**values) or 0
 
 
 def overview() -> str:
@@ -125,7 +128,7 @@ def overview() -> str:
             *lines,
             "",
             "  -h, --help     this text; `atfr COMMAND --help` for one command",
-            "  -V, --version  the version",
+            "  -V, --version  versions, also of torch, the decoder and the runtimes",
         ]
     )
 

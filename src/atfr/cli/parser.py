@@ -13,6 +13,8 @@ from typing import Any, get_args, get_origin
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
+from atfr.cli.common import busy
+
 TRAINER, OUT = "trainer", "out"
 OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
 """Those that commands have as options of their own."""
@@ -94,7 +96,8 @@ def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = Tr
 def add_trainer(parser: ArgumentParser, in_full: bool) -> None:
     """Add the options of `lightning.Trainer`, or only the way to their help: there are hundreds of lines of it."""
     if in_full:
-        from lightning.pytorch import Trainer
+        with busy("starting"):
+            from lightning.pytorch import Trainer
 
         parser.add_class_arguments(Trainer, TRAINER, instantiate=False, skip=OWN_TRAINER_OPTIONS)
     else:

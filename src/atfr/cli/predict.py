@@ -60,7 +60,7 @@ def predict(
         on_error=on_error,
     )
     predictions = []
-    with common.progress("predicting") as progress:
+    with common.progress("predicting", len(videos)) as progress:
         for prediction in stream:
             predictions.append(prediction)
             progress(len(predictions) + len(failed), len(videos))

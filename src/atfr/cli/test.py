@@ -103,7 +103,7 @@ def report(result: "TestResult", out: Path | None, json: bool) -> None:
     """Write and print the result of a test."""
     write(result, out)
     if json:
-        print(result.to_json())
+        common.print_json(result.to_dict())
     else:
         print_result(result)
 

@@ -61,6 +61,8 @@ def check_videos(
     """
     unique = list(dict.fromkeys(paths))
     problems: dict[Path, Problem] = {}
+    if progress:
+        progress(0, len(unique))
     with VideoIndex(root) as index:
         for done, (path, facts) in enumerate(_facts(unique, index, num_workers), 1):
             if facts.problem:

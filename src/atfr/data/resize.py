@@ -99,6 +99,8 @@ def resize_videos(
     jobs = [_Job(path, target / path.relative_to(source), side, remove_source) for path in videos]
     counts = {"written": 0, "copied": 0, "kept": 0, "failed": 0}
     failed = []
+    if progress:
+        progress(0, len(jobs))
     with VideoIndex(target) as index:
         for number, (job, done) in enumerate(each_in_processes(resize_video, jobs, num_workers), 1):
             result = _Done("failed", reason=f"'{job.source}': {done}") if isinstance(done, WorkerDiedError) else done

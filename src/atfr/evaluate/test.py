@@ -97,6 +97,8 @@ def test(
     def skip(path: Path, error: VideoError) -> None:
         add(Skipped(str(path), str(error)))
 
+    if progress:
+        progress(0, len(paths))
     if paths:
         with evaluating(model):
             forward.warm_up(min(batch_size, num_clips * num_crops * len(paths)))

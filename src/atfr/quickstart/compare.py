@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from atfr.quickstart.figure import draw
 from atfr.train.fit import fit
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec
+
+Progress = Callable[[int, int], None]
+Watch = Callable[[str], AbstractContextManager[Progress]]
 
 TUNE_EPOCHS, TUNE_LEARNING_RATE = 0.6, 2 / 3
 """Of what comes from the base, as shares of the base's."""
@@ -88,6 +92,7 @@ def quickstart(
     epochs: int | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    watch: Watch = lambda _: nullcontext(lambda *_: None),
 ) -> Comparison:
     """Train, test and time a static and an adaptive network on the same videos.
 
@@ -101,6 +106,8 @@ def quickstart(
         epochs: of the base; by default the recipe's, for so many videos.
         seed: of weights, clips and order.
         say: told what begins, a line each.
+        watch: shows how far a test or the timing is, as `cli.common.progress` does; entered with what is done, it gives
+            what is called with (done, total).
     """
     torch.manual_seed(seed)
     start = {"pretrained": True} if recipe.pretrained else {}
@@ -130,11 +137,14 @@ def quickstart(
             seed=seed + 1,
         )
         say(f"testing the {name} network on {len(splits['test'])} videos it has not seen")
-        results[name] = test(network, splits["test"], spec, num_clips=1, num_crops=1)
+        with watch("testing") as progress:
+            results[name] = test(network, splits["test"], spec, num_clips=1, num_crops=1, progress=progress)
     say(f"timing both, in turns, {TIMED_BATCH} clips at a time")
     decoded = {video.path for video in results["static"].videos}
     records = tuple(record for record in splits["test"].records if str(record.path) in decoded)
-    ms = side_by_side_ms(networks, some_batches(replace(splits["test"], records=records), spec))
+    batches = some_batches(replace(splits["test"], records=records), spec)
+    with watch("timing") as progress:
+        ms = side_by_side_ms(networks, batches, progress)
     rows = tuple(Row(name, results[name], statistics.median(ms[name]), tune_s[name]) for name in networks)
     speedup = statistics.median(a / b for a, b in zip(ms["static"], ms["adaptive"], strict=True))
     found = conditions(splits, spec, recipe, seed) | {"base_epochs": epochs, "tune_epochs": tune_epochs}
@@ -184,21 +194,24 @@ def some_batches(videos: VideoList, spec: ClipSpec) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def side_by_side_ms(networks: Mapping[str, nn.Module], batches: Sequence[Tensor]) -> dict[str, list[float]]:
+def side_by_side_ms(
+    networks: Mapping[str, nn.Module], batches: Sequence[Tensor], progress: Progress = lambda *_: None
+) -> dict[str, list[float]]:
     """Return the milliseconds a clip of each network on each batch, the networks taking turns.
 
     A round over all batches comes first, unmeasured: PyTorch prepares its kernels for each shape that is new to it.
     """
     ms: dict[str, list[float]] = {name: [] for name in networks}
-    for measured in (False, True):
-        for batch in batches:
-            for name, network in networks.items():
-                with evaluating(network):
-                    start_s = time.perf_counter()
-                    network(batch)
-                    elapsed_s = time.perf_counter() - start_s
-                if measured:
-                    ms[name].append(1000 * elapsed_s / len(batch))
+    rounds = [(measured, batch) for measured in (False, True) for batch in batches]
+    for done, (measured, batch) in enumerate(rounds):
+        progress(done, len(rounds))
+        for name, network in networks.items():
+            with evaluating(network):
+                start_s = time.perf_counter()
+                network(batch)
+                elapsed_s = time.perf_counter() - start_s
+            if measured:
+                ms[name].append(1000 * elapsed_s / len(batch))
     return ms
 
 

@@ -38,6 +38,7 @@ from atfr.train.tuning import frozen
 
 log = logging.getLogger(__name__)
 BEST, WATCHED = "best", "val/loss"
+SHOWN = {"train/loss": "loss", "val/accuracy": "held-out"}
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
         )
     show = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
     if show:
-        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+        callbacks.append(_Bar(console_kwargs={"stderr": True}))
     defaults: dict[str, Any] = {
         "max_epochs": epochs,
         "default_root_dir": out,
@@ -264,6 +265,15 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
     if options.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise InputError("sync_batchnorm needs GPUs: torch has no SyncBatchNorm for CPUs; leave it out")
     return trainer
+
+
+class _Bar(RichProgressBar):
+    """Lightning's bar, with no more figures than fit into 80 columns beside the rate and the time left."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Return the loss of the last training epoch and the accuracy of the last validation."""
+        found = super().get_metrics(trainer, pl_module)
+        return {short: found[name] for name, short in SHOWN.items() if name in found}
 
 
 class _Interrupt(pl.Callback):

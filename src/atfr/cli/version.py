@@ -1,0 +1,39 @@
+"""The versions of what atfr stands on, found without importing any of it but PyAV, which knows its FFmpeg."""
+
+import importlib.metadata
+import platform
+
+PACKAGES = {  # what is installed under one of these names
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
+    "lightning": ("lightning",),
+    "av": ("av",),
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+}
+LIBRARIES = ("libavcodec", "libavformat", "libswscale")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of atfr, Python, torch, the decoder with its FFmpeg, and the runtimes that are installed."""
+    found = {"atfr": _version("atfr"), "python": platform.python_version()}
+    found |= {name: next(filter(None, map(_version, names)), "not installed") for name, names in PACKAGES.items()}
+    return found | {"av": f"{found['av']} ({_ffmpeg()})"}
+
+
+def _version(package: str) -> str:
+    """The version of an installed package, or nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _ffmpeg() -> str:
+    """The FFmpeg inside PyAV, or why it does not load: a version is asked for when something is wrong."""
+    try:
+        import av
+    except ImportError as error:
+        return f"does not load: {error}"
+    libraries = (f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in LIBRARIES)
+    return f"FFmpeg {av.ffmpeg_version_info}: {', '.join(libraries)}"

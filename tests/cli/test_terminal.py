@@ -1,0 +1,167 @@
+"""What is shown where: bars on a terminal alone, plain text and pure JSON in pipes, tables of 80 columns, colours."""
+
+import importlib
+import inspect
+import json
+import math
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from atfr.cli import common
+from atfr.cli.main import COMMANDS, main
+from atfr.evaluate.task import Task, save_checkpoint
+from tests.cli.terminals import COLOURS, Seen, in_terminal
+from tests.cli.test_main import ATFR
+from tests.evaluate.build import NAMES, SPEC, network, write_folder
+
+SERVES = {"demo"}
+"""Commands that print no result."""
+TRAIN = ["--model", "resnet3d_18", "--clip.frames", "4", "--clip.size", "32", "--batch_size", "4", "--num_workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("a folder with a rather long name for its videos"), 2, train=4, test=4)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(data: Path, checkpoint: Path) -> Seen:
+    return in_terminal(["predict", data, "--checkpoint", checkpoint, "--views", "10x3"], stdout_too=True)
+
+
+@pytest.fixture(scope="module")
+def narrow(checkpoint: Path) -> Seen:
+    return in_terminal(["cost", checkpoint], columns=60, stdout_too=True, env={"NO_COLOR": "1"})
+
+
+@pytest.fixture(scope="module")
+def dumb(checkpoint: Path) -> Seen:
+    return in_terminal(["cost", checkpoint], columns=200, stdout_too=True, env={"TERM": "dumb"})
+
+
+def test_a_bar_tells_the_rate_and_the_time_left_and_goes_away(predicted: Seen) -> None:
+    assert predicted.code == 0
+    bars = [picture for picture in predicted.pictures if picture.startswith("predicting")]
+    assert any("0/16" in bar for bar in bars), "it begins with nothing done and knows of how many"
+    assert any(re.search(r" \d+/16 (\d+\.\d/s|\d+\.\d s each) \d:\d\d:\d\d left$", bar) for bar in bars), bars
+    assert max(map(cell_len, bars)) <= 80
+    end = predicted.terminal[predicted.terminal.rindex("predicting") :]
+    assert "\x1b[2K" in end.partition("Predictions")[0], "the bar's line is cleared before the table"
+    assert "\x1b[?25h" in end, "the cursor is there again"
+
+
+def test_tables_fit_the_terminal_and_80_columns(predicted: Seen, narrow: Seen, dumb: Seen) -> None:
+    for columns, seen in ((80, predicted), (60, narrow), (80, dumb)):
+        assert seen.code == 0
+        assert max(map(cell_len, seen.pictures)) <= columns
+    assert predicted.pictures[-2].startswith("GFLOPs (multiply-adds) of all views")
+
+
+def test_colours_and_none(predicted: Seen, narrow: Seen, dumb: Seen) -> None:
+    assert COLOURS.search(predicted.terminal)
+    assert "counting multiply-adds" in narrow.terminal
+    assert not COLOURS.search(narrow.terminal)
+    assert "\x1b" not in dumb.terminal
+    assert dumb.pictures[0].startswith("resnet3d_18, one clip")
+
+
+def test_pipes_get_no_bar_and_nothing_that_moves_even_where_colour_is_forced(data: Path, checkpoint: Path) -> None:
+    forced = os.environ | {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+    command = [*ATFR, "predict", str(data), "--checkpoint", str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=forced)
+    assert done.stderr == ""
+    assert "predicting" not in done.stdout
+    plain = re.sub(r"\x1b\[[\d;]*m", "", done.stdout)
+    assert plain != done.stdout
+    assert not {"\r", "\x1b"} & set(plain)
+    assert max(map(cell_len, plain.splitlines())) <= 80
+
+
+def test_json_is_alone_on_stdout_whatever_else_is_printed(data: Path, tmp_path: Path) -> None:
+    """A summary of the network, which Lightning prints on stdout, and its bar: all of it is on stderr."""
+    options = [
+        "--data",
+        data,
+        "--out",
+        tmp_path / "out",
+        *TRAIN,
+        "--epochs",
+        "1",
+        "--trainer.enable_model_summary",
+        "true",
+    ]
+    seen = in_terminal(["train", *options, "--json"])
+    assert seen.code == 0
+    assert [row["epoch"] for row in json.loads(seen.stdout)["history"]] == [0]
+    assert "Trainable params" in seen.terminal
+    bars = [picture for picture in seen.pictures if picture.startswith("Epoch 0/0")]
+    assert any(re.search(r"2/2 \d:\d\d:\d\d • \d:\d\d:\d\d \d+\.\d+it/s", bar) for bar in bars), bars
+    last = bars[-1]
+    assert "loss: " in last
+    assert "held-out: " in last
+    assert cell_len(last) <= 80
+
+
+def test_checking_videos_shows_a_bar_and_prints_json(data: Path, tmp_path: Path) -> None:
+    seen = in_terminal(
+        ["data", "check", "own", data, "--out", tmp_path / "problems.csv", "--num_workers", "1", "--json"]
+    )
+    assert json.loads(seen.stdout)["found"] == 16
+    assert any(picture.startswith("checking") and "16/16" in picture for picture in seen.pictures)
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - SERVES))
+def test_every_command_that_prints_results_has_json(name: str) -> None:
+    command = COMMANDS[name]
+    function = getattr(importlib.import_module(command.module), command.function)
+    assert inspect.signature(function).parameters["json"].default is False
+
+
+def test_json_has_no_numbers_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    common.print_json({"loss": [math.nan, 1.5], "of": ({"it": -math.inf},)})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "loss": [None, 1.5],
+        "of": [{"it": None}],
+    }
+
+
+def test_stdout_is_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail_after_noise() -> None:
+        with common.only_json():
+            print("noise")
+            common.print_json(1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_noise()
+    print("after")
+    assert capsys.readouterr() == ("1\nafter\n", "noise\n")
+
+
+def test_rates_below_one_a_second_are_times() -> None:
+    class Job:
+        speed = 0.05
+
+    assert str(common._Rate().render(Job())) == "20.0 s each"
+    Job.speed = 3
+    assert str(common._Rate().render(Job())) == "3.0/s"
+
+
+def test_doctor_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from atfr.cli import doctor
+
+    monkeypatch.setattr(doctor, "trials", lambda: iter([("runtime", "one", False, lambda: "fine")]))
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["versions"]["system"]
