@@ -24,6 +24,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.progress import BarColumn
 
 from atfr.adapt import adaptation
 from atfr.data.dataset import ClipDataset
@@ -38,7 +39,8 @@ from atfr.train.tuning import frozen
 
 log = logging.getLogger(__name__)
 BEST, WATCHED = "best", "val/loss"
-SHOWN = {"train/loss": "loss", "val/accuracy": "held-out"}
+SHOWN = {"train/loss": "loss", "val/accuracy": "val"}
+BAR_WIDTH = 10
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,14 @@ class _Bar(RichProgressBar):
         """Return the loss of the last training epoch and the accuracy of the last validation."""
         found = super().get_metrics(trainer, pl_module)
         return {short: found[name] for name, short in SHOWN.items() if name in found}
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """Return Lightning's columns with a shorter bar."""
+        columns = super().configure_columns(trainer)
+        for column in columns:
+            if isinstance(column, BarColumn):
+                column.bar_width = BAR_WIDTH
+        return columns
 
 
 class _Interrupt(pl.Callback):
