@@ -2,10 +2,11 @@
 # make test   install what the tests need and run them all
 # make soak   the long tests of reliability: kills and mutants; about half an hour
 # make lint   ruff and mypy
+# make docs   build the documentation into site/, strictly; site/index.html opens from disk
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint
+.PHONY: demo test soak lint docs
 demo: .venv/installed
 	$(BIN)/atfr quickstart
 
@@ -20,6 +21,9 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "atfr needs Python 3.11 or newer, got $$($(PYTHON) --version); name one: make PYTHON=python3.12" >&2; exit 2; }
@@ -32,4 +36,8 @@ lint: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@

@@ -13,9 +13,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Kernel = Literal["linear", "linear_mean", "kronecker"]
+"""How maps are weighed in their bin."""
+
 TopEdge = Literal["center", "paper"]
+"""Where the largest magnitude lies in the last bin."""
+
 Order = Literal["magnitude", "time"]
+"""The order of a clip's output maps."""
+
 Similarity = Literal["magnitude", "angular", "spherical"]
+"""What bins are made of."""
 
 POLE = 1e-6  # a direction shorter than this has angle 0 and no gradient, which would grow without bound
 

@@ -38,7 +38,7 @@ class SimilarityNet(nn.Module):
 class SimilarityGuidedSampling(TemporalSampler):
     """Groups similar maps of a clip along time and merges each group into one (SGS).
 
-    Source: Fayyaz et al. 2021, Sec. 4. Deviations, each an option: `docs/design.md`.
+    Source: Fayyaz et al. 2021, Sec. 4. Deviations, each an option: `docs/paper.md`.
 
     Args:
         channels: channels C of the maps.

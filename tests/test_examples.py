@@ -1,0 +1,44 @@
+"""Every script in examples/ runs as a user runs it, in a folder of its own, without a warning."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+SAYS = {
+    "01_adapt_any_network": r"maps kept of 16: \[1, 2, 3\][\s\S]*restored: True[\s\S]*refused: ReversingNet[^\n]*flip",
+    "02_finetune": r"adaptive: loss by epoch[\s\S]*static: top-1 [\s\S]*adaptive: top-1 .*'res2': \{",
+    "03_explain": r"16 maps came in, [1-9]\d* went out[\s\S]*page\.html",
+}
+"""What must stand in a script's output."""
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_it_runs(script: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(SAYS[script.stem], ran.stdout), ran.stdout
+    assert "Warning" not in ran.stderr, ran.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "scripts write below runs/ only"
+
+
+def test_every_script_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert EXAMPLES, "there are no examples"
+    for script in EXAMPLES:
+        assert f'--8<-- "examples/{script.name}"' in page
