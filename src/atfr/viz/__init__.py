@@ -4,7 +4,7 @@
 """
 
 from atfr.viz.activation import Activation, class_activation
-from atfr.viz.explain import Explanation, explain
+from atfr.viz.explain import CentredClip, Explanation, centred_clip, explain
 from atfr.viz.explain_page import explanation_page
 from atfr.viz.figures import flow, frame_strip, magnitudes, saving, top_classes, weights
 from atfr.viz.maps import activation_maps, feature_maps
@@ -13,10 +13,12 @@ from atfr.viz.watch import Watched, watch
 
 __all__ = [
     "Activation",
+    "CentredClip",
     "Explanation",
     "Timing",
     "Watched",
     "activation_maps",
+    "centred_clip",
     "class_activation",
     "explain",
     "explanation_page",

@@ -3,6 +3,7 @@
 import copy
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips
 from atfr.viz.activation import Activation, class_activation
 from atfr.viz.figures import frame_bins
-from atfr.viz.timing import Timing, in_turns
+from atfr.viz.timing import BUDGET_S, Timing, in_turns
 from atfr.viz.watch import Coordinate, Watched, merging, watch
 
 
@@ -89,20 +90,53 @@ def coordinate_dict(coordinate: Coordinate) -> dict[str, Any]:
     return {"name": coordinate.name, "values": coordinate.values.tolist(), "blocks": blocks}
 
 
+@dataclass(frozen=True)
+class CentredClip:
+    """The clip in the middle of a video, its centre cropped, as `predict` takes it by default.
+
+    Attributes:
+        path: the video file; it is not needed any more.
+        clips: the one clip as the network reads it.
+        numbers: the numbers of its frames in the video of `video_frames`.
+        warning: what was wrong with the file, where only a part of it could be used.
+    """
+
+    path: Path
+    clips: Float[Tensor, "1 3 T H W"]
+    numbers: tuple[int, ...]
+    video_frames: int
+    warning: str | None
+
+
+def centred_clip(path: str | os.PathLike[str], spec: ClipSpec) -> CentredClip:
+    """Read the centred clip of a video.
+
+    Raises:
+        VideoError: the file does not decode.
+    """
+    video = VideoFile(path, shorter_side=spec.decode_side)
+    clips = test_clips(video, spec)
+    start = uniform_starts(len(video), spec.frames, spec.stride, 1)[0]
+    numbers = clip_indices(len(video), spec.frames, spec.stride, start).tolist()
+    return CentredClip(video.path, clips, tuple(numbers), len(video), video.warning)
+
+
 def explain(
     model: VideoModel,
-    path: str | os.PathLike[str],
+    video: str | os.PathLike[str] | CentredClip,
     task: Task,
     *,
     label: str | None = None,
+    timing_s: float = BUDGET_S,
 ) -> Explanation:
     """Explain what a network makes of a video: its centred clip, in the centre crop, as `predict` takes by default.
 
     Args:
         model: a network whose classes are the task's; it is not changed.
-        path: a video file.
+        video: a video file, or what `centred_clip` has read of one.
         task: the labels, and the clips the network reads.
         label: the class whose activation is mapped; by default the most probable.
+        timing_s: after so many seconds of timing no further round begins, if there were enough.
 
     Raises:
         VideoError: the file does not decode.
@@ -112,43 +146,40 @@ def explain(
     check_classes(model, task)
     if label is not None and label not in task.labels:
         raise InputError(f"there is no class {label!r}; the network's are {', '.join(task.labels)}")
-    video = VideoFile(path, shorter_side=task.spec.decode_side)
-    clips = test_clips(video, task.spec)
-    start = uniform_starts(len(video), task.spec.frames, task.spec.stride, 1)[0]
-    numbers = clip_indices(len(video), task.spec.frames, task.spec.stride, start).tolist()
+    clip = video if isinstance(video, CentredClip) else centred_clip(video, task.spec)
     forward = Forward(model, task.clip_shape)
     with evaluating(model), torch.inference_mode(), watch(model) as watched:
-        passed = forward(clips)
+        passed = forward(clip.clips)
     check_finite(watched)
-    timing = time_both(forward, clips) if watched.sites else None
-    prediction = as_prediction(passed, video, task, forward.cost.static / 1e9, timing)
+    timing = time_both(forward, clip.clips, timing_s) if watched.sites else None
+    prediction = as_prediction(passed, clip, task, forward.cost.static / 1e9, timing)
     class_index = int(passed.scores[0].argmax()) if label is None else task.labels.index(label)
-    activation = class_activation(model, clips.to(forward.device), class_index)
-    frames = pictures(clips[0], task.spec)
+    activation = class_activation(model, clip.clips.to(forward.device), class_index)
+    frames = pictures(clip.clips[0], task.spec)
     name = model.config["model"]
-    return Explanation(name, prediction, frames, tuple(numbers), len(video), watched, activation, timing)
+    return Explanation(name, prediction, frames, clip.numbers, clip.video_frames, watched, activation, timing)
 
 
-def time_both(forward: Forward, clips: Float[Tensor, "1 C T H W"]) -> Timing:
+def time_both(forward: Forward, clips: Float[Tensor, "1 C T H W"], budget_s: float) -> Timing:
     """Time a network and a copy of it without SGS."""
     static = copy.deepcopy(forward.model)
     restore_(static)
-    return in_turns({"static": Forward(static, forward.clip_shape), "adaptive": forward}, clips)
+    return in_turns({"static": Forward(static, forward.clip_shape), "adaptive": forward}, clips, budget_s)
 
 
 def as_prediction(
-    passed: Pass, video: VideoFile, task: Task, static_gflops: float, timing: Timing | None
+    passed: Pass, clip: CentredClip, task: Task, static_gflops: float, timing: Timing | None
 ) -> Prediction:
     """Return what `predict` says of the same clip, with the time that was measured with more care if there is one."""
     return Prediction(
-        path=video.path,
+        path=clip.path,
         labels=task.labels,
         scores=passed.scores[0],
         active_bins={site: tuple(kept) for site, kept in passed.active_bins.items()},
         gflops=tuple(count / 1e9 for count in passed.multiply_adds),
         static_gflops=static_gflops,
         ms_per_clip=timing.median_ms("adaptive") if timing else passed.ms_per_clip,
-        warning=video.warning,
+        warning=clip.warning,
     )
 
 

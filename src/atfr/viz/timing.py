@@ -14,7 +14,7 @@ from torch import Tensor
 from atfr.evaluate.forward import Forward, evaluating
 
 ROUNDS, BUDGET_S = (3, 15), 10.0
-"""At least and at most so many rounds; beyond the least only within the budget."""
+"""At least and at most so many rounds; beyond the least only within the budget, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,13 @@ class Timing:
         }
 
 
-def in_turns(networks: Mapping[str, Forward], clips: Float[Tensor, "N C T H W"]) -> Timing:
-    """Time networks on the same clips, in turns, after a round that is not measured."""
+def in_turns(
+    networks: Mapping[str, Forward], clips: Float[Tensor, "N C T H W"], budget_s: float = BUDGET_S
+) -> Timing:
+    """Time networks on the same clips, in turns, after a round that is not measured.
+
+    Between the least and the most rounds, none begins after `budget_s` seconds.
+    """
     ms: dict[str, list[float]] = {name: [] for name in networks}
     least, most = ROUNDS
     for network in networks.values():
@@ -61,7 +66,7 @@ def in_turns(networks: Mapping[str, Forward], clips: Float[Tensor, "N C T H W"])
         for name, network in networks.items():
             with evaluating(network.model):
                 ms[name].append(network(clips).ms_per_clip)
-        if len(ms[name]) >= least and time.perf_counter() - start_s > BUDGET_S:
+        if len(ms[name]) >= least and time.perf_counter() - start_s > budget_s:
             break
     device = next(iter(networks.values())).device
     conditions = {
