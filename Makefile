@@ -6,11 +6,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint docs
+.PHONY: demo test soak lint docs chromium
 demo: .venv/installed
 	$(BIN)/atfr quickstart
 
-test: .venv/installed-test
+test: .venv/installed-test chromium
 	$(BIN)/python -m pytest
 
 soak: .venv/installed-test
@@ -23,6 +23,16 @@ lint: .venv/installed-test
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# the tests of the page need a browser, and skip where there is none
+CHROMIUM := chromium chromium-driver
+chromium:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing $(CHROMIUM) for the tests of the page"; \
+		{ apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(CHROMIUM); } >/dev/null && exit 0; \
+	fi; \
+	echo "no browser: the tests of the page will skip; on Debian: apt install $(CHROMIUM)"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

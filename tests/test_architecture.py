@@ -32,6 +32,7 @@ ROOMS = [
     "viz",
     "train",
     "quickstart",
+    "web",
     "cli",
 ]
 

@@ -10,7 +10,7 @@ from atfr.viz.watch import Merging
 
 def explanation_page(explanation: Explanation) -> str:
     """Return the explanation of a video as one HTML page that needs nothing else."""
-    found = figures.mergings(explanation.watched.trace, 0) if explanation.watched.sites else {}
+    found = found_in(explanation)
     sections = [strip(explanation, found)]
     if found:
         if any(site.coordinates[0] for site in explanation.watched.sites.values()):
@@ -21,6 +21,11 @@ def explanation_page(explanation: Explanation) -> str:
         sections.append(saving(explanation))
     sections.append(conditions(explanation))
     return page(explanation.prediction.path.name, lead(explanation, found), facts(explanation, found), sections)
+
+
+def found_in(explanation: Explanation) -> dict[str, Merging]:
+    """Return what each layer made of the clip; nothing in a static network."""
+    return figures.mergings(explanation.watched.trace, 0) if explanation.watched.sites else {}
 
 
 def lead(explanation: Explanation, found: dict[str, Merging]) -> str:

@@ -53,13 +53,19 @@ def page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequ
         facts: names and values to see at a glance.
         sections: the rest, in order.
     """
-    cards = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in facts)
     return PAGE.substitute(
         title=escaped(title),
         lead=escaped(lead),
-        facts=f"<dl>{cards}</dl>" if facts else "",
+        facts=facts_html(facts),
+        parts=PARTS_CSS,
         sections="\n".join(section_html(section, number) for number, section in enumerate(sections)),
     )
+
+
+def facts_html(facts: Sequence[tuple[str, str]]) -> str:
+    """Return names and values as HTML, a card each."""
+    cards = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in facts)
+    return f"<dl>{cards}</dl>" if facts else ""
 
 
 def escaped(text: object) -> str:
@@ -101,6 +107,27 @@ def svg(figure: Figure, alt: str, prefix: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escaped(alt)}"', 1)
 
 
+PARTS_CSS = """\
+h2 { font-size: 1.1rem; margin: 0 0 .4rem; }
+p { margin: 0 0 .6rem; max-width: 42rem; }
+.lead { font-size: 1.1rem; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+dl div, section { background: var(--card); border-radius: .5rem; padding: .8rem; }
+dt { color: var(--soft); font-size: .85rem; }
+dd { margin: 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
+section { break-inside: avoid; margin-bottom: 1rem; }
+section p { color: var(--soft); font-size: .95rem; }
+figure { margin: 0; }
+svg { display: block; width: 100%; height: auto; max-width: 36rem; margin: 0 auto; fill: currentColor; }
+svg * { stroke-linejoin: round; stroke-linecap: butt; }
+details { margin-top: .6rem; }
+summary { cursor: pointer; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+"""
+"""The look of facts and sections, here and on other pages; colours are --ink, --soft, --card and --line."""
+
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -117,24 +144,8 @@ PAGE = Template("""<!DOCTYPE html>
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 74rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; line-height: 1.2; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 0 0 .4rem; }
-p { margin: 0 0 .6rem; max-width: 42rem; }
-.lead { font-size: 1.1rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: 1rem 0; }
-dl div, section { background: var(--card); border-radius: .5rem; padding: .8rem; }
-dt { color: var(--soft); font-size: .85rem; }
-dd { margin: 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
+$parts
 .sections { columns: 2 28rem; column-gap: 1rem; }
-section { break-inside: avoid; margin-bottom: 1rem; }
-section p { color: var(--soft); font-size: .95rem; }
-figure { margin: 0; }
-svg { display: block; width: 100%; height: auto; max-width: 36rem; margin: 0 auto; fill: currentColor; }
-svg * { stroke-linejoin: round; stroke-linecap: butt; }
-details { margin-top: .6rem; }
-summary { cursor: pointer; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 </style>
 </head>
 <body>

@@ -49,9 +49,7 @@ class Timing:
         }
 
 
-def in_turns(
-    networks: Mapping[str, Forward], clips: Float[Tensor, "N C T H W"], budget_s: float = BUDGET_S
-) -> Timing:
+def in_turns(networks: Mapping[str, Forward], clips: Float[Tensor, "N C T H W"], budget_s: float = BUDGET_S) -> Timing:
     """Time networks on the same clips, in turns, after a round that is not measured.
 
     Between the least and the most rounds, none begins after `budget_s` seconds.

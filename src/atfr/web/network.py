@@ -1,0 +1,94 @@
+"""A network that several users share: one at a time, each with bins of their own."""
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from atfr.adapt import restore_
+from atfr.evaluate.forward import evaluating
+from atfr.evaluate.task import Task
+from atfr.models import VideoModel
+from atfr.sgs import SimilarityGuidedSampling
+from atfr.trace import CHILD, site_names
+from atfr.viz import CentredClip, Explanation, explain
+
+TIMING_S = 1.0
+"""A slider that is moved should be answered soon: fewer rounds are timed than on the page of `atfr explain`."""
+
+
+class SharedNetwork:
+    """Explains clips of several users, one after the other.
+
+    The number of bins belongs to a request: it is set on the network for this one pass, and taken back.
+
+    Args:
+        model: a network whose classes are the task's, on its device.
+        task: the labels, and the clips the network reads.
+    """
+
+    def __init__(self, model: VideoModel, task: Task) -> None:
+        self.model, self.task = model, task
+        self._turn = threading.Lock()
+        layers = site_names(model).items()
+        self._layers = {site: layer for site, layer in layers if isinstance(layer, SimilarityGuidedSampling)}
+        maps = maps_by_layer(model, task) if self._layers else {}
+        self._trained = {site: layer.num_bins for site, layer in self._layers.items()}
+        self._own = {site: layer.num_bins or maps[id(layer)] for site, layer in self._layers.items()}
+
+    @property
+    def most_bins(self) -> int:
+        """The bins of the layer that has most, as trained; 0 where nothing is grouped by similarity."""
+        return max((largest(bins) for bins in self._own.values()), default=0)
+
+    def explain(self, clip: CentredClip, bins: int | None = None) -> Explanation:
+        """Explain a clip with so many bins; a layer (a pathway of SlowFast) that has fewer keeps its own.
+
+        Raises:
+            InputError: the number of bins is below 1.
+        """
+        with self._turn, self._with_bins(bins):
+            return explain(self.model, clip, self.task, timing_s=TIMING_S)
+
+    @contextmanager
+    def _with_bins(self, bins: int | None) -> Iterator[None]:
+        """Give every layer so many bins while the context is open."""
+        try:
+            if bins is not None:
+                for site, layer in self._layers.items():
+                    layer.num_bins = layer.checked_bins(at_most(self._own[site], bins))
+            yield
+        finally:
+            for site, layer in self._layers.items():
+                layer.num_bins = self._trained[site]
+
+
+def maps_by_layer(model: VideoModel, task: Task) -> dict[int, int]:
+    """Return how many maps of a clip come to each SGS layer, where none before it merges any; by the layer's id."""
+    found: dict[int, int] = {}
+
+    def note(layer: nn.Module, maps: Tensor) -> None:
+        found[id(layer)] = maps.shape[2]
+
+    static = copy.deepcopy(model)
+    restore_(static)
+    for path, layer in model.named_modules():
+        if isinstance(layer, SimilarityGuidedSampling):
+            before = static.get_submodule(path.removesuffix(f".{CHILD}"))
+            before.register_forward_hook(lambda _module, _args, maps, layer=layer: note(layer, maps))
+    with evaluating(static), torch.inference_mode():
+        static(torch.zeros(1, *task.clip_shape, device=next(static.parameters()).device))
+    return found
+
+
+def largest(bins: int | tuple[int, ...]) -> int:
+    """Return the most bins of a coordinate."""
+    return bins if isinstance(bins, int) else max(bins)
+
+
+def at_most(own: int | tuple[int, ...], bins: int) -> int | tuple[int, ...]:
+    """Return the bins of a layer, but no more than so many for a coordinate."""
+    return min(own, bins) if isinstance(own, int) else tuple(min(each, bins) for each in own)

@@ -1,0 +1,63 @@
+"""Videos to try the page with: generated ones, or a folder of one's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from atfr.data.records import VIDEO_ENDINGS
+from atfr.data.samples import SAMPLE_CLASSES, read_manifest, render_samples
+from atfr.errors import DataError
+from atfr.video.file import VideoFile
+
+SEED = 2026
+"""Not the seed of `atfr quickstart`: its networks have seen none of these videos."""
+MOST = 12
+POSTER_PX = 160
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video to try: its name, its file and a picture of it."""
+
+    name: str
+    path: Path
+    poster: Image.Image
+
+
+def generated(folder: Path) -> list[Sample]:
+    """Render one video of each class of the sample set into a folder."""
+    render_samples(folder, clips_per_class_train=1, clips_per_class_test=1, seed=SEED)
+    clips = [clip for clip in read_manifest(folder) if clip.split == "test"]
+    return [sample(clip.name, folder / clip.path) for clip in clips]
+
+
+def of_folder(folder: Path) -> list[Sample]:
+    """Return the first videos in a folder and below, by name.
+
+    Raises:
+        DataError: there is no such folder, or no video in it.
+        VideoError: one of them does not decode.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--examples is a folder of videos, and '{folder}' is none")
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS and file.is_file())
+    if not found:
+        raise DataError(f"there is no video in '{folder}' or below; videos end in {', '.join(sorted(VIDEO_ENDINGS))}")
+    return [sample(str(file.relative_to(folder).with_suffix("")), file) for file in found[:MOST]]
+
+
+def sample(name: str, path: Path) -> Sample:
+    """Return a video with the picture in its middle, cut square."""
+    video = VideoFile(path, shorter_side=POSTER_PX)
+    image = Image.fromarray(video.take(torch.tensor([len(video) // 2]))[0].permute(1, 2, 0).numpy())
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return Sample(name, path, image.crop((left, top, left + side, top + side)).resize((POSTER_PX, POSTER_PX)))
+
+
+def are_of(labels: Sequence[str]) -> bool:
+    """Whether the generated samples show what a network with these classes tells apart."""
+    return set(SAMPLE_CLASSES) <= set(labels)

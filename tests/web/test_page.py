@@ -1,0 +1,240 @@
+"""`atfr demo` as its users meet it: a real server, real browsers, real files. Nothing leaves this machine or stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
+
+import pytest
+
+from atfr import viz
+from atfr.cli.main import main
+from atfr.data.samples import SAMPLE_CLASSES
+from atfr.evaluate.task import Task, save_checkpoint
+from atfr.viz import timing
+from tests.cli.test_main import error_of
+from tests.evaluate.build import SPEC, network, write_level
+from tests.web.browser import MISSING, User, user
+
+needs_browser = pytest.mark.skipif(
+    bool(MISSING),
+    reason=f"no {' and no '.join(MISSING)} on this machine; on Debian: apt install chromium chromium-driver",
+)
+ODD = "${7*7} {{x}} <i>odd</i>"  # a class's name is no template and no markup
+TASK = Task((*SAMPLE_CLASSES[:-1], ODD), replace(SPEC, frames=8, flip=False))
+WATCHER = """
+import os, sys
+def note(event, args):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        where = args[0] if event.startswith("socket.get") else args[1]
+        with open(os.environ["ATFR_TEST_ASKED"], "a") as file:
+            print(event, where, file=file)
+sys.addaudithook(note)
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `atfr demo`, where it keeps its files, and where it notes what it asks of the network."""
+
+    process: subprocess.Popen[str]
+    address: str
+    temporary: Path
+    asked: Path
+
+    def files(self) -> list[Path]:
+        """What users have sent and is there still; pictures of the samples stay."""
+        return [file for file in self.temporary.rglob("sent/**/*") if file.is_file() and file.suffix != ".webp"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Path:
+    save_checkpoint(network(), TASK, folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def videos(folder: Path) -> dict[str, Path]:
+    """Two videos, and what is none or too much."""
+    made = {
+        name: write_level(folder / f"{name}.mp4", level, 30, seed=level) for name, level in (("one", 3), ("two", 5))
+    }
+    made["long"] = write_level(folder / "long.mp4", 2, frames=110)
+    for name, content in (("notes", b"no video\n"), ("large", bytes(1_100_000))):
+        made[name] = folder / f"{name}.mp4"
+        made[name].write_bytes(content)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
+    """Start the page on a free port; Ctrl-C must end it, and nothing may be left."""
+    (folder / "watch").mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(WATCHER)
+    temporary, asked = folder / "temporary", folder / "asked"
+    temporary.mkdir()
+    paths = os.pathsep.join([str(folder / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": paths, "ATFR_TEST_ASKED": str(asked)}
+    limits = ["--port", "0", "--max_seconds", "4", "--max_megabytes", "1"]
+    command = [sys.executable, "-m", "atfr.cli.main", "demo", "--checkpoint", str(checkpoint), *limits]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        line = process.stdout.readline()
+        if not line.startswith("The page is at http://127.0.0.1:"):
+            process.kill()
+            pytest.fail(line + process.stderr.read())
+        yield Server(process, line.split()[4], temporary, asked)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "atfr: interrupted\n")
+    assert not list(temporary.glob("atfr-demo-*"))
+
+
+@pytest.fixture(scope="module")
+def desk(server: Server) -> Iterator[User]:
+    with user(1280, 900) as someone:
+        someone.open(server.address)
+        yield someone
+
+
+def kept_by_hand(video: Path, bins: int | None, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """What the page must say of a video: the answer, and the maps that were kept."""
+    monkeypatch.setattr(timing, "ROUNDS", (1, 1))
+    model = network()
+    model.res2.sgs.num_bins = bins
+    prediction = viz.explain(model, video, TASK).prediction
+    return prediction.top(1)[0][0], f"{prediction.active_bins['res2'][0]} of 8"
+
+
+@needs_browser
+def test_a_video_is_answered_and_the_slider_changes_it(
+    server: Server, desk: User, videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(name in desk.text("#samples") for name in SAMPLE_CLASSES)
+    assert "This network knows other classes" in desk.text("body")
+    desk.send(videos["one"])
+    desk.see("#answer .name", "one.mp4")
+    label, kept = kept_by_hand(videos["one"], None, monkeypatch)
+    assert desk.text("#answer h2") == label
+    assert f"maps kept at res2 {kept}" in desk.text("#answer")
+    assert "Move the slider" in desk.text("#change")
+    assert ODD in desk.text(".head")
+    assert len(desk.driver.find_elements("css selector", "#details svg[role=img]")) == 6
+    assert server.files() == []
+
+    desk.slide(2)
+    desk.see("#change p", "With 2 of 8 bins")
+    label, kept = kept_by_hand(videos["one"], 2, monkeypatch)
+    assert desk.text("#answer h2") == label
+    assert f"maps kept at res2 {kept}" in desk.text("#answer")
+    assert f"2 bins {label}" in desk.text("#change")
+
+    desk.choose("grow")
+    desk.see("#answer .name", "sample: grow")
+    assert "Move the slider" in desk.text("#change")
+    desk.screenshot(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 50_000
+
+
+@needs_browser
+def test_two_at_once_do_not_mix(
+    server: Server, desk: User, videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second user, on a phone, sends another video and sets other bins while the first is served."""
+    with user(390, 844, phone=True) as phone:
+        phone.open(server.address)
+        assert phone.width() == 390
+        desk.send(videos["one"])
+        phone.send(videos["two"])
+        desk.see("#answer .name", "one.mp4")
+        phone.see("#answer .name", "two.mp4")
+        desk.slide(1)
+        phone.slide(3)
+        desk.see("#change p", "With 1 of 8 bins")
+        phone.see("#change p", "With 3 of 8 bins")
+        for someone, video, bins in ((desk, "one", 1), (phone, "two", 3)):
+            label, kept = kept_by_hand(videos[video], bins, monkeypatch)
+            assert someone.text("#answer .name") == f"{video}.mp4"
+            assert someone.text("#answer h2") == label
+            assert f"maps kept at res2 {kept}" in someone.text("#answer")
+        assert phone.width() == 390
+        only_here(phone.requests())
+
+
+@needs_browser
+def test_what_is_refused(server: Server, desk: User, videos: dict[str, Path]) -> None:
+    told = {
+        "notes": "expected a video, but 'notes.mp4' cannot be opened as one",
+        "long": "'long.mp4' is 4.4 seconds long; at most 4 seconds are taken",
+    }
+    for name, message in told.items():
+        desk.send(videos[name])
+        desk.see("#answer .notice", message)
+        assert desk.driver.find_elements("css selector", "#details svg") == []
+    desk.send(videos["large"])
+    desk.see(".toast-body", "large.mp4")
+    assert server.files() == []
+    desk.send(videos["one"])  # and it goes on
+    desk.see("#answer .name", "one.mp4")
+
+
+@needs_browser
+def test_nothing_was_asked_of_other_machines(server: Server, desk: User) -> None:
+    only_here(desk.requests())
+    asked = {line.split(maxsplit=1)[1] for line in server.asked.read_text().splitlines()}
+    assert asked == {"127.0.0.1"}  # the address it listens at
+
+
+def only_here(addresses: list[str]) -> None:
+    assert len(addresses) > 10
+    hosts = {urlparse(one).hostname for one in addresses if not one.startswith(("data:", "blob:", "chrome:"))}
+    assert hosts == {"127.0.0.1"}
+
+
+def test_it_listens_here_alone_and_keeps_others_out(server: Server) -> None:
+    port = urlparse(server.address).port
+    listening = "0A"
+    tables = [Path(f"/proc/{server.process.pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables for row in table]
+    ours = [row[1] for row in rows if row[3] == listening and int(row[1].split(":")[1], 16) == port]
+    assert ours == [f"0100007F:{port:04X}"]
+    (private,) = server.temporary.glob("atfr-demo-*")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    with urlopen(server.address) as answer:
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'")
+        assert "https://fonts" not in answer.read().decode()
+    elsewhere = Request(server.address, headers={"Host": "other.example"})
+    with pytest.raises(OSError, match="400"):
+        urlopen(elsewhere)
+
+
+def test_errors_are_one_line(
+    server: Server,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = ["demo", "--checkpoint", str(checkpoint)]
+    assert main([*at, "--port", str(urlparse(server.address).port)]) == 2
+    assert "name another --port, or 0 for a free one" in error_of(capsys)
+    assert main([*at, "--port", "0", "--examples", str(tmp_path)]) == 2
+    assert "there is no video in" in error_of(capsys)
+    assert main([*at, "--max_seconds", "0"]) == 2
+    assert "limits must be positive" in error_of(capsys)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert main(at) == 2
+    assert "pip install 'atfr[demo]'" in error_of(capsys)
