@@ -1,7 +1,9 @@
 """Write files whole or not at all."""
 
+import csv
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,3 +27,18 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all; its folder is made."""
     with whole(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows below a row of headings as CSV; of names in any bytes, those that are no text are spelt out."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue().encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def write_skipped(out: Path, skipped: Sequence[tuple[object, str]]) -> None:
+    """Write skipped.csv, the videos that do not decode, each with the reason; where all do, there is no such file."""
+    if not skipped:
+        (out / "skipped.csv").unlink(missing_ok=True)
+        return
+    write_whole(out / "skipped.csv", csv_text(["path", "reason"], skipped))

@@ -1,8 +1,8 @@
 """record(model): what every SGS layer did with every clip, without touching the network or its forward signature."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,35 @@ from atfr.sgs.sampling import Sampling
 
 CHILD = "sgs"
 """What `adapt_` calls the layer, as a child of the module it stands behind."""
+
+DOWN_WEIGHTED = 0.5
+"""A map is down-weighted where its weight is below this share of the largest in its bin."""
+
+
+@dataclass(frozen=True)
+class MapCounts:
+    """What became of the maps of N clips at one site, in numbers; each tuple has one of each clip.
+
+    Attributes:
+        maps: those that came in.
+        active_bins: those that went on, A.
+        dropped: those that came in and are in none that went on.
+        down_weighted: those with less than half the weight of the one that counts most in the same bin.
+    """
+
+    maps: tuple[int, ...]
+    active_bins: tuple[int, ...]
+    dropped: tuple[int, ...]
+    down_weighted: tuple[int, ...]
+
+    def of(self, clips: slice) -> "MapCounts":
+        """Return the counts of some of the clips."""
+        return MapCounts(*(getattr(self, one.name)[clips] for one in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[MapCounts]") -> "MapCounts":
+        """Return the counts of the clips of all parts, one part after the other."""
+        return cls(*(tuple(count for part in parts for count in getattr(part, one.name)) for one in fields(cls)))
 
 
 @dataclass
@@ -48,10 +77,27 @@ class SiteTrace:
         return joined([sampling.weights.float() for sampling in self._recorded], padding=0)
 
     @property
+    def counts(self) -> MapCounts:
+        """What became of the maps of each clip."""
+        return MapCounts.joined([counts(sampling) for sampling in self._recorded])
+
+    @property
     def _recorded(self) -> list[Sampling]:
         if not self.samplings:
             raise InputError("nothing was recorded: run the model inside `with atfr.record(model) as trace:`")
         return self.samplings
+
+
+def counts(sampling: Sampling) -> MapCounts:
+    """Count what became of the maps of each clip; waits for the device."""
+    kept_NT = sampling.assignment >= 0
+    slots, weights = sampling.slots[kept_NT], sampling.weights[kept_NT].float()
+    largest = weights.new_zeros(sampling.layout.total).scatter_reduce(0, slots, weights, "amax")
+    weak_NT = kept_NT.clone()
+    weak_NT[kept_NT] = weights < DOWN_WEIGHTED * largest[slots]
+    dropped_N = sampling.maps - kept_NT.sum(1)
+    maps, dropped, weak = torch.stack([sampling.maps, dropped_N, weak_NT.sum(1)]).tolist()
+    return MapCounts(tuple(maps), sampling.layout.lengths, tuple(dropped), tuple(weak))
 
 
 def joined(parts: list[Tensor], padding: int) -> Tensor:

@@ -54,7 +54,7 @@ class Control(TemporalSampler):
         weight_NT = self.weights(place_NT, group_NT, kept_N1, lengths[:, None]).to(description.dtype)
         counts_NT = there_NT & (weight_NT > 0)
         frames = description.shape[1]
-        return arranged(Grouping(group_NT, weight_NT, counts_NT), 1, frames, frames, "magnitude")
+        return arranged(Grouping(group_NT, weight_NT, counts_NT), lengths, 1, frames, frames, "magnitude")
 
     def places(self, time_NT: Int[Tensor, "N T"], noise_NT: Float[Tensor, "N T"]) -> Int[Tensor, "N T"]:
         """Return the order of the maps in which they are cut into groups."""

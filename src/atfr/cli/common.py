@@ -1,8 +1,6 @@
 """What commands share: reading data and checkpoints, tables and JSON on stdout, progress and warnings on stderr."""
 
-import csv
 import inspect
-import io
 import json
 import math
 import os
@@ -259,29 +257,6 @@ def process_group() -> Iterator[bool]:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def write_skipped(out: Path, skipped: Sequence[tuple[object, str]]) -> None:
-    """Write skipped.csv, the videos that do not decode, each with the reason; where all do, there is no such file."""
-    if not skipped:
-        (out / "skipped.csv").unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "reason"])
-    writer.writerows(skipped)
-    readable = text.getvalue().encode(errors="surrogateescape").decode(errors="backslashreplace")  # names in any bytes
-    write_whole(out / "skipped.csv", readable)
 
 
 def percent(share: float) -> str:

@@ -1,7 +1,5 @@
 """`atfr data check` and `atfr data resize`: look after the videos before a training has to."""
 
-import csv
-import io
 import os
 import sys
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from atfr.cli import common
+from atfr.files import csv_text, write_whole
 from atfr.video.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def check(
             paths, folder, min_frames=min_frames, num_workers=num_workers or cpu_cores(), progress=progress
         )
     out = out or Path(f"{(folder if root.is_dir() else root.with_suffix('')).resolve().name or name}_problems.csv")
-    common.write_whole(out, problems_csv(entries, problems))
+    write_whole(out, problems_csv(entries, problems))
     counts = Counter(problem.problem for problem in problems)
     counts["missing"] = len(entries) - len(paths)
     report: dict[str, Any] = {"name": name, "root": str(root), "listed": len(entries), "found": len(paths)}
@@ -180,15 +179,13 @@ def listed(name: str, root: Path, test_fold: int | None) -> tuple[list[Entry], i
 def problems_csv(entries: list[Entry], problems: "list[Problem]") -> str:
     """Write what is missing and what is wrong as CSV, in the order of the lists."""
     by_path = {problem.path: problem for problem in problems}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "label", "split", "problem", "reason", "path"])
+    rows: list[list[object]] = []
     for entry in entries:
         if entry.path is None:
-            writer.writerow([entry.name, entry.label, entry.split, "missing", "there is no such file", ""])
+            rows.append([entry.name, entry.label, entry.split, "missing", "there is no such file", ""])
         elif problem := by_path.get(entry.path):
-            writer.writerow([entry.name, entry.label, entry.split, problem.problem, problem.reason, entry.path])
-    return text.getvalue().encode(errors="surrogateescape").decode(errors="backslashreplace")  # names in any bytes
+            rows.append([entry.name, entry.label, entry.split, problem.problem, problem.reason, entry.path])
+    return csv_text(["name", "label", "split", "problem", "reason", "path"], rows)
 
 
 def folder_of(root: Path) -> Path:

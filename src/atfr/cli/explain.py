@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from atfr.cli import common
 from atfr.errors import InputError
+from atfr.files import write_whole
 
 if TYPE_CHECKING:
     from atfr.viz import Explanation
@@ -41,7 +42,7 @@ def explain(
         from atfr import viz
 
         explanation = viz.explain(model, video, task, label=label)
-        common.write_whole(out, viz.explanation_page(explanation))
+        write_whole(out, viz.explanation_page(explanation))
     if explanation.prediction.warning:
         common.warn(explanation.prediction.warning)
     if json:

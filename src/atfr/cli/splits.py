@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from atfr.cli import common
 from atfr.errors import CheckpointError, InputError
+from atfr.files import write_whole
 
 if TYPE_CHECKING:
     from atfr.evaluate.result import TestResult
@@ -29,7 +30,7 @@ def remember(out: Path, dataset: str, split: int | None) -> None:
     ours, begun = {"dataset": dataset, "split": split}, _trained_on(out)
     if begun is not None and begun != ours:
         raise CheckpointError(f"the training in '{out}' was begun on {begun}, not on {ours}; go on with the same")
-    common.write_whole(out / DATA, dumps(ours) + "\n")
+    write_whole(out / DATA, dumps(ours) + "\n")
 
 
 def check_split(checkpoint: Path, dataset: str | None, split: int | None) -> None:
@@ -128,7 +129,7 @@ def report_all(results: Mapping[int, "TestResult"], out: Path | None, json: bool
     """Write and print the figures of all splits and their means."""
     figures = summary(results)
     if out is not None:
-        common.write_whole(out / "result.json", dumps(figures, indent=2) + "\n")
+        write_whole(out / "result.json", dumps(figures, indent=2) + "\n")
     if json:
         common.print_json(figures)
         return

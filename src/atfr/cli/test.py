@@ -55,7 +55,8 @@ def test(
         num_workers: Processes that decode; 0 decodes in the main one.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         max_skipped: The share of the videos that may fail to decode.
-        out: A folder for result.json, videos.csv (one row a video), classes.csv, and skipped.csv where some are.
+        out: A folder for result.json, videos.csv (one row a video), classes.csv, and skipped.csv where some are; by
+            default `test` in the folder `checkpoint`. `atfr report` reads it.
         json: Print JSON instead of a table.
     """
     num_clips, num_crops = common.parse_views(views)
@@ -87,7 +88,7 @@ def test(
         with common.process_group() as first:
             result = run(checkpoint, split)
         if first:
-            report(result, out, json)
+            report(result, out, checkpoint, json)
         return
     folders = splits.runs(checkpoint, dataset)
     splits.check_same(folders)
@@ -95,32 +96,34 @@ def test(
         results = {number: run(folder, number) for number, folder in folders.items()}
     if first:
         for number, result in results.items():
-            write(result, out and out / f"split{number}")
+            write(result, out and out / f"split{number}", folders[number])
         splits.report_all(results, out, json)
 
 
-def report(result: "TestResult", out: Path | None, json: bool) -> None:
+def report(result: "TestResult", out: Path | None, checkpoint: Path, json: bool) -> None:
     """Write and print the result of a test."""
-    write(result, out)
+    write(result, out, checkpoint)
     if json:
         common.print_json(result.to_dict())
     else:
         print_result(result)
 
 
-def write(result: "TestResult", out: Path | None) -> None:
-    """Write the result of a test, where a folder is given, and warn of its videos."""
+def write(result: "TestResult", out: Path | None, checkpoint: Path) -> None:
+    """Write the result of a test, beside its network where no folder is given, and warn of its videos."""
     for skip in result.skipped:
         common.warn(f"left out: {skip.reason}")
     for video in result.videos:
         if video.warning:
             common.warn(video.warning)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        common.write_whole(out / "result.json", result.to_json() + "\n")
-        common.write_whole(out / "videos.csv", result.videos_csv())
-        common.write_whole(out / "classes.csv", result.classes_csv())
-        common.write_skipped(out, [(skip.path, skip.reason) for skip in result.skipped])
+    from atfr.evaluate.result import folder_of
+
+    try:
+        result.save(out or folder_of(checkpoint))
+    except OSError as error:
+        if out is not None:
+            raise
+        common.warn(f"the results are not kept, for '{checkpoint}' cannot be written to ({error}); give --out FOLDER")
 
 
 def print_result(result: "TestResult") -> None:

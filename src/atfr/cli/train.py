@@ -12,6 +12,7 @@ from atfr.cli import common
 from atfr.cli.clips import TrainClip
 from atfr.cli.splits import remember
 from atfr.errors import CheckpointError, InputError
+from atfr.files import write_skipped
 from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, Tuning
 from atfr.video.spec import ClipSpec
 
@@ -181,7 +182,7 @@ def train(
             )
     if not is_first_process():
         return
-    common.write_skipped(out, result.skipped)
+    write_skipped(out, result.skipped)
     for _, reason in result.skipped:
         common.warn(f"left out: {reason}")
     for _, reason in result.damaged:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from atfr.cost import ClipCost, clip_cost
-from atfr.trace import record
+from atfr.trace import MapCounts, record
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Pass:
 
     Attributes:
         scores: softmax of the logits.
-        active_bins: by site, of each clip; empty for a network without SGS.
+        sites: what became of the clips' maps at each site; empty for a network without SGS.
         multiply_adds: of each clip, by its own number of active bins.
         ms_per_clip: time of the forward pass over the number of clips; nothing else is in it.
     """
 
     scores: Float64[Tensor, "N K"]
-    active_bins: dict[str, list[int]]
+    sites: dict[str, MapCounts]
     multiply_adds: list[int]
     ms_per_clip: float
 
@@ -53,9 +53,9 @@ class Forward:
             logits = self.model(clips)
             elapsed_s = self._clock_s() - start_s
         adaptive = bool(self.cost.sites)
-        active_bins = {name: site.lengths for name, site in trace.sites.items()}
+        sites = {name: site.counts for name, site in trace.sites.items()}
         multiply_adds = self.cost.of(trace) if adaptive else [self.cost.static] * len(clips)
-        return Pass(logits.double().softmax(1).cpu(), active_bins, multiply_adds, 1000 * elapsed_s / len(clips))
+        return Pass(logits.double().softmax(1).cpu(), sites, multiply_adds, 1000 * elapsed_s / len(clips))
 
     def warm_up(self, num_clips: int) -> None:
         """Run once on noise, so that what a first pass sets up is not in the times that follow."""

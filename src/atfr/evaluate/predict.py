@@ -17,9 +17,10 @@ from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass, evaluating
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
+from atfr.trace import MapCounts
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
-from atfr.video.transforms import test_clips
+from atfr.video.transforms import motion_energy, test_clips
 
 
 @dataclass(frozen=True)
@@ -128,30 +129,39 @@ def predictions(
     on_error: Callable[[Path, VideoError], None] | None,
 ) -> Iterator[Prediction]:
     """Do what `predict` says, with a `Forward` and `Views` that are there already."""
+    for video, passed in outcomes(forward, views, batch_size, num_workers):
+        if passed is not None:
+            yield as_prediction(video, passed, labels, forward.cost.static / 1e9)
+        elif on_error is not None:
+            on_error(video.path, VideoError(video.error))
+        else:
+            raise VideoError(video.error)
+
+
+def outcomes(
+    forward: Forward, views: "Views", batch_size: int, num_workers: int
+) -> Iterator[tuple["Loaded", Pass | None]]:
+    """Yield the views of each video, in order, with what the network made of them; None where it does not decode."""
     together = max(1, batch_size // (views.num_clips * views.num_crops))
     options: dict[str, Any] = {"batch_size": together, "num_workers": num_workers, "collate_fn": list}
     for loaded in WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options):
         passes = iter(_passes(forward, [video.views for video in loaded if video.views is not None], batch_size))
         for video in loaded:
-            if video.views is not None:
-                yield _prediction(video, next(passes), labels, forward.cost.static / 1e9)
-            elif on_error is not None:
-                on_error(video.path, VideoError(video.error))
-            else:
-                raise VideoError(video.error)
+            yield video, next(passes) if video.views is not None else None
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """The views of one video, or why there are none."""
+class Loaded:
+    """The views of one video and, if asked for, the motion in each; or why there are none."""
 
     path: Path
     views: Float[Tensor, "V C T H W"] | None
+    motion: tuple[float, ...] = ()
     warning: str | None = None
     error: str | None = None
 
 
-class Views(Dataset[_Loaded]):
+class Views(Dataset[Loaded]):
     """The views of each file; one that does not decode is an item too, so that it cannot end the run of the others.
 
     Args:
@@ -160,6 +170,7 @@ class Views(Dataset[_Loaded]):
         num_clips: clips of a video, spread uniformly.
         num_crops: crops of a clip.
         crop_seeds: of each file, for crops at random places; None: crops are spread uniformly.
+        motion: whether to measure the motion in each view.
     """
 
     def __init__(
@@ -169,15 +180,16 @@ class Views(Dataset[_Loaded]):
         num_clips: int,
         num_crops: int,
         crop_seeds: Sequence[Sequence[int]] | None = None,
+        motion: bool = False,
     ) -> None:
         self.paths, self.spec, self.num_clips, self.num_crops = paths, spec, num_clips, num_crops
-        self.crop_seeds = crop_seeds
+        self.crop_seeds, self.motion = crop_seeds, motion
         self.readings = Readings()
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> _Loaded:
+    def __getitem__(self, index: int) -> Loaded:
         places = None
         if self.crop_seeds is not None:
             key = np.random.SeedSequence(self.crop_seeds[index]).generate_state(1)
@@ -187,8 +199,9 @@ class Views(Dataset[_Loaded]):
             with self.readings.reading(index):
                 views = test_clips(video, self.spec, self.num_clips, self.num_crops, places)
         except VideoError as error:
-            return _Loaded(video.path, None, error=str(error))
-        return _Loaded(video.path, views, video.warning)
+            return Loaded(video.path, None, error=str(error))
+        motion = tuple(motion_energy(views, self.spec).tolist()) if self.motion else ()
+        return Loaded(video.path, views, motion, video.warning)
 
 
 def _passes(forward: Forward, views: list[Float[Tensor, "V C T H W"]], batch_size: int) -> list[Pass]:
@@ -198,24 +211,25 @@ def _passes(forward: Forward, views: list[Float[Tensor, "V C T H W"]], batch_siz
     with evaluating(forward.model):
         passes = [forward(clips) for clips in torch.cat(views).split(batch_size)]
     scores = torch.cat([one.scores for one in passes])
-    active_bins = {site: [kept for one in passes for kept in one.active_bins[site]] for site in passes[0].active_bins}
+    sites = {site: MapCounts.joined([one.sites[site] for one in passes]) for site in passes[0].sites}
     multiply_adds = [count for one in passes for count in one.multiply_adds]
     times_ms = [one.ms_per_clip for one in passes for _ in one.multiply_adds]
     shares, start = [], 0
     for video in views:
         share = slice(start, start := start + len(video))
         ms_per_clip = sum(times_ms[share]) / len(video)
-        kept_here = {site: kept[share] for site, kept in active_bins.items()}
-        shares.append(Pass(scores[share], kept_here, multiply_adds[share], ms_per_clip))
+        of_video = {site: counts.of(share) for site, counts in sites.items()}
+        shares.append(Pass(scores[share], of_video, multiply_adds[share], ms_per_clip))
     return shares
 
 
-def _prediction(video: _Loaded, passed: Pass, labels: tuple[str, ...], static_gflops: float) -> Prediction:
+def as_prediction(video: Loaded, passed: Pass, labels: tuple[str, ...], static_gflops: float) -> Prediction:
+    """Return what the network says of a video, from what it made of its views."""
     return Prediction(
         path=video.path,
         labels=labels,
         scores=passed.scores.mean(0),
-        active_bins={site: tuple(kept) for site, kept in passed.active_bins.items()},
+        active_bins={site: counts.active_bins for site, counts in passed.sites.items()},
         gflops=tuple(count / 1e9 for count in passed.multiply_adds),
         static_gflops=static_gflops,
         ms_per_clip=passed.ms_per_clip,

@@ -3,15 +3,28 @@
 Per-video predictions are CSV alone: a test split has some ten thousand rows at most, which every tool reads at once.
 """
 
-import csv
-import io
 import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
+
+from atfr.errors import DataError
+from atfr.files import csv_text, write_skipped, write_whole
+from atfr.trace import MapCounts
+
+RESULT = "result.json"
+"""What a test writes, and what is read again."""
+
+COUNTS = tuple(one.name for one in fields(MapCounts))
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """Return where the test of a checkpoint leaves its result, unless it is told another place."""
+    return checkpoint / "test"
 
 
 @dataclass(frozen=True)
@@ -31,15 +44,25 @@ class Spread:
 
 @dataclass(frozen=True)
 class VideoResult:
-    """One video of a test: what each of its views kept (by site) and cost (multiply-adds / 1e9)."""
+    """One video of a test.
+
+    Attributes:
+        probability: of the prediction.
+        rank: the place of the label among the most probable classes, from 1.
+        sites: what became of the maps of each view, by site; empty for a network without SGS.
+        view_gflops: multiply-adds / 1e9 of each view.
+        motion: of each view, see `motion_energy`.
+        warning: what was wrong with the file, where only a part of it could be used.
+    """
 
     path: str
     label: str
     prediction: str
     probability: float
     rank: int
-    active_bins: dict[str, tuple[int, ...]]
+    sites: dict[str, MapCounts]
     view_gflops: tuple[float, ...]
+    motion: tuple[float, ...]
     warning: str | None
 
     @property
@@ -52,12 +75,25 @@ class VideoResult:
         """Multiply-adds / 1e9 of all its views together."""
         return sum(self.view_gflops)
 
+    @property
+    def active_bins(self) -> dict[str, tuple[int, ...]]:
+        """By site, the maps that each view kept."""
+        return {site: counts.active_bins for site, counts in self.sites.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Turn the video's row into plain JSON values."""
         row = asdict(self)
-        del row["view_gflops"]
-        bins = {site: list(kept) for site, kept in self.active_bins.items()}
-        return row | {"correct": self.correct, "gflops": self.gflops, "active_bins": bins}
+        del row["sites"]
+        counts = {name: {site: list(getattr(one, name)) for site, one in self.sites.items()} for name in COUNTS}
+        views = {"view_gflops": list(self.view_gflops), "motion": list(self.motion)}
+        return row | {"correct": self.correct, "gflops": self.gflops} | views | counts
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "VideoResult":
+        """Make a video's row from `to_dict`'s values."""
+        sites = {site: MapCounts(*(tuple(row[name][site]) for name in COUNTS)) for site in row["active_bins"]}
+        values = {one.name: row[one.name] for one in fields(cls) if one.name != "sites"}
+        return cls(**values | {name: tuple(row[name]) for name in ("view_gflops", "motion")}, sites=sites)
 
 
 @dataclass(frozen=True)
@@ -86,7 +122,8 @@ class TestResult:
     Attributes:
         videos: one row a video, in the order of the list.
         skipped: the videos that do not decode, left out of every figure.
-        num_classes: classes K of the network.
+        labels: the names of the K classes of the network.
+        network: how it is made: its name, arguments and SGS, as in a checkpoint's config.json.
         views: the views of a video, as plain JSON values.
         static_gflops_per_clip: multiply-adds / 1e9 of a clip in the same network without SGS.
         ms_per_clip: the forward pass alone, median over clips.
@@ -97,11 +134,22 @@ class TestResult:
 
     videos: tuple[VideoResult, ...]
     skipped: tuple[Skipped, ...]
-    num_classes: int
+    labels: tuple[str, ...]
+    network: dict[str, Any]
     views: dict[str, Any]
     static_gflops_per_clip: float
     ms_per_clip: float
     timing: dict[str, Any]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes K of the network."""
+        return len(self.labels)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites of the network's SGS layers, or of what stands in their place."""
+        return tuple(self.videos[0].sites)
 
     @property
     def top1(self) -> float:
@@ -134,8 +182,7 @@ class TestResult:
     def active_bins(self) -> dict[str, dict[int, int]]:
         """By site, how many clips kept how many maps there; empty for a network without SGS."""
         counts = {
-            site: Counter(kept for video in self.videos for kept in video.active_bins[site])
-            for site in self.videos[0].active_bins
+            site: Counter(kept for video in self.videos for kept in video.active_bins[site]) for site in self.sites
         }
         return {site: dict(sorted(count.items())) for site, count in counts.items()}
 
@@ -153,7 +200,7 @@ class TestResult:
                 _gflops(videos),
                 {
                     site: Spread.of([kept for video in videos for kept in video.active_bins[site]])
-                    for site in videos[0].active_bins
+                    for site in self.sites
                 },
             )
             for label, videos in of_class.items()
@@ -169,6 +216,8 @@ class TestResult:
             "num_videos": len(self.videos),
             "num_skipped": len(self.skipped),
             "num_classes": self.num_classes,
+            "labels": list(self.labels),
+            "network": self.network,
             "views": self.views,
             "gflops_per_clip": asdict(self.gflops_per_clip),
             "static_gflops_per_clip": self.static_gflops_per_clip,
@@ -182,37 +231,57 @@ class TestResult:
         }
 
     def to_json(self) -> str:
-        """Write the result as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        """Write the result as JSON, each video on a line of its own."""
+        values = self.to_dict()
+        videos = ",\n    ".join(json.dumps(row) for row in values.pop("videos"))
+        return f'{json.dumps(values, indent=2)[:-2]},\n  "videos": [\n    {videos}\n  ]\n}}'
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TestResult":
+        """Make a result from `to_dict`'s values.
+
+        Raises:
+            DataError: a value is missing, or is not of its kind.
+        """
+        try:
+            rest = {one.name: values[one.name] for one in fields(cls)} | {"labels": tuple(values["labels"])}
+            videos = tuple(VideoResult.from_dict(row) for row in values["videos"])
+            skipped = tuple(Skipped(**row) for row in values["skipped"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"what a test found is not complete: {error!r}; test the network again") from error
+        if not videos:
+            raise DataError("there are no videos in what a test found; test the network again")
+        return cls(**rest | {"videos": videos, "skipped": skipped})
+
+    def save(self, folder: Path) -> None:
+        """Write result.json, videos.csv, classes.csv, and skipped.csv where videos are, each whole, into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / RESULT, self.to_json() + "\n")
+        write_whole(folder / "videos.csv", self.videos_csv())
+        write_whole(folder / "classes.csv", self.classes_csv())
+        write_skipped(folder, [(skip.path, skip.reason) for skip in self.skipped])
 
     def videos_csv(self) -> str:
-        """Write the rows of the videos as CSV; what a video's views kept at a site is joined by spaces."""
-        sites = list(self.videos[0].active_bins)
+        """Write the rows of the videos as CSV; what there is of each view is joined by spaces."""
         columns = ["path", "label", "prediction", "probability", "correct", "rank", "gflops", "warning"]
+        by_site = [(name, site) for site in self.sites for name in COUNTS]
         rows = []
         for video in self.videos:
             row = video.to_dict() | {"correct": int(video.correct)}
-            bins = [" ".join(map(str, video.active_bins[site])) for site in sites]
-            rows.append([*(row[column] for column in columns), *bins])
-        return _csv([*columns, *(f"active_bins {site}" for site in sites)], rows)
+            views = [row["view_gflops"], row["motion"], *(row[name][site] for name, site in by_site)]
+            rows.append([*(row[column] for column in columns), *(" ".join(map(str, each)) for each in views)])
+        return csv_text([*columns, "view_gflops", "motion", *(f"{name} {site}" for name, site in by_site)], rows)
 
     def classes_csv(self) -> str:
         """Write the rows of the classes as CSV: means over their videos and clips."""
-        sites = list(self.videos[0].active_bins)
-        columns = ["label", "videos", "accuracy", "gflops_per_clip", *(f"active_bins {site}" for site in sites)]
+        columns = ["label", "videos", "accuracy", "gflops_per_clip", *(f"active_bins {site}" for site in self.sites)]
         rows = [
             [one.label, one.num_videos, one.accuracy, one.gflops_per_clip.mean]
-            + [one.active_bins[site].mean for site in sites]
+            + [one.active_bins[site].mean for site in self.sites]
             for one in self.classes
         ]
-        return _csv(columns, rows)
+        return csv_text(columns, rows)
 
 
 def _gflops(videos: Sequence[VideoResult]) -> Spread:
     return Spread.of([gflops for video in videos for gflops in video.view_gflops])
-
-
-def _csv(columns: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue()

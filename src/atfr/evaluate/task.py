@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atfr.errors import CheckpointError, InputError
+from atfr.files import write_whole
 from atfr.video.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -65,12 +66,9 @@ def save_checkpoint(model: "VideoModel", task: Task, folder: str | os.PathLike[s
     """
     folder = Path(folder)
     model.save_pretrained(folder)
-    scratch = folder / f".{TASK}.{os.getpid()}.tmp"
     try:
-        scratch.write_text(json.dumps(task.to_dict(), indent=2) + "\n", encoding="utf-8")
-        scratch.replace(folder / TASK)
+        write_whole(folder / TASK, json.dumps(task.to_dict(), indent=2) + "\n")
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write '{folder / TASK}': {error}") from error
 
 

@@ -8,19 +8,19 @@ that does not decode is left out of every figure, counted and named.
 import os
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 
+from atfr.adapt import adaptation
 from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
-from atfr.errors import DataError, VideoError
-from atfr.evaluate.forward import Forward, evaluating
-from atfr.evaluate.predict import Prediction, Views, check_views, predictions
+from atfr.errors import DataError
+from atfr.evaluate.forward import Forward, Pass, evaluating
+from atfr.evaluate.predict import Prediction, Views, as_prediction, check_views, outcomes
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
@@ -84,27 +84,24 @@ def test(
     numbers = range(rank, len(videos), world_size)
     paths = [videos.records[number].path for number in numbers]
     crop_seeds = [(seed, number) for number in numbers] if crops == "random" else None
-    views = Views(paths, spec, num_clips, num_crops, crop_seeds)
+    views = Views(paths, spec, num_clips, num_crops, crop_seeds, motion=True)
 
     forward = Forward(model, task.clip_shape)
     tested: list[_Tested] = []
-
-    def add(outcome: VideoResult | Skipped, ms_per_clip: float = 0.0) -> None:
-        tested.append(_Tested(numbers[len(tested)], outcome, ms_per_clip))  # they come in the order of the list
-        if progress:
-            progress(len(tested), len(paths))
-
-    def skip(path: Path, error: VideoError) -> None:
-        add(Skipped(str(path), str(error)))
-
     if progress:
         progress(0, len(paths))
     if paths:
         with evaluating(model):
             forward.warm_up(min(batch_size, num_clips * num_crops * len(paths)))
-    for prediction in predictions(forward, views, task.labels, batch_size, num_workers, skip):
-        label = videos.records[numbers[len(tested)]].label
-        add(_row(prediction, label), prediction.ms_per_clip)
+    for number, (video, passed) in zip(numbers, outcomes(forward, views, batch_size, num_workers), strict=True):
+        if passed is None:
+            tested.append(_Tested(number, Skipped(str(video.path), str(video.error))))
+        else:
+            prediction = as_prediction(video, passed, task.labels, forward.cost.static / 1e9)
+            row = _row(prediction, videos.records[number].label, passed, video.motion)
+            tested.append(_Tested(number, row, passed.ms_per_clip))
+        if progress:
+            progress(len(tested), len(paths))
     tested = sorted(_of_all_processes(tested), key=lambda one: one.number)
     found = [one.outcome for one in tested if isinstance(one.outcome, VideoResult)]
     skipped = [one.outcome for one in tested if isinstance(one.outcome, Skipped)]
@@ -116,7 +113,8 @@ def test(
     return TestResult(
         videos=tuple(found),
         skipped=tuple(skipped),
-        num_classes=len(videos.labels),
+        labels=videos.labels,
+        network={**model.config, "sgs": adaptation(model)},
         views={"clips": num_clips, "crops": num_crops, "places": crops}
         | ({"seed": seed} if crops == "random" else {})
         | {"frames": spec.frames, "stride": spec.stride, "size": spec.size, "resize": spec.resize},
@@ -161,21 +159,17 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _row(prediction: Prediction, label: int) -> VideoResult:
-    (top_label, probability), *_ = prediction.top(1)
+def _row(prediction: Prediction, label: int, passed: Pass, motion: Sequence[float]) -> VideoResult:
+    labels = prediction.labels
+    top = prediction.top(len(labels))  # its order, ties and NaN included, is the rank's
     return VideoResult(
         path=str(prediction.path),
-        label=prediction.labels[label],
-        prediction=top_label,
-        probability=probability,
-        rank=_rank(prediction, label),
-        active_bins=prediction.active_bins,
+        label=labels[label],
+        prediction=top[0][0],
+        probability=top[0][1],
+        rank=[name for name, _ in top].index(labels[label]) + 1,
+        sites=passed.sites,
         view_gflops=prediction.gflops,
+        motion=tuple(float(f"{energy:.5g}") for energy in motion),
         warning=prediction.warning,
     )
-
-
-def _rank(prediction: Prediction, label: int) -> int:
-    """The place of a class among the most probable, from 1: the order of `Prediction.top`, ties and NaN included."""
-    order = [name for name, _ in prediction.top(len(prediction.labels))]
-    return order.index(prediction.labels[label]) + 1

@@ -1,6 +1,7 @@
 """quickstart: train a base, fine-tune it with and without SGS, test both, time both in turns, write what came out.
 
 out/base, static, adaptive/   checkpoint folders, for `atfr predict` and `atfr test`
+out/static/test, adaptive/test/   what their tests found, for `atfr report`
 out/quickstart.json           every figure, with its conditions
 out/quickstart.png            the same as a picture
 """
@@ -27,7 +28,7 @@ from atfr.adapt import adapt_
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.evaluate.forward import evaluating
-from atfr.evaluate.result import TestResult
+from atfr.evaluate.result import TestResult, folder_of
 from atfr.evaluate.test import test
 from atfr.models import VideoModel, create_model
 from atfr.quickstart.figure import draw
@@ -139,6 +140,7 @@ def quickstart(
         say(f"testing the {name} network on {len(splits['test'])} videos it has not seen")
         with watch("testing") as progress:
             results[name] = test(network, splits["test"], spec, num_clips=1, num_crops=1, progress=progress)
+        results[name].save(folder_of(out / name))
     say(f"timing both, in turns, {TIMED_BATCH} clips at a time")
     decoded = {video.path for video in results["static"].videos}
     records = tuple(record for record in splits["test"].records if str(record.path) in decoded)

@@ -35,12 +35,14 @@ class Sampling:
         weights: the factor with which each map enters its output map; 0 where it is dropped.
         slots: the packed output map that each map is added to.
         layout: the number of active bins of each clip, as lengths of the packed output.
+        maps: the number of maps of each clip that came in.
     """
 
     assignment: Int[Tensor, "N T"]
     weights: Float[Tensor, "N T"]
     slots: Int[Tensor, "N T"]
     layout: ClipLayout
+    maps: Int[Tensor, " N"]
 
     @property
     def active_bins(self) -> Int[Tensor, " N"]:
@@ -97,7 +99,7 @@ def sample(
             f"{len(coordinates)} coordinates make {blocks * bins_of_a_block} bins, more than can be numbered: "
             "give a smaller num_bins or embedding_dim"
         )
-    return arranged(group, blocks, bins_of_a_block, frames, order)
+    return arranged(group, lengths_N, blocks, bins_of_a_block, frames, order)
 
 
 def grouping(
@@ -184,11 +186,14 @@ def normalized(
     return weight_NT / total_NT.gather(1, rank_NT).clamp(min=WEIGHT_FLOOR)
 
 
-def arranged(group: Grouping, blocks: int, bins_of_a_block: int, frames: int, order: sgs.Order) -> Sampling:
+def arranged(
+    group: Grouping, lengths_N: Int[Tensor, " N"], blocks: int, bins_of_a_block: int, frames: int, order: sgs.Order
+) -> Sampling:
     """Leave out empty bins and number the others, clip after clip, in the order asked for.
 
     Args:
         group: rows are the blocks of a clip, clip after clip.
+        lengths_N: how many maps each clip has.
         blocks: blocks of each clip.
         frames: the maps of a clip, T; padding behind them is cut off.
     """
@@ -209,7 +214,7 @@ def arranged(group: Grouping, blocks: int, bins_of_a_block: int, frames: int, or
         return of_blocks_MD.reshape(len(active_N), -1)[:, :frames]
 
     layout = ClipLayout(active_N.tolist(), active_N)
-    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), layout)
+    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), layout, lengths_N)
 
 
 def rank_by_time(

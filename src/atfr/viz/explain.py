@@ -175,7 +175,7 @@ def as_prediction(
         path=clip.path,
         labels=task.labels,
         scores=passed.scores[0],
-        active_bins={site: tuple(kept) for site, kept in passed.active_bins.items()},
+        active_bins={site: counts.active_bins for site, counts in passed.sites.items()},
         gflops=tuple(count / 1e9 for count in passed.multiply_adds),
         static_gflops=static_gflops,
         ms_per_clip=timing.median_ms("adaptive") if timing else passed.ms_per_clip,

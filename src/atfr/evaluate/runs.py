@@ -1,0 +1,163 @@
+"""The results of several tests: read again, named, and compared video by video where that is fair."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from atfr.errors import DataError, InputError
+from atfr.evaluate.result import RESULT, TestResult, folder_of
+from atfr.models.checkpoint import CONFIG, differences
+
+SAMPLES = 10_000
+"""Bootstrap samples of a paired difference."""
+
+
+def read_result(run: Path) -> TestResult:
+    """Read what a test has found.
+
+    Args:
+        run: the folder of a training whose test was run, a folder that `atfr test --out` wrote, or the file result.json
+            in one of them.
+
+    Raises:
+        DataError: there is no such result, or it is damaged; it says what to do.
+    """
+    path = result_file(run)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' cannot be read as JSON ({error}); test the network again") from error
+    if isinstance(values, dict) and "splits" in values and "videos" not in values:
+        raise DataError(
+            f"'{path}' holds means over splits; give the runs themselves, as {path.parent / 'split1'} and so on"
+        )
+    try:
+        return TestResult.from_dict(values)
+    except DataError as error:
+        raise DataError(f"'{path}': {error}") from error
+
+
+def result_file(run: Path) -> Path:
+    """Return where the result of a run lies.
+
+    Raises:
+        DataError: there is none.
+    """
+    if run.is_file():
+        return run
+    for folder in (run, folder_of(run)):
+        if (folder / RESULT).is_file():
+            return folder / RESULT
+    if not run.is_dir():
+        raise DataError(f"'{run}' does not exist; expected the folder of a training, or one that `atfr test` wrote")
+    if (run / CONFIG).is_file():
+        raise DataError(
+            f"'{run}' holds a network that was not tested; test it: atfr test --checkpoint {run} --data FOLDER_OR_CSV"
+        )
+    tested = [
+        path for path in sorted(run.iterdir()) for folder in (path, folder_of(path)) if (folder / RESULT).is_file()
+    ]
+    hint = f"do you mean {' '.join(map(str, tested))}?" if tested else "`atfr test --checkpoint RUN` leaves one in RUN"
+    raise DataError(f"there is no result of a test in '{run}'; {hint}")
+
+
+def read_runs(runs: Sequence[Path]) -> dict[str, TestResult]:
+    """Read the results of several tests, each under the shortest name that tells it from the others.
+
+    Raises:
+        DataError: a result cannot be read.
+        InputError: a run is given twice.
+    """
+    files = [result_file(run).resolve() for run in runs]
+    for number, file in enumerate(files):
+        if file in files[:number]:
+            raise InputError(f"'{runs[number]}' is given twice; each run is compared with the others once")
+    return dict(zip(short_names(files), map(read_result, runs), strict=True))
+
+
+def short_names(files: Sequence[Path]) -> list[str]:
+    """Return for each file the last parts of its path that tell it from the others; what all results have is left out.
+
+    Example:
+        >>> short_names([Path("/runs/static/test/result.json"), Path("/runs/adaptive/test/result.json")])
+        ['static', 'adaptive']
+    """
+    parts = [list(file.parts) for file in files]
+    for own in parts:
+        if own[-1] == RESULT and len(own) > 2:
+            own.pop()
+        if own[-1] == folder_of(Path()).name and len(own) > 2:
+            own.pop()
+    if len({tuple(own) for own in parts}) < len(parts):  # RUN/result.json beside RUN/test/result.json
+        parts = [list(file.parts) for file in files]
+    longest = max(map(len, parts))
+    for length in range(1, longest + 1):
+        names = [str(Path(*own[-length:])) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"a run is given twice: {', '.join(map(str, files))}")
+
+
+def why_not_comparable(first: TestResult, other: TestResult) -> list[str]:
+    """Return why two results cannot be compared video by video, in words; nothing where they can."""
+    reasons = []
+    ours, theirs = keys(first, other)
+    if ours != theirs:
+        common = len(set(ours) & set(theirs))
+        reasons.append(f"other test videos ({len(ours)} and {len(theirs)}, {common} of them in both)")
+    if set(first.labels) != set(other.labels):
+        reasons.append(f"other classes ({len(first.labels)} and {len(other.labels)})")
+    if clips := differences(first.views, other.views):
+        told = ", ".join(f"{name} {one} and {two}" for name, one, two in clips)
+        reasons.append(f"other clips ({told})")
+    return reasons
+
+
+def keys(first: TestResult, other: TestResult) -> tuple[dict[tuple[str, str], bool], dict[tuple[str, str], bool]]:
+    """Return by label and path whether each video is told right, of both results.
+
+    Paths count from the folder that all videos lie in where no path is in both: the data may have moved.
+    """
+    whole = [{(video.label, video.path): video.correct for video in result.videos} for result in (first, other)]
+    if whole[0].keys() & whole[1].keys():
+        return whole[0], whole[1]
+    roots = [os.path.commonpath([Path(path).parent for _, path in each]) for each in whole]
+    ours, theirs = (
+        {(label, os.path.relpath(path, root)): right for (label, path), right in each.items()}
+        for each, root in zip(whole, roots, strict=True)
+    )
+    return ours, theirs
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more often one network is right than another on the same videos, as shares of 1.
+
+    Attributes:
+        mean: of the videos.
+        low, high: its 95 % interval, of bootstrap samples of the videos.
+        gained: videos that only this one tells right.
+        lost: videos that only the other one tells right.
+    """
+
+    mean: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+
+
+def paired_difference(result: TestResult, reference: TestResult) -> Difference:
+    """Compare two networks video by video; the results must be comparable."""
+    ours, theirs = keys(result, reference)
+    gained = sum(right and not theirs[key] for key, right in ours.items())
+    lost = sum(theirs[key] and not right for key, right in ours.items())
+    total = len(ours)
+    shares = [gained / total, lost / total, 1 - (gained + lost) / total]
+    samples = np.random.default_rng(0).multinomial(total, shares, SAMPLES)  # what resampling videos comes to
+    low, high = np.quantile((samples[:, 0] - samples[:, 1]) / total, (0.025, 0.975))
+    return Difference((gained - lost) / total, float(low), float(high), gained, lost)
