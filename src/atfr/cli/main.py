@@ -34,6 +34,7 @@ COMMANDS = {
     "predict": Command("atfr.cli.predict", "predict", "name the action in videos"),
     "explain": Command("atfr.cli.explain", "explain", "show on a page what is merged in a video, and the saving"),
     "demo": Command("atfr.cli.demo", "demo", "serve a page that takes videos and shows what is merged"),
+    "report": Command("atfr.cli.report", "report", "show on a page what tests found, of runs side by side"),
     "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
     "data check": Command("atfr.cli.data", "check", "find what is missing, broken or too short in a data set"),
     "data resize": Command("atfr.cli.data", "resize", "write a data set again with smaller frames"),

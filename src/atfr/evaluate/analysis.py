@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from atfr.evaluate.result import TestResult, VideoResult
+from atfr.evaluate.result import ClassResult, TestResult, VideoResult
 
 CALIBRATION_BINS = 15
 Z95 = statistics.NormalDist().inv_cdf(0.975)
@@ -179,6 +179,20 @@ class Confusion:
         totals = self.counts.sum(1, keepdims=True)
         return self.counts / np.maximum(totals, 1)
 
+    def part(self, most: int) -> tuple[tuple[str, ...], Float[np.ndarray, "L M"]]:
+        """Return the shares of the classes that are confused most, a last column for all others, if some are left out.
+
+        Classes that are taken for each other stand side by side; of no more classes than `most`, all are there.
+        """
+        if len(self.labels) <= most:
+            return self.labels, self.shares
+        involved = [name for pair in self.pairs(most * most) for name in pair[:2]]
+        labels = tuple(dict.fromkeys([*involved, *self.labels]))[:most]
+        place = [self.labels.index(label) for label in labels]
+        rows = self.shares[place]
+        inside = rows[:, place]
+        return labels, np.hstack([inside, rows.sum(1, keepdims=True) - inside.sum(1, keepdims=True)])
+
     def pairs(self, most: int) -> list[tuple[str, str, int, float]]:
         """Return what is confused most: label, prediction, videos, share of the label's; most videos first."""
         wrong = self.counts * ~np.eye(len(self.labels), dtype=bool)
@@ -200,6 +214,20 @@ def confusion(result: TestResult) -> Confusion:
     for video in result.videos:
         counts[place[video.label], place[video.prediction]] += 1
     return Confusion(labels, counts)
+
+
+def resolution_ends(result: TestResult, site: str, ends: int) -> tuple[list[ClassResult], list[ClassResult]]:
+    """Return the classes whose clips keep fewest and most maps at a site, from fewest to most.
+
+    Args:
+        ends: classes at either end; where there are no more than twice as many, all are at the first.
+
+    Source: Fayyaz et al. 2021, Table 5.
+    """
+    ordered = sorted(result.classes, key=lambda one: one.active_bins[site].mean)
+    if len(ordered) <= 2 * ends:
+        return ordered, []
+    return ordered[:ends], ordered[-ends:]
 
 
 @dataclass(frozen=True)

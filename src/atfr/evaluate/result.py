@@ -88,6 +88,15 @@ class VideoResult:
         views = {"view_gflops": list(self.view_gflops), "motion": list(self.motion)}
         return row | {"correct": self.correct, "gflops": self.gflops} | views | counts
 
+    def to_row(self) -> dict[str, Any]:
+        """Turn the video's row into cells by column; what there is of each view is joined by spaces."""
+        values = self.to_dict() | {"correct": int(self.correct)}
+        columns = ["path", "label", "prediction", "probability", "correct", "rank", "gflops", "warning"]
+        by_view = {name: values[name] for name in ("view_gflops", "motion")}
+        by_view |= {f"{name} {site}": values[name][site] for site in self.sites for name in COUNTS}
+        joined = {column: " ".join(map(str, each)) for column, each in by_view.items()}
+        return {column: values[column] for column in columns} | joined
+
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "VideoResult":
         """Make a video's row from `to_dict`'s values."""
@@ -262,15 +271,9 @@ class TestResult:
         write_skipped(folder, [(skip.path, skip.reason) for skip in self.skipped])
 
     def videos_csv(self) -> str:
-        """Write the rows of the videos as CSV; what there is of each view is joined by spaces."""
-        columns = ["path", "label", "prediction", "probability", "correct", "rank", "gflops", "warning"]
-        by_site = [(name, site) for site in self.sites for name in COUNTS]
-        rows = []
-        for video in self.videos:
-            row = video.to_dict() | {"correct": int(video.correct)}
-            views = [row["view_gflops"], row["motion"], *(row[name][site] for name, site in by_site)]
-            rows.append([*(row[column] for column in columns), *(" ".join(map(str, each)) for each in views)])
-        return csv_text([*columns, "view_gflops", "motion", *(f"{name} {site}" for name, site in by_site)], rows)
+        """Write the rows of the videos as CSV."""
+        rows = [video.to_row() for video in self.videos]
+        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
     def classes_csv(self) -> str:
         """Write the rows of the classes as CSV: means over their videos and clips."""

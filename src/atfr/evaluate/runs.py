@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +72,11 @@ def read_runs(runs: Sequence[Path]) -> dict[str, TestResult]:
         DataError: a result cannot be read.
         InputError: a run is given twice.
     """
-    files = [result_file(run).resolve() for run in runs]
+    files = [result_file(run).absolute() for run in runs]
     for number, file in enumerate(files):
-        if file in files[:number]:
+        if any(file.samefile(other) for other in files[:number]):
             raise InputError(f"'{runs[number]}' is given twice; each run is compared with the others once")
-    return dict(zip(short_names(files), map(read_result, runs), strict=True))
+    return dict(zip(short_names(files), map(read_result, files), strict=True))
 
 
 def short_names(files: Sequence[Path]) -> list[str]:
@@ -99,15 +99,30 @@ def short_names(files: Sequence[Path]) -> list[str]:
         names = [str(Path(*own[-length:])) for own in parts]
         if len(set(names)) == len(names):
             return names
-    raise InputError(f"a run is given twice: {', '.join(map(str, files))}")
+    raise InputError(f"a file is given twice: {', '.join(map(str, files))}")
+
+
+def bases(runs: Mapping[str, TestResult]) -> dict[str, str]:
+    """Return for each run with SGS, or with something in its place, the static run of the same network if there is one.
+
+    They must be comparable, too: else the line between them would say nothing.
+    """
+    found: dict[str, str] = {}
+    for name, result in runs.items():
+        for base, static in runs.items():
+            same = all(result.network[key] == static.network[key] for key in ("model", "arguments"))
+            adapted = result.network["sgs"] is not None and static.network["sgs"] is None
+            if same and adapted and not why_not_comparable(static, result):
+                found.setdefault(name, base)
+    return found
 
 
 def why_not_comparable(first: TestResult, other: TestResult) -> list[str]:
     """Return why two results cannot be compared video by video, in words; nothing where they can."""
     reasons = []
     ours, theirs = keys(first, other)
-    if ours != theirs:
-        common = len(set(ours) & set(theirs))
+    if ours.keys() != theirs.keys():
+        common = len(ours.keys() & theirs.keys())
         reasons.append(f"other test videos ({len(ours)} and {len(theirs)}, {common} of them in both)")
     if set(first.labels) != set(other.labels):
         reasons.append(f"other classes ({len(first.labels)} and {len(other.labels)})")

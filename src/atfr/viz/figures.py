@@ -37,9 +37,9 @@ ROW = 1.2
 """Height of a row of a strip, in widths of a picture."""
 
 
-def new_figure(height_in: float) -> Figure:
-    """Return an empty figure of the common width, without a background."""
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """Return an empty figure, of the common width unless another is given, without a background."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     figure.patch.set_alpha(0)
     return figure
 
@@ -59,6 +59,12 @@ def ink_on(colour: str) -> str:
 def brief(value: float) -> str:
     """Return a number with three digits, or as many as it has before the point."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def short(label: str, longest: int = LONGEST) -> str:
+    """Return a class's name as it can be drawn: names of folders may be any bytes, and long."""
+    name = label.encode(errors="backslashreplace").decode()
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def mergings(trace: SamplingTrace, clip: int) -> dict[str, Merging]:
@@ -266,9 +272,7 @@ def top_classes(prediction: "Prediction", k: int = 5) -> Figure:
     bars = axes.barh(range(len(top)), [100 * share for _, share in top], height=0.35, color=COLOURS["adaptive"])
     axes.bar_label(bars, [f"{100 * share:.1f} %" for _, share in top], padding=3, fontsize=8)
     for row, (label, _) in enumerate(top):
-        name = label.encode(errors="backslashreplace").decode()  # names of folders may be any bytes
-        short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-        axes.text(0, row - 0.38, short, va="center", fontsize=8, parse_math=False)
+        axes.text(0, row - 0.38, short(label), va="center", fontsize=8, parse_math=False)
     style(axes)
     axes.spines["left"].set_visible(False)
     axes.set(xlim=(0, 118), xticks=[0, 50, 100], yticks=[], ylim=(len(top) - 0.7, -0.75))

@@ -14,16 +14,20 @@ from string import Template
 import matplotlib
 from matplotlib.figure import Figure
 
+REM_PER_INCH = 8.2
+"""How wide a figure is on a page that has the room: text of 7 points is then read at a desk, and on a phone."""
+
 IMAGE_DPI = 170
 """Pictures in figures are scaled to this resolution at the figure's own width."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells in rows below a row of headings."""
+    """Cells in rows below a row of headings; a row may begin with a heading of its own."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
+    row_headings: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Section:
         figure: what is to be seen.
         alt: what is to be seen in it, in words.
         table: the same as numbers, folded away below the figure.
+        shown: a table that is not folded away, above the figure.
     """
 
     title: str
@@ -42,6 +47,7 @@ class Section:
     figure: Figure | None = None
     alt: str = ""
     table: Table | None = None
+    shown: Table | None = None
 
 
 def page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
@@ -77,18 +83,27 @@ def section_html(section: Section, number: int) -> str:
     """Return a section as HTML."""
     parts = [f'<section aria-labelledby="s{number}">', f'<h2 id="s{number}">{escaped(section.title)}</h2>']
     parts += [f"<p>{escaped(text)}</p>" for text in section.text]
+    if section.shown is not None:
+        parts.append(table_html(section.shown, section.title))
     if section.figure is not None:
         parts.append(f"<figure>{svg(section.figure, section.alt, f's{number}-')}</figure>")
     if section.table is not None:
-        parts.append(f"<details><summary>The numbers</summary>{table_html(section.table)}</details>")
+        parts.append(f"<details><summary>The numbers</summary>{table_html(section.table, section.title)}</details>")
     return "\n".join([*parts, "</section>"])
 
 
-def table_html(table: Table) -> str:
-    """Return a table as HTML, which scrolls by itself where it is too wide."""
+def table_html(table: Table, name: str) -> str:
+    """Return a table as HTML, which scrolls by itself, also by keyboard, where it is too wide."""
     head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in table.columns)
-    rows = "".join(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    rows = "".join(f"<tr>{''.join(cells_html(row, table.row_headings))}</tr>" for row in table.rows)
+    body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="wide" role="region" aria-label="{escaped(name)}, numbers" tabindex="0">{body}</div>'
+
+
+def cells_html(row: Sequence[object], headed: bool) -> list[str]:
+    """Return the cells of a row as HTML."""
+    cells = [f"<td>{escaped(cell)}</td>" for cell in row]
+    return [f'<th scope="row">{escaped(row[0])}</th>', *cells[1:]] if headed else cells
 
 
 def svg(figure: Figure, alt: str, prefix: str) -> str:
@@ -104,7 +119,8 @@ def svg(figure: Figure, alt: str, prefix: str) -> str:
     text = re.sub(r"#000000\b", "currentColor", text)
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}", text)
-    return text.replace("<svg", f'<svg role="img" aria-label="{escaped(alt)}"', 1)
+    widest = f"max-width: {REM_PER_INCH * figure.get_figwidth():.0f}rem"
+    return text.replace("<svg", f'<svg role="img" aria-label="{escaped(alt)}" style="{widest}"', 1)
 
 
 PARTS_CSS = """\
@@ -118,12 +134,13 @@ dd { margin: 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
 section { break-inside: avoid; margin-bottom: 1rem; }
 section p { color: var(--soft); font-size: .95rem; }
 figure { margin: 0; }
-svg { display: block; width: 100%; height: auto; max-width: 36rem; margin: 0 auto; fill: currentColor; }
+svg { display: block; width: 100%; height: auto; margin: 0 auto; fill: currentColor; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 details { margin-top: .6rem; }
 summary { cursor: pointer; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+tbody th { font-weight: 400; color: var(--soft); }
 th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 """
 """The look of facts and sections, here and on other pages; colours are --ink, --soft, --card and --line."""

@@ -1,0 +1,52 @@
+"""`atfr report`: what tests found, on one page, of one run or of several side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atfr.cli import common
+from atfr.errors import InputError
+from atfr.files import write_whole
+
+if TYPE_CHECKING:
+    from atfr.viz import Report
+
+
+def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = False) -> None:
+    """Show what a test found, or several side by side, on one HTML page.
+
+    The page needs nothing else: it opens from disk, without a network. Beside it the same data is written as JSON (the
+    figures) and CSV (one row a video), under the same name.
+
+    Args:
+        runs: Folders of trainings whose test was run (`atfr test --checkpoint RUN`), folders that `atfr test --out`
+            wrote, or a result.json. The first is what the others are compared with.
+        out: The page; what is there is replaced.
+        json: Print the figures' data as JSON too.
+    """
+    if out.is_dir() or not out.parent.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out is the page to write in a folder that is there, as report.html; got '{out}'")
+    with common.busy("reading the results"):
+        from json import dumps
+
+        from atfr import viz
+
+        found = viz.report(runs)
+    with common.busy("drawing"):
+        page, data = viz.report_page(found), dumps(found.to_dict(), indent=2)
+        others = {out.with_suffix(".json"): data + "\n", out.with_suffix(".csv"): found.to_csv()}
+        for path, text in {**others, out: page}.items():
+            write_whole(path, text)
+    if json:
+        print(data)
+    else:
+        print_report(found, [out, *others])
+
+
+def print_report(report: "Report", written: list[Path]) -> None:
+    """Print the figures of the runs side by side, and where the page is."""
+    from atfr.viz.report_page import measures
+
+    common.print_table("Report", ["", *report.runs], [[name, *cells] for name, cells in measures(report)])
+    for name, why in report.not_comparable.items():
+        common.warn(f"{name} is not comparable with {report.first}: {'; '.join(why)}")
+    print(f"Written: {', '.join(map(str, written))}")
