@@ -192,6 +192,50 @@ def test_passes_of_different_lengths_are_filled_up() -> None:
     assert site.lengths == trace.kept_maps == trace.active_bins.tolist()
 
 
+def counted_by_hand(bins: list[int], weights: list[float], maps: int) -> tuple[int, int, int, int]:
+    """What becomes of the first so many maps of a clip: maps, active bins, dropped, down-weighted."""
+    kept = [step for step in range(maps) if bins[step] >= 0]
+    largest = {own: max(weights[step] for step in kept if bins[step] == own) for own in {bins[step] for step in kept}}
+    weak = [step for step in kept if weights[step] < largest[bins[step]] / 2]
+    return maps, len(largest), maps - len(kept), len(weak)
+
+
+@pytest.mark.parametrize("options", [{}, {"kernel": "linear_mean"}, {"top_edge": "paper", "num_bins": 4}])
+def test_what_becomes_of_maps_is_counted(options: dict[str, object]) -> None:
+    """Also at a second site, where clips come in as many maps as the first has kept."""
+    model = Network()
+    atfr.adapt_(model, after=["stem", "block"], **options)
+    clips = varied_clips().repeat(4, 1, 1, 1, 1) * torch.rand(12, 1, 7, 1, 1)
+    with atfr.record(model) as trace, torch.no_grad():
+        model(clips)
+        model(clips[:2, :, :5])
+    maps = [7] * 12 + [5] * 2
+    seen = [0, 0]
+    for site in trace.sites.values():
+        counts = site.counts
+        for clip, came_in in enumerate(maps):
+            expected = counted_by_hand(site.assignment[clip].tolist(), site.weights[clip].tolist(), came_in)
+            found = (counts.maps, counts.active_bins, counts.dropped, counts.down_weighted)
+            assert tuple(one[clip] for one in found) == expected
+        seen = [seen[0] + sum(counts.dropped), seen[1] + sum(counts.down_weighted)]
+        maps = site.lengths
+        assert counts.of(slice(3, 5)).maps == counts.maps[3:5]
+        assert type(counts).joined([counts.of(slice(0, 3)), counts.of(slice(3, None))]) == counts
+    assert (seen[0] > 0, seen[1] > 0) == ("top_edge" in options, True)  # the test has something to count
+
+
+def test_a_clip_that_is_not_finite_is_counted_too() -> None:
+    model = Network()
+    atfr.adapt_(model, after="stem")
+    clips = varied_clips()
+    clips[1] = torch.nan
+    with atfr.record(model) as trace, torch.no_grad():
+        model(clips)
+    counts = trace.sites["stem"].counts
+    assert (counts.maps[1], counts.down_weighted[1]) == (7, 0)
+    assert counts.active_bins[1] >= 1
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_cuda_as_on_cpu() -> None:

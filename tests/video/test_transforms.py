@@ -11,8 +11,8 @@ from torch import Tensor
 from atfr.errors import InputError
 from atfr.video.decode import Frames
 from atfr.video.spec import ClipSpec
+from atfr.video.transforms import motion_energy, train_clip
 from atfr.video.transforms import test_clips as cut_views
-from atfr.video.transforms import train_clip
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -133,3 +133,21 @@ def test_wrong_counts() -> None:
         cut_views(make_frames(), ClipSpec(), num_crops=2)
     with pytest.raises(InputError, match="num_clips"):
         cut_views(make_frames(), ClipSpec(), num_clips=0)
+
+
+def test_motion_is_the_mean_change_of_a_pixel_from_frame_to_frame() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randint(0, 256, (40, 3, 30, 50), dtype=torch.uint8, generator=generator)
+    frames = Frames(data, torch.arange(40, dtype=torch.float64) / 25, 25.0, Path("made"))
+    normalised = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.2)}
+    spec = ClipSpec(frames=5, stride=3, size=30, resize=30, jitter=(30, 30), **normalised)
+    views = cut_views(frames, spec, num_clips=2, num_crops=3)
+    expected = []
+    for start in (0, 27):  # clips of 13 frames at the ends of 40
+        for left in (0, 10, 20):
+            pixels = data[start : start + 13 : 3, :, :, left : left + 30].numpy().astype(np.float64) / 255
+            expected.append(np.abs(pixels[1:] - pixels[:-1]).mean())
+    np.testing.assert_allclose(motion_energy(views, spec).numpy(), expected, rtol=1e-5)
+    assert motion_energy(views[:, :, :1], spec).tolist() == [0] * 6
+    still = Frames(data[:1].expand(40, -1, -1, -1), frames.pts_s, 25.0, Path("made"))
+    assert motion_energy(cut_views(still, spec), spec).tolist() == [0]

@@ -113,11 +113,15 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def themes() -> list[dict[str, str]]:
+    """The colours of the light and of the dark page, by name."""
+    found = re.findall(r":root \{([^}]*)\}", page("a", "b", [], []))
+    assert len(found) == 2
+    return [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme)) for theme in found]
+
+
 def test_text_is_read_by_light_and_by_dark() -> None:
-    themes = re.findall(r":root \{([^}]*)\}", page("a", "b", [], []))
-    assert len(themes) == 2
-    for theme in themes:
-        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
+    for colours in themes():
         for ink in ("ink", "soft"):
             for paper in ("paper", "card"):
                 assert contrast(colours[ink], colours[paper]) >= 4.5  # WCAG 2.2, 1.4.3

@@ -49,4 +49,5 @@ def print_report(report: "Report", written: list[Path]) -> None:
     common.print_table("Report", ["", *report.runs], [[name, *cells] for name, cells in measures(report)])
     for name, why in report.not_comparable.items():
         common.warn(f"{name} is not comparable with {report.first}: {'; '.join(why)}")
-    print(f"Written: {', '.join(map(str, written))}")
+    page, *others = written
+    print(f"Written: {page}, and beside it {' and '.join(path.name for path in others)}")
