@@ -38,7 +38,7 @@ def test_help_is_quick_and_lists_every_command() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["train", "test", "predict", "explain", "cost"])
+@pytest.mark.parametrize("name", ["train", "test", "predict", "explain", "report", "cost"])
 def test_help_of_a_command_needs_no_torch(name: str) -> None:
     code = f"""import sys
 from atfr.cli.main import main
@@ -91,7 +91,7 @@ def test_version_where_something_is_missing_or_broken(
     ("args", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean train?"),
-        (["xyz"], "there are quickstart, train, test, predict, explain, cost"),
+        (["xyz"], "there are quickstart, train, test, predict, explain, report, cost"),
         (["predict", "--checkpoint", "x"], "required: videos"),
         (["predict", "v.mp4"], "required: checkpoint"),
         (["predict", "v.mp4", "--checkpiont", "x"], "did you mean --checkpoint?"),
