@@ -32,12 +32,12 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
 
         found = viz.report(runs)
     with common.busy("drawing"):
-        page, data = viz.report_page(found), dumps(found.to_dict(), indent=2)
-        others = {out.with_suffix(".json"): data + "\n", out.with_suffix(".csv"): found.to_csv()}
+        page, values = viz.report_page(found), found.to_dict()
+        others = {out.with_suffix(".json"): dumps(values, indent=2) + "\n", out.with_suffix(".csv"): found.to_csv()}
         for path, text in {**others, out: page}.items():
             write_whole(path, text)
     if json:
-        print(data)
+        common.print_json(values)
     else:
         print_report(found, [out, *others])
 
