@@ -45,7 +45,7 @@ def change_html(now: Explanation, trained: Explanation, bins: int, most: int) ->
         ((label, share),) = one.prediction.top(1)
         kept = ", ".join(f"{m.active_bins} of {len(m.slots)}" for m in explain_page.found_in(one).values())
         rows.append([name, f"{label} {100 * share:.1f} %", kept, *costs(one, "adaptive")])
-    table = table_html(Table(["", "answer", "maps kept", "GFLOPs", "ms"], rows))
+    table = table_html(Table(["", "answer", "maps kept", "GFLOPs", "ms"], rows, row_headings=True), "what bins change")
     return f'<div class="atfr change"><p>{escaped(told(now, trained, bins, most))}</p>{table}</div>'
 
 
