@@ -24,6 +24,7 @@ ROOMS = [
     "adapt",
     "cost",
     "models",
+    "optimize",
     "paper",
     "video",
     "data",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from atfr.models import list_models as list_models
     from atfr.models.inflate import inflate as inflate
     from atfr.models.weights import load_weights as load_weights
+    from atfr.optimize import optimize_for_inference as optimize_for_inference
     from atfr.ragged import PackedClips as PackedClips
     from atfr.sgs import SimilarityGuidedSampling as SimilarityGuidedSampling
     from atfr.trace import record as record
@@ -32,6 +33,7 @@ _HOMES = {
     "inflate": "models.inflate",
     "list_models": "models",
     "load_weights": "models.weights",
+    "optimize_for_inference": "optimize",
     "record": "trace",
     "restore_": "adapt",
     "set_num_bins_": "adapt",
