@@ -1,6 +1,7 @@
 """Which parts of a network torch.fx can read as a whole: its largest such submodules, each with its graph."""
 
 import math
+from collections.abc import Set
 from typing import Any
 
 from torch import fx, nn
@@ -64,7 +65,7 @@ def around_stages(network: nn.Module) -> set[str]:
 class Reader(fx.Tracer):
     """Reads a forward and those it calls; modules of torch, samplers, and what is opaque, stay modules."""
 
-    def __init__(self, opaque: set[int]) -> None:
+    def __init__(self, opaque: Set[int] = frozenset()) -> None:  # pickle makes one without
         super().__init__(autowrap_modules=(math,), autowrap_functions=(each_clip, cat_clips))
         self.opaque = opaque
 
