@@ -146,7 +146,8 @@ def test_other_peoples_networks() -> None:
     from torchvision.models.video import r3d_18, s3d
 
     x3d = create_x3d(input_clip_length=4, input_crop_size=64, model_num_class=5, depth_factor=1.0, head_activation=None)
-    for model, after, size in ((r3d_18(num_classes=5), "layer1", 32), (x3d, "blocks.1", 64), (s3d(num_classes=5), None, 224)):
+    others = ((r3d_18(num_classes=5), "layer1", 32), (x3d, "blocks.1", 64), (s3d(num_classes=5), None, 224))
+    for model, after, size in others:
         clips = torch.randn(2, 3, 4 if after else 16, size, size)
         scramble_(model).eval()
         if after:
