@@ -1,3 +1,4 @@
+import os
 import pickle
 import signal
 from pathlib import Path
@@ -134,6 +135,16 @@ def test_trainer_options_take_precedence(splits: dict[str, VideoList], tmp_path:
     run(network(classes=2), splits, tmp_path, callbacks=[watch], limit_train_batches=1, logger=False)
     assert len(watch.rates) == 3
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_machine_with_slurm_gives_no_warning(
+    splits: dict[str, VideoList], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    run(network(classes=2), splits, tmp_path / "out", epochs=1, limit_train_batches=1)  # warnings are errors
 
 
 def test_bad_arguments(splits: dict[str, VideoList], tmp_path: Path) -> None:

@@ -353,6 +353,7 @@ def _quiet() -> Iterator[None]:
                 r"The number of training batches \(\d+\) is smaller than the logging interval",
                 r"Checkpoint directory .* exists and is not empty",
                 r"GPU available but not used",
+                r"The `srun` command is available",  # on the machines of a cluster
                 r"It is recommended to use `self.log\('val/",  # the module adds up over processes itself
                 r"Found \d+ module\(s\) in eval mode",  # frozen stages and fixed batch norms
                 r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.15
