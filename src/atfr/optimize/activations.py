@@ -17,12 +17,12 @@ class Form:
 
     Attributes:
         in_place: It, written over its input.
-        onednn: Its name in oneDNN's operations, and its numbers.
+        onednn: Its name in oneDNN's operations, and its numbers; None where a pass of its own is faster.
         spellings: The modules, functions and methods that are it.
     """
 
     in_place: Callable[[Tensor], Tensor]
-    onednn: tuple[str, list[float]]
+    onednn: tuple[str, list[float]] | None
     spellings: frozenset[Any]
 
 
@@ -39,7 +39,7 @@ def relu6_(maps: Tensor) -> Tensor:
 RELUS = frozenset({nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"})
 ACTIVATIONS: dict[Activation, Form] = {
     "relu": Form(torch.relu_, ("relu", []), RELUS),
-    "silu": Form(silu_, ("swish", []), frozenset({nn.SiLU, F.silu})),
+    "silu": Form(silu_, None, frozenset({nn.SiLU, F.silu})),
     "relu6": Form(relu6_, ("hardtanh", [0.0, 6.0]), frozenset({nn.ReLU6, F.relu6})),
 }
 

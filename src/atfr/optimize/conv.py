@@ -73,27 +73,27 @@ class FusedConv3d(nn.Module):
         return conv3d(of_clips, maps, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _convolve(self, maps: Tensor, shortcut: Tensor | None, activation: Activation | None) -> Tensor:
+        form = ACTIVATIONS[activation] if activation else None
         if not suits_onednn(maps, self.weight):
             result = F.conv3d(maps, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-            result = result if shortcut is None else result.add_(shortcut)
-            return ACTIVATIONS[activation].in_place(result) if activation else result
-        name, scalars = ("none", []) if activation is None else ACTIVATIONS[activation].onednn
-        if self.weight[0, 0].numel() == maps[0, 0].numel() == self.groups == 1 and shortcut is None:
-            rows = torch.ops.mkldnn._linear_pointwise(
-                maps.flatten(1), self.weight.flatten(1), self.bias, name, scalars, ""
-            )
+            result = result if shortcut is None else result + shortcut
+            return form.in_place(result) if form else result
+        name, scalars = form.onednn if form and form.onednn else ("none", [])
+        result = self._onednn(maps, shortcut, name, scalars)
+        return form.in_place(result) if form and form.onednn is None else result
+
+    def _onednn(self, maps: Tensor, shortcut: Tensor | None, activation: str, scalars: list[float]) -> Tensor:
+        onednn = torch.ops.mkldnn
+        if shortcut is None and self.groups == maps[0, 0].numel() == self.weight[0, 0].numel() == 1:
+            rows = onednn._linear_pointwise(maps.flatten(1), self.weight.flatten(1), self.bias, activation, scalars, "")
             return rows[..., None, None, None]
-        window = (self.padding, self.stride, self.dilation, self.groups)
+        layer = (self._prepared(), self.bias, self.padding, self.stride, self.dilation, self.groups)
         maps = maps.contiguous(memory_format=FORMAT)
         if shortcut is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                maps, self._prepared(), self.bias, *window, name, scalars, ""
-            )
+            return onednn._convolution_pointwise(maps, *layer, activation, scalars, "")
+        unary = None if activation == "none" else activation
         shortcut = shortcut.contiguous(memory_format=FORMAT)
-        unary = None if activation is None else name
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            maps, shortcut, self._prepared(), self.bias, *window, "add", 1.0, unary, scalars, ""
-        )
+        return onednn._convolution_pointwise.binary(maps, shortcut, *layer, "add", 1.0, unary, scalars, "")
 
     def _prepared(self) -> Tensor:
         """Return the kernel in oneDNN's layout."""

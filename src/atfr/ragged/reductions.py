@@ -10,6 +10,7 @@ from atfr.errors import UnsupportedOperationError
 from atfr.ragged.operations import OPERATIONS, REARRANGED, Handler, by_name, packed_like, without_override
 from atfr.ragged.packed import TIME, ClipLayout, PackedClips, operation_name
 from atfr.ragged.rearranged import RearrangedClips, arranged, form_of, maps_of, named_axes, rearrange
+from atfr.ragged.rows import mean_over_space
 from atfr.ragged.windows import triple
 
 Clips = PackedClips | RearrangedClips
@@ -51,6 +52,8 @@ def mean(func: Handler, input: Clips, dim: Any = None, keepdim: bool = False, **
     """Average: over the maps of each clip where time is among the axes, else map by map."""
     axes = reduced_axes(func, input, dim)
     maps = maps_of(input).to(kwargs.get("dtype") or input.dtype)
+    if axes >= {3, 4}:
+        maps, axes = mean_over_space(maps)[..., None, None], axes - {3, 4}
     if within := tuple(axes - {TIME}):
         maps = maps.mean(within, keepdim=True, **kwargs)
     pooled = mean_over_time(maps, input.clip_layout) if TIME in axes else maps
@@ -80,7 +83,10 @@ def adaptive_avg_pool3d(func: Handler, input: PackedClips, output_size: Any) -> 
     size = triple(output_size)
     if size[0] == 1:
         maps = input.plain()
-        spatial = maps.mean((3, 4), keepdim=True) if size[1:] == (1, 1) else func(maps, (maps.shape[TIME], *size[1:]))
+        if size[1:] == (1, 1):
+            spatial = mean_over_space(maps)[..., None, None]
+        else:
+            spatial = func(maps, (maps.shape[TIME], *size[1:]))
         return mean_over_time(spatial, input.clip_layout)
     return adaptive_pool3d(func, input, size)
 

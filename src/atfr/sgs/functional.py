@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from atfr.ragged.rows import channels_innermost
+
 Kernel = Literal["linear", "linear_mean", "kronecker"]
 """How maps are weighed in their bin."""
 
@@ -139,7 +141,12 @@ def aggregate(
 
     Source: Fayyaz et al. 2021, Eq. (4).
     """
-    weighted_NTCHW = (features_NCTHW * weight_NT[:, None, :, None, None].to(features_NCTHW.dtype)).transpose(1, 2)
-    out_SCHW = weighted_NTCHW.new_zeros(num_slots, *weighted_NTCHW.shape[2:])
-    out_SCHW = out_SCHW.index_add(0, slot_NT.flatten(), weighted_NTCHW.flatten(0, 1))
-    return out_SCHW.transpose(0, 1).unsqueeze(0)
+    frames_NT = features_NCTHW.transpose(1, 2)  # N T, then a map as it lies in memory
+    last = channels_innermost(features_NCTHW)
+    frames_NT = frames_NT.movedim(2, 4) if last else frames_NT
+    weighted_NTD = frames_NT.flatten(2) * weight_NT[:, :, None].to(features_NCTHW.dtype)
+    out_SD = weighted_NTD.new_zeros(
+        num_slots, weighted_NTD.shape[2]
+    )  # rows: as maps, index_add takes eight times as long
+    out_S = out_SD.index_add(0, slot_NT.flatten(), weighted_NTD.flatten(0, 1)).unflatten(1, frames_NT.shape[2:])
+    return (out_S.movedim(3, 1) if last else out_S).transpose(0, 1).unsqueeze(0)

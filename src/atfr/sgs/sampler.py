@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from atfr.errors import InputError, UnsupportedOperationError
 from atfr.ragged import ClipLayout, PackedClips
+from atfr.ragged.rows import mean_over_space
 from atfr.sgs.functional import aggregate
 from atfr.sgs.sampling import Sampling
 
@@ -120,7 +121,7 @@ def full_precision(device_type: str) -> AbstractContextManager[Any]:
 
 def pooled(features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T"]:
     """Return the mean of each map over height and width, in float32 at least."""
-    return features.mean((3, 4), dtype=features.dtype if features.dtype == torch.float64 else torch.float32)
+    return mean_over_space(features, features.dtype if features.dtype == torch.float64 else torch.float32)
 
 
 def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:

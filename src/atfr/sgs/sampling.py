@@ -85,11 +85,12 @@ def sample(
     """
     wide_NTL = embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float()
     frames = wide_NTL.shape[1]
-    size = block or frames
-    blocks = -(-frames // block) if block else 1
-    blocks_MDL = F.pad(wide_NTL, (0, 0, 0, blocks * size - frames)).reshape(-1, size, wide_NTL.shape[2])
-    starts = size * torch.arange(blocks, device=lengths_N.device)
-    lengths_M = (lengths_N[:, None] - starts).clamp(0, size).flatten()
+    size, blocks, blocks_MDL, lengths_M = frames, 1, wide_NTL, lengths_N
+    if block:
+        size, blocks = block, -(-frames // block)
+        blocks_MDL = F.pad(wide_NTL, (0, 0, 0, blocks * size - frames)).reshape(-1, size, wide_NTL.shape[2])
+        starts = size * torch.arange(blocks, device=lengths_N.device)
+        lengths_M = (lengths_N[:, None] - starts).clamp(0, size).flatten()
 
     coordinates = sgs.coordinates(blocks_MDL, similarity)
     group = grouping(coordinates, lengths_M, num_bins, kernel, top_edge)
@@ -114,17 +115,18 @@ def grouping(
     Source: Fayyaz et al. 2021, Eq. (9).
     """
     there_NT = torch.arange(coordinates_NT[0].shape[1], device=lengths_N.device) < lengths_N[:, None]
-    counts_NT, weight_NT = there_NT, torch.ones_like(coordinates_NT[0])
-    bin_NT, total_N = torch.zeros_like(there_NT, dtype=torch.long), torch.ones_like(lengths_N)
-    finite_N1 = torch.ones_like(there_NT[:, :1])
     for k, coordinate_NT in enumerate(coordinates_NT):
         bins_N = lengths_N.clamp(min=1) if num_bins is None else torch.full_like(lengths_N, num_bins[k])
         own = one_coordinate(coordinate_NT.masked_fill(~there_NT, 0), bins_N, kernel, top_edge)
+        own_finite_N1 = coordinate_NT.detach().amax(dim=1, keepdim=True).isfinite()
+        if k == 0:
+            (bin_NT, weight_NT, counts_NT), total_N, finite_N1 = own, bins_N, own_finite_N1
+            continue
         bin_NT, total_N = bin_NT * bins_N[:, None] + own.bins, total_N * bins_N
         weight_NT, counts_NT = weight_NT * own.weights, counts_NT & own.counts
-        finite_N1 = finite_N1 & coordinate_NT.detach().amax(dim=1, keepdim=True).isfinite()
+        finite_N1 = finite_N1 & own_finite_N1
 
-    counts_NT = counts_NT & (weight_NT.detach() > EPSILON)
+    counts_NT = counts_NT & there_NT & (weight_NT.detach() > EPSILON)
     alike_NT = ~counts_NT.any(dim=1, keepdim=True) & there_NT
     counts_NT = counts_NT | alike_NT
     bin_NT = torch.where(alike_NT, total_N[:, None] - 1, bin_NT)
