@@ -44,3 +44,9 @@ def test_every_public_name_is_in_the_reference() -> None:
     reference = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
     for name in atfr.__all__:
         assert re.search(rf"^::: atfr\.(\w+\.)*{name}$", reference, flags=re.MULTILINE), f"atfr.{name} has no entry"
+
+
+def test_examples_stand_where_the_reference_sets_them_as_code() -> None:
+    for file in (ROOT / "src").rglob("*.py"):
+        misread = re.search(r"^ *Example:$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not misread, f"{file}: write Examples:, mkdocstrings takes Example: for a quotation"

@@ -119,7 +119,7 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int] | None = None, *, exam
     Raises:
         InputError: the clip shape is not C x T x H x W.
 
-    Example:
+    Examples:
         >>> import atfr
         >>> cost = atfr.clip_cost(atfr.create_model("x3d_s"), (3, 13, 160, 160))
         >>> f"{cost.static / 1e9:.2f} GFLOPs (multiply-adds)"

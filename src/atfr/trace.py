@@ -150,7 +150,7 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
 
     Other threads that run the same network are not recorded. A network without SGS gives a trace without sites.
 
-    Example:
+    Examples:
         >>> import atfr
         >>> model = atfr.create_model("resnet3d_18", num_classes=4)
         >>> report = atfr.adapt_(model, after="res2")

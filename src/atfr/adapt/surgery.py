@@ -120,7 +120,7 @@ def adapt_(
             left as it was.
         InputError: an option out of range, or one that the sampler does not have.
 
-    Example:
+    Examples:
         >>> import atfr
         >>> model = atfr.create_model("x3d_xs", num_classes=10)
         >>> atfr.adapt_(model, after="res2").channels

@@ -61,7 +61,7 @@ class Timing:
     def ratio(self, formula: Callable[[Seconds], float]) -> Ratio:
         """Return what a formula of the variants' seconds gives in each round: the median, and the range.
 
-        Example:
+        Examples:
             >>> timing = Timing({"static": (4.0, 8.0, 9.0), "adaptive": (2.0, 4.0, 3.0)})
             >>> str(timing.ratio(lambda s: s["static"] / (s["adaptive"] + 1)))
             '1.6 (1.33 to 2.25)'

@@ -82,7 +82,7 @@ def read_runs(runs: Sequence[Path]) -> dict[str, TestResult]:
 def short_names(files: Sequence[Path]) -> list[str]:
     """Return for each file the last parts of its path that tell it from the others; what all results have is left out.
 
-    Example:
+    Examples:
         >>> short_names([Path("/runs/static/test/result.json"), Path("/runs/adaptive/test/result.json")])
         ['static', 'adaptive']
     """

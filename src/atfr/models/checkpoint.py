@@ -165,7 +165,7 @@ def staged(folder: Path) -> Iterator[Path]:
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return what differs between two sets of nested settings: the name, as "clip.frames", and both values.
 
-    Example:
+    Examples:
         >>> differences({"model": "x3d_s", "clip": {"frames": 13}}, {"model": "x3d_s", "clip": {"frames": 16}})
         [('clip.frames', 13, 16)]
     """

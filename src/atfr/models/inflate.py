@@ -155,7 +155,7 @@ def inflate(
         InputError: a module or operation that cannot be inflated (the message names its path and class), or a path
             where there is nothing to inflate, or a size out of range.
 
-    Example:
+    Examples:
         >>> from torchvision.models import resnet18
         >>> network = inflate(resnet18(num_classes=5), temporal_kernel={"layer1.0.conv1": 3})
         >>> network.inflation[3]

@@ -90,7 +90,7 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
     Raises:
         CheckpointError: The file cannot be read without running code from it, or does not fit the network.
 
-    Example:
+    Examples:
         >>> import atfr, tempfile
         >>> model = atfr.create_model("x3d_xs", num_classes=10)
         >>> with tempfile.NamedTemporaryFile(suffix=".pyth") as file:

@@ -44,7 +44,7 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
     Raises:
         InputError: Unknown name (close ones are suggested) or argument, or a value out of range.
 
-    Example:
+    Examples:
         >>> create_model("x3d_s", num_classes=10).clip_shape
         (3, 13, 160, 160)
     """

@@ -34,7 +34,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         InputError: It is no module, or one of its weights is shared with a copy that cannot be made.
         AdaptError: It is wrapped (DistributedDataParallel, torch.compile).
 
-    Example:
+    Examples:
         >>> import atfr
         >>> model = atfr.create_model("x3d_xs", num_classes=10).eval()
         >>> report = atfr.adapt_(model, after="res2")

@@ -37,7 +37,7 @@ def each_clip(func: Callable[..., Tensor], *tensors: Float[Tensor, "N _ T _ _"])
         UnsupportedOperationError: Plain and packed tensors together, or packed ones of different lengths.
         InputError: The function's result for a clip is no 1 x C x A x H x W with A >= 1.
 
-    Example:
+    Examples:
         >>> def reverse(clip):  # N x C x T x H x W, in every network's forward
         ...     return clip.flip(2)
         >>> packed = PackedClips.pack([torch.zeros(8, 3, 4, 4), torch.zeros(8, 5, 4, 4)])
@@ -77,7 +77,7 @@ def cat_clips(tensors: Sequence[Float[Tensor, "_ _ _ H W"]]) -> Float[Tensor, "N
     Returns:
         Packed clips if one of the tensors is packed, else a plain tensor.
 
-    Example:
+    Examples:
         >>> packed = PackedClips.pack([torch.zeros(8, 3, 4, 4), torch.zeros(8, 5, 4, 4)])
         >>> cat_clips([packed, torch.zeros(2, 1, 4, 4, 4)]).lengths
         (4, 5)

@@ -65,7 +65,7 @@ class ClipLayout:
 class PackedClips(Tensor):
     """A batch of clips of different lengths: a tensor of shape ``1 x C x S x H x W`` with the layout of its clips.
 
-    Example:
+    Examples:
         >>> packed = PackedClips.pack([torch.zeros(8, 3, 4, 4), torch.zeros(8, 5, 4, 4)])
         >>> packed.lengths, tuple(packed.shape)
         ((3, 5), (1, 8, 8, 4, 4))

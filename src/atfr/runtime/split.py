@@ -59,7 +59,7 @@ def split(model: nn.Module, clip_shape: Sequence[int] | None = None) -> Split:
     Raises:
         UnsupportedNetworkError: no SGS, one behind another, a way around it, or torch.export cannot take the network.
 
-    Example:
+    Examples:
         >>> import atfr
         >>> model = atfr.create_model("resnet3d_18", num_classes=4).eval()
         >>> report = atfr.adapt_(model, after="res2")

@@ -228,7 +228,7 @@ def clips_in_a_step(trainer: pl.Trainer, batch_size: int) -> int:
 def learning_rate_factor(step: int, total_steps: float, warmup_steps: int) -> float:
     """Return the share of the full learning rate at a step, 0-based: linear up to 1, then half a cosine down to 0.
 
-    Example:
+    Examples:
         >>> [round(learning_rate_factor(step, 10, 2), 3) for step in (0, 1, 2, 6, 10)]
         [0.5, 1.0, 1.0, 0.5, 0.0]
     """

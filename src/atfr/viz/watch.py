@@ -127,7 +127,7 @@ def watch(model: nn.Module, last: Mapping[str, str] | None = None) -> Iterator[W
         last: the path of the last module with maps of each pathway, by the pathway's name: for networks of several
             pathways that are not ours.
 
-    Example:
+    Examples:
         >>> import atfr
         >>> from atfr import viz
         >>> model = atfr.create_model("resnet3d_18", num_classes=4)
