@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from atfr.evaluate.analysis import rank_correlation
+
 SAMPLES = 10_000
 
 
@@ -141,17 +143,6 @@ def motion(runs: Runs, variant: str) -> None:
         print(
             "  mean A by class: " + ", ".join(f"{name} {np.mean(kept):.2f}" for name, kept in sorted(by_class.items()))
         )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return Spearman's rank correlation, ties at their mean rank; NaN where one does not vary."""
-    ranks = [ranked(values) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1]) if min(rank.std() for rank in ranks) > 0 else float("nan")
-
-
-def ranked(values: np.ndarray) -> np.ndarray:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (count.cumsum() - (count - 1) / 2)[place]
 
 
 def main() -> None:

@@ -103,3 +103,4 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     common.print_histogram("Active bins", kept)
     print(f"\nWritten: {out / 'quickstart.json'}, {out / 'quickstart.png'}")
     print(f"Try it:  atfr predict VIDEO --checkpoint {out / 'adaptive'}")
+    print(f"See it:  atfr report {out / 'static'} {out / 'adaptive'}")

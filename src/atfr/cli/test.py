@@ -102,15 +102,20 @@ def test(
 
 def report(result: "TestResult", out: Path | None, checkpoint: Path, json: bool) -> None:
     """Write and print the result of a test."""
-    write(result, out, checkpoint)
+    written = write(result, out, checkpoint)
     if json:
         common.print_json(result.to_dict())
-    else:
-        print_result(result)
+        return
+    print_result(result)
+    if written:
+        print(f"\nWritten: {written}\nSee it:  atfr report {written}")
 
 
-def write(result: "TestResult", out: Path | None, checkpoint: Path) -> None:
-    """Write the result of a test, beside its network where no folder is given, and warn of its videos."""
+def write(result: "TestResult", out: Path | None, checkpoint: Path) -> Path | None:
+    """Write the result of a test, beside its network where no folder is given, and warn of its videos.
+
+    The folder is returned; None where it was not given and cannot be written to.
+    """
     for skip in result.skipped:
         common.warn(f"left out: {skip.reason}")
     for video in result.videos:
@@ -118,12 +123,15 @@ def write(result: "TestResult", out: Path | None, checkpoint: Path) -> None:
             common.warn(video.warning)
     from atfr.evaluate.result import folder_of
 
+    folder = out or folder_of(checkpoint)
     try:
-        result.save(out or folder_of(checkpoint))
+        result.save(folder)
     except OSError as error:
         if out is not None:
             raise
-        common.warn(f"the results are not kept, for '{checkpoint}' cannot be written to ({error}); give --out FOLDER")
+        common.warn(f"the results are not kept, for '{folder}' cannot be written ({error}); give --out FOLDER")
+        return None
+    return folder
 
 
 def print_result(result: "TestResult") -> None:

@@ -195,13 +195,15 @@ class Confusion:
 
     def pairs(self, most: int) -> list[tuple[str, str, int, float]]:
         """Return what is confused most: label, prediction, videos, share of the label's; most videos first."""
-        wrong = self.counts * ~np.eye(len(self.labels), dtype=bool)
+        wrong = [cell for cell in self.cells() if cell[0] != cell[1]]
+        return sorted(wrong, key=lambda cell: (-cell[2], -cell[3]))[:most]
+
+    def cells(self) -> list[tuple[str, str, int, float]]:
+        """Return what is taken for what, right or wrong: label, prediction, videos, share of the label's."""
         shares = self.shares
-        rows, columns = wrong.nonzero()
-        order = sorted(zip(rows, columns, strict=True), key=lambda at: (-wrong[at], -shares[at], at))
         return [
-            (self.labels[row], self.labels[column], int(wrong[row, column]), float(shares[row, column]))
-            for row, column in order[:most]
+            (self.labels[row], self.labels[column], int(self.counts[row, column]), float(shares[row, column]))
+            for row, column in zip(*self.counts.nonzero(), strict=True)
         ]
 
 

@@ -69,11 +69,9 @@ def run_dict(result: TestResult) -> dict[str, Any]:
     """Return what a report shows of one run as plain JSON values."""
     figures = result.to_dict()
     del figures["videos"]
-    confusion = analysis.confusion(result)
-    rows, columns = confusion.counts.nonzero()
     told = [
-        {"label": confusion.labels[row], "prediction": confusion.labels[column], "videos": int(count)}
-        for row, column, count in zip(rows, columns, confusion.counts[rows, columns], strict=True)
+        {"label": label, "prediction": prediction, "videos": count}
+        for label, prediction, count, _ in analysis.confusion(result).cells()
     ]
     sites = {site: site_dict(result, site) for site in result.sites}
     calibration = asdict(analysis.calibration(result))

@@ -133,10 +133,11 @@ def conditions(report: Report) -> Section:
         clip = "{clips} clips x {crops} {places} crops of {frames} frames, every {stride}, {size} px".format(**views)
         time = "batch {batch_size}, {device}, {threads} thread(s), torch {torch}".format(**timing)
         time = f"{brief(result.ms_per_clip)} ms, {time}"
-        rows.append([name, len(result.videos), len(result.skipped), clip, time])
+        sgs = ", ".join(f"{key} {value}" for key, value in (result.network["sgs"] or {}).items())
+        rows.append([name, sgs or "–", len(result.videos), len(result.skipped), clip, time])
     text = [
         "GFLOPs are multiply-adds / 1e9, from each clip's own number of maps. Times of different runs were not "
         "measured in turns: do not compare them."
     ]
-    columns = ["run", "videos", "left out", "views", "forward pass of a clip"]
+    columns = ["run", "SGS", "videos", "left out", "views", "forward pass of a clip"]
     return Section("How this was made", text, table=Table(columns, rows))

@@ -2,14 +2,15 @@
 
 import math
 
-import numpy as np
-
 from atfr.evaluate import analysis
 from atfr.viz import run_figures as figures
 from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table
 from atfr.viz.report import Report
 from atfr.viz.run_figures import Panel
+
+LISTED = 200
+"""Mistakes in the table of a confusion matrix of many classes, at most."""
 
 
 def drawn(report: Report) -> figures.Runs:
@@ -92,9 +93,8 @@ def motion(report: Report, found: list[Panel]) -> Section:
     return Section(
         "Do maps follow motion?",
         [
-            "Each point is a clip; many are drawn as a density, brighter where there are more. Motion is the mean "
-            "change of a pixel from one frame of the clip to the next. Clips of a class may share both; the table has "
-            "the correlation within classes."
+            "Brighter where there are more clips. Motion is the mean change of a pixel from one frame of the clip to "
+            "the next. Clips of a class may share both; the table has the correlation within classes."
         ],
         figures.motion(drawn(report)),
         f"Maps kept against motion. {'; '.join(told)}.",
@@ -154,16 +154,14 @@ def confusion(report: Report) -> Section:
     rows = []
     for name, result in report.runs.items():
         found = analysis.confusion(result)
-        rows += [
-            [name, found.labels[row], found.labels[column], int(found.counts[row, column]), percent(share)]
-            for (row, column), share in np.ndenumerate(found.shares)
-            if share
-        ]
+        cells = found.cells() if len(found.labels) <= figures.SHOWN_CLASSES else found.pairs(LISTED)
+        rows += [[name, label, prediction, count, percent(share)] for label, prediction, count, share in cells]
     return Section(
         "What is taken for what",
         [
             "Rows are classes, columns what their videos are told to be, in percent. Of more than "
-            f"{figures.SHOWN_CLASSES} classes those are shown that are confused most."
+            f"{figures.SHOWN_CLASSES} classes those are shown that are confused most; their numbers are the {LISTED} "
+            "most frequent mistakes."
         ],
         figures.confusion_matrix(drawn(report)),
         f"Confusion matrix. {told_pairs(report, 1)}",

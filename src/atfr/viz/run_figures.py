@@ -25,8 +25,6 @@ Runs = TestResult | Mapping[str, TestResult]
 PALETTE = (COLOURS["adaptive"], "#d55e00", "#009e73", "#c05299", "#9a7200")
 """Of runs, but static ones; told apart by the colour-blind, 3 : 1 at least on the light and on the dark page."""
 MARKERS = "osD^vPX"
-POINTS = 1000
-"""More clips than that are drawn as a density."""
 DENSITY = ListedColormap(colormaps["cividis"](np.linspace(0.3, 1, 256)))
 """Without colours so dark that they are lost on the dark page."""
 ENDS = 5
@@ -111,8 +109,7 @@ def active_bins(runs: Runs) -> Figure:
         axes.bar(list(counts), [100 * count / total for count in counts.values()], color=COLOURS["adaptive"])
         mean = sum(kept * count for kept, count in counts.items()) / total
         axes.axvline(mean, color="black", linewidth=1, linestyle=":")
-        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate(f"mean {brief(mean)}", (mean, 1), xytext=(3, -3), fontsize=7, va="top", **place)
+        axes.set_title(f"{panel.title}: mean {brief(mean)}", loc="left", fontsize=9, parse_math=False)
         axes.set_ylabel("clips (%)", fontsize=8)
     all_axes[-1].set_xlim(0.4, max(map(most_maps, found)) + 0.6)
     all_axes[-1].set_xlabel("maps that a clip keeps, A", fontsize=8)
@@ -185,16 +182,13 @@ def class_resolutions(runs: Runs, ends: int = ENDS) -> Figure:
 
 
 def motion(runs: Runs) -> Figure:
-    """Draw the maps each clip keeps against the motion in the same clip, with the rank correlation over clips."""
+    """Draw how many clips keep how many maps at how much motion in the same clip, and the rank correlation."""
     found = panels(runs)
     figure, all_axes = columns_of(found, 2.1)
     for axes, panel in zip(all_axes, found, strict=True):
         kept = [count for video in panel.result.videos for count in video.active_bins[panel.site]]
         energy = [100 * value for video in panel.result.videos for value in video.motion]
-        if len(kept) <= POINTS:
-            axes.scatter(energy, kept, s=8, color=COLOURS["adaptive"], linewidths=0)
-        else:
-            draw_density(axes, energy, kept)
+        draw_density(figure, axes, energy, kept)
         relation = analysis.motion_relation(panel.result, panel.site)
         axes.set_title(
             f"{panel.title}: rank correlation {relation.clips:.2f}", loc="left", fontsize=9, parse_math=False
@@ -206,16 +200,18 @@ def motion(runs: Runs) -> Figure:
     return figure
 
 
-def draw_density(axes: Axes, energy: Sequence[float], kept: Sequence[int]) -> None:
+def draw_density(figure: Figure, axes: Axes, energy: Sequence[float], kept: Sequence[int]) -> None:
     """Draw how many clips there are of each number of maps and about as much motion, on a logarithmic scale."""
     steps = np.linspace(min(energy), max(energy) + 1e-6, 41)
     rows = np.arange(min(kept), max(kept) + 2) - 0.5
     clips, _, _ = np.histogram2d(kept, energy, bins=(rows, steps))
     where = (steps[0], steps[-1], rows[0], rows[-1])
-    picture = np.ma.masked_equal(clips, 0)
-    axes.imshow(
-        picture, norm=LogNorm(1), cmap=DENSITY, extent=where, origin="lower", aspect="auto", interpolation="none"
-    )
+    options: dict[str, Any] = {"origin": "lower", "aspect": "auto", "interpolation": "none"}
+    norm = LogNorm(1, max(2, clips.max()))
+    image = axes.imshow(np.ma.masked_equal(clips, 0), norm=norm, cmap=DENSITY, extent=where, **options)
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label("clips", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
 
 
 def dropped(runs: Runs) -> Figure:
@@ -320,8 +316,8 @@ def most_confused(runs: Runs, most: int = 10) -> Figure:
         style(axes)
         axes.spines["left"].set_visible(False)
         axes.set(yticks=[], ylim=(len(pairs) - 0.65, -0.75))
-        axes.set_xlim(left=0)
         axes.set_title(short(name, 40), loc="left", fontsize=9, parse_math=False)
+    all_axes[-1].set_xlim(0, 1.05 * max(count for pairs in found.values() for _, _, count, _ in pairs))
     all_axes[-1].set_xlabel("videos (share of the class)", fontsize=8)
     return figure
 
