@@ -1,16 +1,20 @@
-"""Which file each worker process of a data loader is reading, so that one that dies can be reported with it."""
+"""Who makes data while the network runs: a thread, or processes, of which it is known what each is reading."""
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from atfr.errors import AtfrError, DataError
+
+Item = TypeVar("Item")
 
 MAX_WORKERS = 512
 NOTHING = -1
@@ -60,6 +64,23 @@ class Readings:
                 f"a process that decodes videos died {what} (pid {found[1]}: {found[2].strip(' .')}); if memory is "
                 "short, use fewer workers, otherwise take the file out of the data"
             ) from error
+
+
+def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
+    """Give items that a thread of their own makes, up to `count` before they are asked for.
+
+    What making one raises is raised here, in its place. Whoever stops early waits for the one being made.
+    """
+    end = object()
+    source = iter(items)
+    thread = ThreadPoolExecutor(1)
+    try:
+        coming = deque(thread.submit(next, source, end) for _ in range(count))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, source, end))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 class WatchedLoader(DataLoader):

@@ -1,5 +1,6 @@
 """predict: videos in, predictions out. A file is decoded once, however many views are cut from it."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from atfr.data.workers import Readings, WatchedLoader
+from atfr.data.workers import Readings, WatchedLoader, ahead
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass, evaluating
 from atfr.evaluate.task import Task, check_classes
@@ -20,7 +21,7 @@ from atfr.models import VideoModel
 from atfr.trace import MapCounts
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
-from atfr.video.transforms import motion_energy, test_clips
+from atfr.video.transforms import VideoViews, motion_energy, test_views
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def predict(
         num_clips: clips of a video, spread uniformly.
         num_crops: crops of a clip: 1 (centre) or 3.
         batch_size: clips in one forward pass, at most.
-        num_workers: processes that decode; 0 decodes in this one.
+        num_workers: processes that decode; 0 decodes in a thread of this one, while the network runs.
         on_error: called for a file that does not decode, which is then passed over; by default it raises.
 
     Raises:
@@ -144,7 +145,8 @@ def outcomes(
     """Yield the views of each video, in order, with what the network made of them; None where it does not decode."""
     together = max(1, batch_size // (views.num_clips * views.num_crops))
     options: dict[str, Any] = {"batch_size": together, "num_workers": num_workers, "collate_fn": list}
-    for loaded in WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options):
+    loader = WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options)
+    for loaded in loader if num_workers else ahead(loader):
         passes = iter(_passes(forward, [video.views for video in loaded if video.views is not None], batch_size))
         for video in loaded:
             yield video, next(passes) if video.views is not None else None
@@ -155,7 +157,7 @@ class Loaded:
     """The views of one video and, if asked for, the motion in each; or why there are none."""
 
     path: Path
-    views: Float[Tensor, "V C T H W"] | None
+    views: VideoViews | None
     motion: tuple[float, ...] = ()
     warning: str | None = None
     error: str | None = None
@@ -197,19 +199,26 @@ class Views(Dataset[Loaded]):
         video = VideoFile(self.paths[index], shorter_side=self.spec.decode_side)
         try:
             with self.readings.reading(index):
-                views = test_clips(video, self.spec, self.num_clips, self.num_crops, places)
+                views = test_views(video, self.spec, self.num_clips, self.num_crops, places)
         except VideoError as error:
             return Loaded(video.path, None, error=str(error))
         motion = tuple(motion_energy(views, self.spec).tolist()) if self.motion else ()
         return Loaded(video.path, views, motion, video.warning)
 
 
-def _passes(forward: Forward, views: list[Float[Tensor, "V C T H W"]], batch_size: int) -> list[Pass]:
+def _batches(videos: Sequence[VideoViews], size: int) -> Iterator[Float[Tensor, "N C T H W"]]:
+    """The views of some videos one after the other, so many together; no more of them are held at a time."""
+    views = itertools.chain.from_iterable(videos)
+    while batch := list(itertools.islice(views, size)):
+        yield torch.stack(batch)
+
+
+def _passes(forward: Forward, views: list[VideoViews], batch_size: int) -> list[Pass]:
     """Run the views of some videos in batches, and give each video its own share of what came out."""
     if not views:
         return []
     with evaluating(forward.model):
-        passes = [forward(clips) for clips in torch.cat(views).split(batch_size)]
+        passes = [forward(clips) for clips in _batches([video.to(forward.device) for video in views], batch_size)]
     scores = torch.cat([one.scores for one in passes])
     sites = {site: MapCounts.joined([one.sites[site] for one in passes]) for site in passes[0].sites}
     multiply_adds = [count for one in passes for count in one.multiply_adds]

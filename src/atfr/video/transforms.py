@@ -1,10 +1,14 @@
 """Cut clips from decoded frames or from a file: one random clip for training, or all the views of a test.
 
-Only the frames that a clip takes are converted and resized. Resizing is bilinear with antialiasing, on uint8.
+Only the frames that a clip takes are converted and resized, each once. Resizing is bilinear with antialiasing, on
+uint8; numbers of four bytes are made of the pixels of one clip at a time.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
@@ -35,6 +39,41 @@ def train_clip(frames: Frames | VideoFile, spec: ClipSpec, generator: torch.Gene
     return _normalise(clip, spec)
 
 
+@dataclass(frozen=True)
+class VideoViews:
+    """The views of one video, clip by clip, and of a clip crop by crop: they are cut as they are asked for.
+
+    Attributes:
+        images: the frames that any view takes, each once, resized.
+        clips: of each clip, where its frames are in `images`.
+        corners: of each clip, the upper left corners (y, x) of its crops.
+        spec: the clip.
+    """
+
+    images: UInt8[Tensor, "F 3 H W"]
+    clips: Int64[Tensor, "L T"]
+    corners: Sequence[Sequence[tuple[int, int]]]
+    spec: ClipSpec
+
+    def __len__(self) -> int:
+        return sum(map(len, self.corners))
+
+    def __iter__(self) -> Iterator[Float[Tensor, "3 T H W"]]:
+        """Give each view; those of a clip are windows into the same pixels, which are normalised once."""
+        size = self.spec.size
+        for frames, corners in zip(self.clips, self.corners, strict=True):
+            (top, left), (bottom, right) = (
+                [pick(place) for place in zip(*corners, strict=True)] for pick in (min, max)
+            )
+            pixels = _normalise(self.images[frames, :, top : bottom + size, left : right + size], self.spec)
+            for y, x in corners:
+                yield pixels[:, :, y - top : y - top + size, x - left : x - left + size]
+
+    def to(self, device: torch.device | str) -> "VideoViews":
+        """Return the views on a device, where they are cut then: an eighth of the bytes of the clips goes there."""
+        return replace(self, images=self.images.to(device), clips=self.clips.to(device))
+
+
 def test_clips(
     frames: Frames | VideoFile,
     spec: ClipSpec,
@@ -42,7 +81,18 @@ def test_clips(
     num_crops: int = 1,
     places: torch.Generator | None = None,
 ) -> Float[Tensor, "V 3 T H W"]:
-    """Cut the views of a test: `num_clips` clips spread over the video, each in `num_crops` crops, clip by clip.
+    """Cut the views of a test, all at once: see `test_views`."""
+    return torch.stack(list(test_views(frames, spec, num_clips, num_crops, places)))
+
+
+def test_views(
+    frames: Frames | VideoFile,
+    spec: ClipSpec,
+    num_clips: int = 1,
+    num_crops: int = 1,
+    places: torch.Generator | None = None,
+) -> VideoViews:
+    """Prepare the views of a test: `num_clips` clips spread over the video, each in `num_crops` crops, clip by clip.
 
     One crop is the centre of the frame. Three are its two ends and its centre along the longer side. With a generator
     of `places` each crop of each clip is somewhere else, every place equally likely.
@@ -62,27 +112,20 @@ def test_clips(
         corners = [_random_corners(height - spec.size, width - spec.size, num_crops, places) for _ in starts]
     else:
         corners = [_uniform_corners(height - spec.size, width - spec.size, num_crops)] * num_clips
-    return torch.stack(
-        [
-            _normalise(images[clip, :, y : y + spec.size, x : x + spec.size], spec)
-            for clip, crops in zip(place, corners, strict=True)
-            for y, x in crops
-        ]
-    )
+    return VideoViews(images, place, corners, spec)
 
 
-def motion_energy(clips: Float[Tensor, "V 3 T H W"], spec: ClipSpec) -> Float[Tensor, " V"]:
+def motion_energy(clips: Iterable[Float[Tensor, "3 T H W"]], spec: ClipSpec) -> Float[Tensor, " V"]:
     """Return the motion in each clip: the mean absolute difference of a pixel from one of its frames to the next.
 
     Pixels count from 0 to 1, as before normalisation, whatever the stride of the clip; a single frame has no motion.
     """
-    if clips.shape[2] < 2:
-        return clips.new_zeros(len(clips))
-    by_channel = torch.stack([clip.diff(dim=1).abs_().mean((1, 2, 3)) for clip in clips])  # one clip in memory
-    return by_channel @ torch.tensor(spec.std, dtype=clips.dtype) / len(spec.std)
+    by_channel = [clip.diff(dim=1).abs_().mean((1, 2, 3)) if clip.shape[1] > 1 else torch.zeros(3) for clip in clips]
+    return torch.stack(by_channel) @ torch.tensor(spec.std) / len(spec.std)
 
 
-test_clips.__test__ = False  # type: ignore[attr-defined]  # the name is the contract's; it is no pytest test
+test_clips.__test__ = False  # type: ignore[attr-defined]  # the names are the contract's; they are no pytest tests
+test_views.__test__ = False  # type: ignore[attr-defined]
 
 
 def _uniform_corners(down: int, across: int, num_crops: int) -> list[tuple[int, int]]:
@@ -114,5 +157,6 @@ def _resize(frames: Frames | VideoFile, indices: Tensor, side: int) -> UInt8[Ten
 
 
 def _normalise(clip: UInt8[Tensor, "T 3 H W"], spec: ClipSpec) -> Float[Tensor, "3 T H W"]:
-    scaled = tvf.to_dtype(clip, torch.float32, scale=True)
-    return tvf.normalize(scaled, mean=list(spec.mean), std=list(spec.std), inplace=True).transpose(0, 1).contiguous()
+    scaled = tvf.to_dtype(clip.transpose(0, 1).contiguous(), torch.float32, scale=True)  # rearranged as single bytes
+    mean, std = (torch.tensor(values, device=clip.device).view(3, 1, 1, 1) for values in (spec.mean, spec.std))
+    return scaled.sub_(mean).div_(std)

@@ -1,0 +1,265 @@
+"""From video files to answers, 10 clips x 3 crops of each video: atfr against a plain PyTorchVideo pipeline.
+
+    python benchmarks/end_to_end.py [--data FOLDER] [--videos 14] [--chunk 2] [--out result.json] [--quick]
+
+The data is ../shared/data/ut_interaction by default; its videos are taken at equal distances in the list. All variants
+run in one process, in turns over chunks of videos; each ratio is one of the same chunk. X3D-S, 13 frames, every sixth,
+shorter side 182 px, crops of 160 px, random weights: the same in all variants, so that the static network's scores can
+be compared with PyTorchVideo's (they differ by the frames taken, counted there by time, and by resizing).
+
+- pytorchvideo: `EncodedVideo` (PyAV), for each clip `get_clip` and PyTorchVideo's own transforms (subsample, normalise,
+  scale, crop three times), its X3D-S in eager PyTorch, the three crops of a clip together. Its `transforms` import a
+  module that torchvision has renamed since; the script puts the renamed module at the old name, and nothing else.
+- static, adaptive: what `atfr predict` does (`atfr.evaluate.predict`): each file is decoded once, in a thread beside
+  the network. The adaptive network has SGS after res2, whose biases are 0, so that untrained it keeps several maps.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import atfr
+from atfr.bench import Timing, in_turns, script_options, write_result
+from atfr.evaluate.forward import Forward, evaluating
+from atfr.evaluate.predict import Prediction, Views, predictions
+from atfr.video.file import VideoFile
+from atfr.video.spec import ClipSpec
+from atfr.video.transforms import test_views
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data" / "ut_interaction"
+SPEC = ClipSpec(frames=13, stride=6, size=160, resize=182, jitter=(182, 228))
+NUM_CLIPS, NUM_CROPS, BATCH = 10, 3, 8
+CLASSES = 400
+VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".webm", ".mov")
+
+Pipeline = Callable[[Sequence[Path]], Tensor]
+"""From files to the scores of each, N x K."""
+
+
+def pytorchvideo_pipeline(network: nn.Module, clock: "Clock") -> Pipeline:
+    """Return PyTorchVideo's way, as its tutorials have it."""
+    import torchvision.transforms._functional_tensor as renamed
+
+    sys.modules.setdefault("torchvision.transforms.functional_tensor", renamed)
+    from pytorchvideo.data.encoded_video import EncodedVideo
+    from pytorchvideo.transforms import Normalize, ShortSideScale, UniformTemporalSubsample
+    from pytorchvideo.transforms.functional import uniform_crop
+    from torchvision.transforms import Compose, Lambda
+
+    transform = Compose(
+        [
+            UniformTemporalSubsample(SPEC.frames),
+            Lambda(lambda video: video / 255),
+            Normalize(SPEC.mean, SPEC.std),
+            ShortSideScale(SPEC.resize),
+        ]
+    )
+
+    @torch.inference_mode()
+    def run(paths: Sequence[Path]) -> Tensor:
+        scores = []
+        for path in paths:
+            with clock("decode"):
+                video = EncodedVideo.from_path(str(path), decode_audio=False)
+                fps = video._container.streams.video[0].average_rate
+            length_s = Fraction(SPEC.frames * SPEC.stride) / fps
+            last_s = max(Fraction(0), Fraction(video.duration) - length_s)
+            views = []
+            for number in range(NUM_CLIPS):
+                start_s = last_s * number / (NUM_CLIPS - 1)
+                with clock("decode"):
+                    clip = video.get_clip(start_s, start_s + length_s)["video"]
+                with clock("transform"):
+                    scaled = transform(clip)
+                    crops = torch.stack([uniform_crop(scaled, SPEC.size, place) for place in range(NUM_CROPS)])
+                with clock("network"):
+                    views.append(network(crops).softmax(1))
+            video.close()
+            scores.append(torch.cat(views).double().mean(0))
+        return torch.stack(scores)
+
+    return run
+
+
+class Atfr:
+    """The way of `atfr predict`, with a network whose costs are counted already; keeps what it predicted."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.forward = Forward(network.eval(), (3, SPEC.frames, SPEC.size, SPEC.size))
+        self.labels = tuple(map(str, range(CLASSES)))
+        self.predicted: dict[Path, Prediction] = {}
+
+    def __call__(self, paths: Sequence[Path]) -> Tensor:
+        views = Views(paths, SPEC, NUM_CLIPS, NUM_CROPS)
+        found = list(predictions(self.forward, views, self.labels, BATCH, 0, None))
+        self.predicted |= {one.path: one for one in found}
+        return torch.stack([one.scores for one in found])
+
+    def active_bins(self) -> float:
+        """Return the mean number of maps kept."""
+        kept = [count for one in self.predicted.values() for views in one.active_bins.values() for count in views]
+        return sum(kept) / len(kept)
+
+    def one_after_the_other(self, paths: Sequence[Path], clock: "Clock") -> None:
+        """Do the same without overlap, for the shares of the parts."""
+        with evaluating(self.forward.model):
+            for path in paths:
+                with clock("decode"):
+                    video = VideoFile(path, shorter_side=SPEC.decode_side)
+                    len(video)
+                with clock("transform"):
+                    views = iter(test_views(video, SPEC, NUM_CLIPS, NUM_CROPS))
+                for start in range(0, NUM_CLIPS * NUM_CROPS, BATCH):
+                    size = min(BATCH, NUM_CLIPS * NUM_CROPS - start)
+                    with clock("transform"):
+                        clips = torch.stack([next(views) for _ in range(size)])
+                    with clock("network"):
+                        self.forward(clips)
+
+
+class Clock:
+    """Adds up the seconds spent in parts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Time what is inside."""
+        start_s = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start_s
+
+
+def networks() -> dict[str, nn.Module]:
+    """Return PyTorchVideo's network, ours, and ours with SGS, of the same weights."""
+    from pytorchvideo.models.x3d import create_x3d
+
+    torch.manual_seed(0)
+    peer = create_x3d(
+        input_clip_length=SPEC.frames, input_crop_size=SPEC.size, model_num_class=CLASSES, head_activation=None
+    ).eval()
+    found: dict[str, nn.Module] = {"pytorchvideo": peer}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(peer.state_dict(), Path(folder) / "x3d_s.pth")
+        for name in ("static", "adaptive"):
+            found[name] = atfr.create_model("x3d_s", num_classes=CLASSES)
+            atfr.load_weights(found[name], Path(folder) / "x3d_s.pth")
+    atfr.adapt_(found["adaptive"], after="res2")
+    for name, parameter in found["adaptive"].named_parameters():
+        if "similarity" in name and name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return found
+
+
+def videos_of(folder: Path, count: int) -> list[Path]:
+    """Return so many videos of a folder and below, at equal distances in their list."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
+    if len(found) < count:
+        raise SystemExit(f"expected {count} videos in '{folder}', found {len(found)}; give a folder by --data")
+    return [found[number * len(found) // count] for number in range(count)]
+
+
+def turns_over(
+    pipelines: Mapping[str, Pipeline], videos: Sequence[Path], chunk: int
+) -> tuple[Timing, dict[str, Tensor]]:
+    """Run all pipelines in turns over chunks of videos; return their times, and the scores of each video."""
+    chunks = [videos[start : start + chunk] for start in range(0, len(videos), chunk)]
+    scores: dict[str, list[Tensor]] = {name: [] for name in pipelines}
+    done = dict.fromkeys(pipelines, 0)
+
+    def turn(name: str) -> None:
+        scores[name].append(pipelines[name](chunks[done[name] % len(chunks)]))
+        done[name] += 1
+
+    def variant(name: str) -> Callable[[], None]:
+        return lambda: turn(name)
+
+    timing = in_turns({name: variant(name) for name in pipelines}, rounds=len(chunks), at_least=len(chunks), warm_up=1)
+    return timing, {name: torch.cat(values[1:]) for name, values in scores.items()}
+
+
+def measure(quick: bool, data: Path = DATA, count: int = 14, chunk: int = 2, out: Path | None = None) -> dict[str, Any]:
+    """Measure, and return what was written."""
+    count, chunk = (2, 1) if quick else (count, chunk)
+    videos = videos_of(data, count)
+    frames = {path: len(VideoFile(path)) for path in videos}
+    made = networks()
+    unheard = Clock()
+    ours = {name: Atfr(made[name]) for name in ("static", "adaptive")}
+    pipelines: dict[str, Pipeline] = {"pytorchvideo": pytorchvideo_pipeline(made["pytorchvideo"], unheard), **ours}
+    timing, scores = turns_over(pipelines, videos, chunk)
+    shares: dict[str, dict[str, float]] = {}
+    for name in pipelines:
+        clock = Clock()
+        if name == "pytorchvideo":
+            pytorchvideo_pipeline(made[name], clock)(videos[:chunk])
+        else:
+            ours[name].one_after_the_other(videos[:chunk], clock)
+        shares[name] = {part: seconds / chunk for part, seconds in clock.seconds.items()}
+    results = {
+        "speedup": {name: timing.speedup(name, over="pytorchvideo").to_dict() for name in ours},
+        "videos_per_s": {name: timing.ratio(lambda s, n=name: chunk / s[n]).to_dict() for name in pipelines},
+        "frames_per_s": {name: sum(frames.values()) / sum(timing.seconds[name]) for name in pipelines},
+        "clips_per_s": {
+            name: timing.ratio(lambda s, n=name: chunk * NUM_CLIPS * NUM_CROPS / s[n]).to_dict() for name in pipelines
+        },
+        "seconds_a_video_one_after_the_other": shares,
+        "mean_active_bins": ours["adaptive"].active_bins(),
+        "scores_differ_at_most": {
+            "static from pytorchvideo": float((scores["static"] - scores["pytorchvideo"]).abs().max()),
+            "largest score": float(scores["pytorchvideo"].max()),
+        },
+        "timing": timing.to_dict(),
+    }
+    inputs = {
+        "network": "x3d_s",
+        "videos": count,
+        "chunk": chunk,
+        "frames_of_all_videos": sum(frames.values()),
+        "views": f"{NUM_CLIPS}x{NUM_CROPS}",
+        "clip": SPEC.to_dict(),
+        "batch": BATCH,
+        "seed": 0,
+    }
+    return write_result(out, results, inputs=inputs)
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """Return the table of the page."""
+    results = report["results"]
+    lines = [
+        "| pipeline | videos/s | frames/s | against PyTorchVideo | decode | transform | network |",
+        "|---|" + "---:|" * 6,
+    ]
+    for name, rate in results["videos_per_s"].items():
+        gain = results["speedup"].get(name)
+        against = f"x{gain['median']:.2f} ({gain['least']:.2f} to {gain['most']:.2f})" if gain else "1"
+        parts = results["seconds_a_video_one_after_the_other"][name]
+        seconds = " | ".join(f"{parts[part]:.2f} s" for part in ("decode", "transform", "network"))
+        frames = results["frames_per_s"][name]
+        lines.append(f"| {name} | {rate['median']:.2f} | {frames:.0f} | {against} | {seconds} |")
+    return {"end_to_end": "\n".join(lines)}
+
+
+def main() -> None:
+    parser = script_options(__doc__)
+    parser.add_argument("--data", type=Path, default=DATA, help="a folder of videos")
+    parser.add_argument("--videos", type=int, default=14, help="how many of them")
+    parser.add_argument("--chunk", type=int, default=2, help="videos in a turn")
+    options = parser.parse_args()
+    report = measure(options.quick, options.data, options.videos, options.chunk, options.out)
+    print(tables(report)["end_to_end"])
+    print(f"mean A {report['results']['mean_active_bins']:.1f} of {SPEC.frames}")
+
+
+if __name__ == "__main__":
+    main()
