@@ -1,18 +1,37 @@
+import os
+import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import atfr
+from atfr.bench import peak_memory
 from atfr.errors import CheckpointError, InputError, VideoError
 from atfr.evaluate.predict import Prediction, predict
 from atfr.evaluate.task import Task
 from atfr.video import file as file_module
 from atfr.video.decode import decode
+from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips as views_of
 from tests.evaluate.build import NAMES, SPEC, network, video_list, write_level
 
 TASK = Task(NAMES, SPEC)
+
+
+class Nothing(nn.Module):
+    """Says the same of every clip, and needs no memory."""
+
+    config: ClassVar = {"model": "nothing", "arguments": {"num_classes": 6}}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(6))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.scores.expand(len(clips), 6)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +86,55 @@ def test_a_file_is_decoded_once(paths: list[Path], monkeypatch: pytest.MonkeyPat
     )
     assert len(list(predict(network(), paths, TASK, num_clips=5, num_crops=3, batch_size=2))) == len(paths)
     assert opened == paths
+
+
+@pytest.mark.parametrize("num_frames", [300, None])
+def test_a_long_file_is_decoded_once_where_it_declares_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_frames: int | None
+) -> None:
+    """Longer than what is kept; with a wrong declaration it is decoded twice, to the same result."""
+    path = write_level(tmp_path / "long.mp4", 3, frames=300)
+    expected = next(predict(network(), [path], TASK, num_clips=4, num_crops=3))
+    opened = []
+    open_video = file_module.open_video
+    monkeypatch.setattr(file_module, "KEEP_BYTES", 10_000)
+    monkeypatch.setattr(file_module, "expected_frames", lambda *_: num_frames)
+    monkeypatch.setattr(file_module, "open_video", lambda *how: opened.append(how[0]) or open_video(*how))
+    found = next(predict(network(), [path], TASK, num_clips=4, num_crops=3))
+    assert torch.equal(found.scores, expected.scores)
+    assert found.active_bins == expected.active_bins
+    assert len(opened) == (1 if num_frames else 2)
+
+
+def test_decoding_goes_on_beside_the_network(paths: list[Path]) -> None:
+    """The second file is opened while the first one's forward pass has not ended."""
+    model = network()
+    second = threading.Event()
+
+    class Told(type(paths[1])):
+        def stat(self, **options: bool) -> os.stat_result:
+            second.set()
+            return super().stat(**options)
+
+    waited = []
+    model.head.register_forward_pre_hook(lambda *_: waited.append(second.wait(timeout=20)))
+    list(predict(model, [paths[0], Told(paths[1])], TASK, num_clips=2))
+    assert waited[0]
+
+
+def test_memory_does_not_grow_with_the_number_of_views(tmp_path: Path) -> None:
+    """All views of this video take 90 MB at once; cut in batches, they need a batch and the frames as bytes."""
+    path = write_level(tmp_path / "video.mp4", 3, frames=60)
+    task = Task(NAMES, ClipSpec(frames=16, stride=2, size=112, resize=112, jitter=(112, 112)))
+    nothing = Nothing()
+
+    def run(num_clips: int) -> None:
+        list(predict(nothing, [path], task, num_clips=num_clips, num_crops=3, batch_size=4))
+
+    run(40)
+    few, many = peak_memory(lambda: run(4)), peak_memory(lambda: run(40))
+    views = 3 * 36 * 3 * 16 * 112 * 112 * 4
+    assert many - few < views / 5
 
 
 def test_a_broken_file_is_an_error_or_is_handed_over(paths: list[Path], tmp_path: Path) -> None:

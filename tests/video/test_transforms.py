@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
 
 from atfr.errors import InputError
 from atfr.video.decode import Frames
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import motion_energy, train_clip
 from atfr.video.transforms import test_clips as cut_views
+from atfr.video.transforms import test_views as lazy_views
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -126,6 +128,41 @@ def test_the_frames_are_not_changed() -> None:
     train_clip(frames, spec, torch.Generator())
     cut_views(frames, spec, 2, 3)
     assert torch.equal(frames.data, before)
+
+
+@pytest.mark.parametrize("num_crops", [1, 3])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_views_cut_one_by_one_are_those_of_a_plain_reading(num_crops: int, seed: int | None) -> None:
+    """Each view resized, cropped and normalised on its own, by torchvision: the same bits."""
+    noise = torch.randint(0, 256, (40, 3, 64, 90), dtype=torch.uint8)
+    frames = Frames(noise, torch.arange(40, dtype=torch.float64) / 25, 25.0, Path("noise"))
+    spec = ClipSpec(frames=5, stride=3, size=24, resize=32, jitter=(32, 40), mean=(0.1, 0.4, 0.7), std=(0.2, 0.3, 0.4))
+
+    def places() -> torch.Generator | None:
+        return None if seed is None else torch.Generator().manual_seed(seed)
+
+    found = list(lazy_views(frames, spec, 4, num_crops, places()))
+    assert len(lazy_views(frames, spec, 4, num_crops)) == len(found) == 4 * num_crops
+    draws = places()
+    expected = []
+    for start in (0, 9, 18, 27):
+        for crop in range(num_crops):
+            if draws is None:
+                y, x = 4, (21 // 2 if num_crops == 1 else (0, 21 // 2, 21)[crop])
+            else:
+                y, x = int(torch.randint(9, (), generator=draws)), int(torch.randint(22, (), generator=draws))
+            clip = tvf.resize(noise[start : start + 13 : 3], [32, 45], antialias=True)[..., y : y + 24, x : x + 24]
+            clip = tvf.normalize(tvf.to_dtype(clip, torch.float32, scale=True), list(spec.mean), list(spec.std))
+            expected.append(clip.transpose(0, 1))
+    assert torch.equal(torch.stack(found), torch.stack(expected))
+    assert torch.equal(cut_views(frames, spec, 4, num_crops, places()), torch.stack(expected))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_views_cut_on_a_gpu_are_those_of_the_cpu() -> None:
+    views = lazy_views(make_frames(), ClipSpec(frames=4, stride=2, size=20, resize=30, jitter=(30, 40)), 2, 3)
+    torch.testing.assert_close(torch.stack(list(views.to("cuda"))).cpu(), torch.stack(list(views)))
 
 
 def test_wrong_counts() -> None:

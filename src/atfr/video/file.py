@@ -1,7 +1,7 @@
 """VideoFile: take some frames out of a video file, and decode no more than that needs."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -51,6 +51,8 @@ class VideoFile:
         self.threads = threads
         self._num_frames = num_frames
         self._kept: list[av.VideoFrame] = []
+        self._expected: Callable[[int], Tensor] | None = None
+        self._images_kept: dict[int, np.ndarray] = {}
         self._warning: str | None = None
 
     def __len__(self) -> int:
@@ -68,6 +70,14 @@ class VideoFile:
         """What is wrong with the file, where only a part of it decodes; None also as long as it was not all decoded."""
         return self._warning
 
+    def expect(self, indices_of: Callable[[int], Int64[Tensor, "N"]]) -> None:
+        """Say which frames will be taken from a video of so many.
+
+        A first look at a file that has as many as it declares then keeps these, converted, and a long video too is
+        decoded only once.
+        """
+        self._expected = indices_of
+
     def take(self, indices: Int64[Tensor, "N"]) -> UInt8[Tensor, "N 3 H W"]:
         """Return the frames of these numbers, each between 0 and `len` - 1.
 
@@ -84,9 +94,15 @@ class VideoFile:
     def _look(self) -> int:
         """Decode all of the video once; keep the frames, where they are not too large."""
         kept_bytes = 0
+        pictures = Pictures(self.path, self.shorter_side)
         with open_video(self.path, self.threads) as (container, stream):
             findings = Findings(self.path, expected_frames(container, stream))
-            for frame in decoded(container, stream, findings):
+            expected = set(self._expected(findings.expected).tolist()) if self._expected and findings.expected else ()
+            for number, frame in enumerate(decoded(container, stream, findings)):
+                if number == 0:
+                    pictures.start(frame)
+                if number in expected:
+                    self._images_kept[number] = pictures.picture(frame)
                 kept_bytes += sum(plane.buffer_size for plane in frame.planes)
                 if kept_bytes <= KEEP_BYTES:
                     self._kept.append(frame)
@@ -97,6 +113,8 @@ class VideoFile:
 
     def _images(self, wanted: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
         """Convert the frames of these numbers, which rise."""
+        if all(number in self._images_kept for number in wanted):
+            return [self._images_kept[number] for number in wanted]
         pictures = Pictures(self.path, self.shorter_side)
         if self._kept:
             pictures.start(self._kept[0])

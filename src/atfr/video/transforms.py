@@ -102,14 +102,19 @@ def test_views(
     """
     if num_crops not in (1, 3):
         raise InputError(f"num_crops must be 1 (centre) or 3 (along the longer side), got {num_crops}")
-    starts = uniform_starts(len(frames), spec.frames, spec.stride, num_clips)
-    wanted = torch.stack([clip_indices(len(frames), spec.frames, spec.stride, start) for start in starts])
-    chosen, place = wanted.unique(return_inverse=True)
+
+    def wanted(num_frames: int) -> Int64[Tensor, "L T"]:
+        starts = uniform_starts(num_frames, spec.frames, spec.stride, num_clips)
+        return torch.stack([clip_indices(num_frames, spec.frames, spec.stride, start) for start in starts])
+
+    if isinstance(frames, VideoFile):
+        frames.expect(lambda num_frames: wanted(num_frames).flatten())
+    chosen, place = wanted(len(frames)).unique(return_inverse=True)
 
     images = _resize(frames, chosen, spec.resize)
     height, width = images.shape[-2:]
     if places is not None:
-        corners = [_random_corners(height - spec.size, width - spec.size, num_crops, places) for _ in starts]
+        corners = [_random_corners(height - spec.size, width - spec.size, num_crops, places) for _ in place]
     else:
         corners = [_uniform_corners(height - spec.size, width - spec.size, num_crops)] * num_clips
     return VideoViews(images, place, corners, spec)
