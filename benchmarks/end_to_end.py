@@ -11,7 +11,7 @@ be compared with PyTorchVideo's (they differ by the frames taken, counted there 
   scale, crop three times), its X3D-S in eager PyTorch, the three crops of a clip together. Its `transforms` import a
   module that torchvision has renamed since; the script puts the renamed module at the old name, and nothing else.
 - static, adaptive: what `atfr predict` does (`atfr.evaluate.predict`): each file is decoded once, in a thread beside
-  the network. The adaptive network has SGS after res2, whose biases are 0, so that untrained it keeps several maps.
+  the network, which `optimize_for_inference` has prepared. The adaptive network has SGS after res2, whose biases are 0, so that untrained it keeps several maps.
 """
 
 import sys
@@ -30,6 +30,7 @@ import atfr
 from atfr.bench import Timing, in_turns, script_options, write_result
 from atfr.evaluate.forward import Forward, evaluating
 from atfr.evaluate.predict import Prediction, Views, predictions
+from atfr.optimize import optimize_for_inference
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_views
@@ -93,7 +94,7 @@ class Atfr:
     """The way of `atfr predict`, with a network whose costs are counted already; keeps what it predicted."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.forward = Forward(network.eval(), (3, SPEC.frames, SPEC.size, SPEC.size))
+        self.forward = Forward(optimize_for_inference(network), (3, SPEC.frames, SPEC.size, SPEC.size))
         self.labels = tuple(map(str, range(CLASSES)))
         self.predicted: dict[Path, Prediction] = {}
 
