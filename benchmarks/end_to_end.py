@@ -11,7 +11,8 @@ be compared with PyTorchVideo's (they differ by the frames taken, counted there 
   scale, crop three times), its X3D-S in eager PyTorch, the three crops of a clip together. Its `transforms` import a
   module that torchvision has renamed since; the script puts the renamed module at the old name, and nothing else.
 - static, adaptive: what `atfr predict` does (`atfr.evaluate.predict`): each file is decoded once, in a thread beside
-  the network, which `optimize_for_inference` has prepared. The adaptive network has SGS after res2, whose biases are 0, so that untrained it keeps several maps.
+  the network, which `optimize_for_inference` has prepared. The adaptive network has SGS after res2, whose biases are 0,
+  so that untrained it keeps several maps.
 """
 
 import sys
