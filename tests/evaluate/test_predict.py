@@ -146,16 +146,16 @@ def test_memory_does_not_grow_with_the_number_of_views(tmp_path: Path) -> None:
     task = Task(NAMES, ClipSpec(frames=16, stride=2, size=112, resize=112, jitter=(112, 112)))
     held: list[int] = []
     model = Nothing()
-    model.register_forward_pre_hook(lambda *_: held.append(bytes_of_tensors()))
+    model.register_forward_pre_hook(lambda _, clips: clips[0].is_meta or held.append(bytes_of_tensors()))
     most = []
-    for num_clips in (6, 12):
+    for num_clips in (4, 8):
         held.clear()
         before = bytes_of_tensors()
-        list(predict(model, [path], task, num_clips=num_clips, num_crops=3, batch_size=2))
+        list(predict(model, [path], task, num_clips=num_clips, num_crops=3, batch_size=6))
         most.append(max(held) - before)
     view = 3 * 16 * 112 * 112 * 4
-    assert min(most) >= 2 * view, "the batch itself is seen"
-    assert max(most) < 9 * view
+    assert min(most) >= 6 * view, "the batch itself is seen"
+    assert max(most) < 18 * view  # of 24
     assert most[1] - most[0] < view
 
 
