@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
+import torch
 
 import atfr
 from atfr.data.records import VideoList, VideoRecord
@@ -15,6 +17,8 @@ from atfr.errors import DataError, InputError
 from atfr.evaluate.result import Spread, TestResult
 from atfr.evaluate.test import test as run_test
 from atfr.models import VideoModel
+from atfr.video.decode import decode
+from atfr.video.transforms import test_clips
 from tests.evaluate.build import NAMES, SPEC, Brightness, network, video_list
 from tests.processes import run_processes
 
@@ -107,6 +111,28 @@ def test_each_site_has_its_own_figures(tmp_path: Path) -> None:
         assert all(first >= second for first, second in kept)
         assert video.view_gflops == tuple(cost.adaptive[pair] / 1e9 for pair in kept)
     assert {"active_bins res2", "active_bins res3"} <= set(next(csv.DictReader(io.StringIO(result.videos_csv()))))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_motion_and_maps_are_those_of_the_very_clips_that_are_tested(tmp_path: Path, workers: int) -> None:
+    """Beside a broken video, in batches that divide no video: each video has its own."""
+    good = video_list(tmp_path, [2, 3, 2])
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"\0" * 100)
+    videos = VideoList((good.records[0], VideoRecord(broken, 4), *good.records[1:]), NAMES)
+    spec, model = replace(SPEC, size=24), network()
+    options = {"num_clips": 2, "num_crops": 3, "batch_size": 4, "num_workers": workers, "max_skipped": 0.5}
+    result = run_test(model, videos, spec, **options)
+    for video in result.videos:
+        frames = decode(Path(video.path), shorter_side=spec.decode_side)
+        views = test_clips(frames, spec, 2, 3)
+        pixels = (255 * (views * SPEC.std[0] + SPEC.mean[0])).numpy().round() / 255
+        expected = [np.abs(np.diff(view, axis=1)).mean() for view in pixels]
+        assert video.motion == pytest.approx(expected, rel=1e-4)
+        with atfr.record(model) as trace, torch.no_grad():
+            model(views)
+        assert video.sites == {"res2": trace.sites["res2"].counts}
+    assert len({video.motion for video in result.videos}) == 3
 
 
 def test_random_crops_are_drawn_by_seed_and_video(tmp_path: Path) -> None:
