@@ -19,6 +19,7 @@ from atfr.data.dataset import ClipDataset
 from atfr.data.index import VideoIndex
 from atfr.data.records import VideoList
 from atfr.data.sets import DATA_SETS, UCF101
+from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from atfr.train.loaders import ClipLoaders
 from tests.cli.test_commands import QUICK, check_width
@@ -103,6 +104,8 @@ def test_the_table_of_all_splits(runs: Path, data: Path, capsys: pytest.CaptureF
     check_width(printed)
     assert [line.split()[0] for line in printed.splitlines()[2:6]] == ["split", "split", "split", "mean"]
     assert "standard deviation over the splits" in printed
+    for split in (1, 2, 3):  # each run has its own result, for `atfr report`
+        assert read_result(runs / f"split{split}").num_classes == 3
 
 
 def test_a_network_is_not_tested_on_what_it_was_trained_on(

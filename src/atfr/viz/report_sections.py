@@ -33,12 +33,15 @@ def accuracy(report: Report) -> Section:
     told = [
         f"{name}: {percent(one.top1)} at {brief(one.gflops_per_clip.mean)} GFLOPs" for name, one in report.runs.items()
     ]
+    text = [
+        "Top-1 with its standard error against the GFLOPs of a clip. A line goes from a static network to the same "
+        "network with SGS, a dotted one to a control."
+    ]
+    if report.not_comparable:
+        text.append("Points of runs that are not comparable say nothing about each other.")
     return Section(
         "Accuracy against cost",
-        [
-            "Top-1 with its standard error against the GFLOPs of a clip. A line goes from a static network to the same "
-            "network with SGS, a dotted one to a control."
-        ],
+        text,
         figures.accuracy_against_gflops(report.runs),
         f"{'; '.join(told)}.",
     )
