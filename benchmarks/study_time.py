@@ -5,23 +5,22 @@
 One process; batches of 8 clips and of 1; the median over batches of the ratio to the static network, with its range.
 """
 
-import argparse
-import statistics
 from pathlib import Path
 
 import torch
 
+from atfr.bench import script_options, write_result
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import read_csv
+from atfr.evaluate.forward import forward_in_turns
 from atfr.evaluate.task import load_checkpoint
-from atfr.quickstart.compare import side_by_side_ms
 
 VARIANTS = ("static", "linear_mean_32_in_time", "linear_mean_32", "linear", "uniform", "average", "random")
 CLIPS = 24
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = script_options(__doc__)
     parser.add_argument("data", type=Path, help="a CSV file with the columns path, label and fold")
     parser.add_argument("--work", type=Path, default=Path("runs/study"))
     parser.add_argument("--classes", type=int, default=6)
@@ -34,15 +33,17 @@ def main() -> None:
     networks = {variant: model for variant, (model, _) in loaded.items()}
     data = ClipDataset(read_csv(options.data, test_fold=options.fold)["test"], loaded["static"][1].spec, train=False)
     clips = torch.cat([data[index][0] for index in range(min(CLIPS, len(data)))])
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
+    results = {}
     for size in (1, 8):
-        ms = side_by_side_ms(networks, clips.split(size))
-        for variant, values in ms.items():
-            ratios = [static / own for static, own in zip(ms["static"], values, strict=True)]
-            print(
-                f"batches of {size}, {variant}: {statistics.median(values):.1f} ms a clip, "
-                f"{statistics.median(ratios):.2f} x as fast as static ({min(ratios):.2f} to {max(ratios):.2f})"
-            )
+        batches = clips.split(size)
+        timing = forward_in_turns(networks, batches, at_least=3 if options.quick else len(batches), budget_s=0)
+        for variant in networks:
+            ratio = timing.speedup(variant, over="static")
+            print(f"batches of {size}, {variant}: {timing.ms(variant).median / size:.1f} ms a clip, {ratio} x as fast")
+        results[f"batches of {size}"] = timing.to_dict()
+    write_result(
+        options.out, results, inputs={"data": str(options.data), "networks": list(networks), "clips": len(clips)}
+    )
 
 
 if __name__ == "__main__":

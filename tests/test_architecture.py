@@ -33,6 +33,7 @@ ROOMS = [
     "viz",
     "train",
     "quickstart",
+    "speed",
     "web",
     "cli",
 ]

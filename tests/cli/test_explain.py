@@ -9,7 +9,7 @@ import pytest
 
 from atfr.cli.main import main
 from atfr.evaluate.task import Task, save_checkpoint
-from atfr.viz import timing
+from atfr.viz.explain import ROUNDS
 from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 from tests.viz.test_page import check_stands_alone
@@ -29,7 +29,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "ROUNDS", (1, 1))
+    monkeypatch.setitem(ROUNDS, "rounds", 1)
+    monkeypatch.setitem(ROUNDS, "at_least", 1)
 
 
 def test_page_table_and_json(

@@ -17,7 +17,7 @@ from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
 from atfr.video.decode import decode
-from atfr.viz import timing
+from atfr.viz.explain import ROUNDS
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 from tests.viz.test_page import check_stands_alone
 
@@ -31,7 +31,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "ROUNDS", (2, 2))
+    monkeypatch.setitem(ROUNDS, "rounds", 2)
+    monkeypatch.setitem(ROUNDS, "at_least", 2)
 
 
 def test_it_says_what_predict_says_of_the_frames_that_predict_takes(video: Path) -> None:
@@ -53,9 +54,9 @@ def test_it_says_what_predict_says_of_the_frames_that_predict_takes(video: Path)
 
     assert found.activation.class_index == int(predicted.scores.argmax())
     assert found.timing is not None
-    assert {name: len(ms) for name, ms in found.timing.ms.items()} == {"static": 2, "adaptive": 2}
-    assert found.prediction.ms_per_clip == found.timing.median_ms("adaptive")
-    assert found.timing.conditions["threads"] == torch.get_num_threads()
+    assert {name: len(seconds) for name, seconds in found.timing.seconds.items()} == {"static": 2, "adaptive": 2}
+    assert found.prediction.ms_per_clip == found.timing.ms("adaptive").median
+    assert found.conditions["threads"] == torch.get_num_threads()
     assert found.watched.trace.active_bins.tolist() == list(predicted.active_bins["res2"])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert hasattr(model.res2, "sgs")

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 import atfr
 from atfr import viz
+from atfr.bench import Timing
 from atfr.errors import InputError
 from atfr.evaluate.predict import Prediction
 from atfr.viz.figures import DARK, LIGHT, bin_colours, ink_on
 from atfr.viz.maps import chosen, overlaid, some
-from atfr.viz.timing import Timing
 from atfr.viz.watch import Watched
 from tests.viz.build import Sum, by_hand, clip_by_hand
 
@@ -143,12 +143,11 @@ def test_top_classes() -> None:
 
 
 def test_saving() -> None:
-    timing = Timing({"static": (30.0, 20.0, 1000.0), "adaptive": (10.0, 10.0, 1.0)}, {})
+    timing = Timing({"static": (0.03, 0.02, 1.0), "adaptive": (0.01, 0.01, 0.001)})
     gflops, ms = drawn(viz.saving(prediction(), timing)).axes
     assert [bar.get_width() for bar in gflops.patches] == [4.0, 1.5]
-    assert [bar.get_width() for bar in ms.patches] == [30.0, 10.0]
+    assert [bar.get_width() for bar in ms.patches] == pytest.approx([30.0, 10.0])
     assert [text.get_text() for text in ms.texts] == ["30", "10"]
-    assert timing.speedup == 3
     assert len(viz.saving(prediction()).axes) == 1
 
 

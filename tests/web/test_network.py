@@ -13,7 +13,7 @@ from atfr.errors import InputError
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
 from atfr.trace import site_names
-from atfr.viz import timing
+from atfr.viz.explain import ROUNDS
 from atfr.web import result
 from atfr.web.network import SharedNetwork
 from tests.evaluate.build import NAMES, SPEC, network, write_level
@@ -30,7 +30,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[viz.CentredClip]:
 
 @pytest.fixture(autouse=True)
 def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "ROUNDS", (1, 1))
+    monkeypatch.setitem(ROUNDS, "rounds", 1)
+    monkeypatch.setitem(ROUNDS, "at_least", 1)
 
 
 def test_bins_are_those_of_set_num_bins_and_are_taken_back(clips: list[viz.CentredClip]) -> None:

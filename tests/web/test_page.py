@@ -19,7 +19,7 @@ from atfr import viz
 from atfr.cli.main import main
 from atfr.data.samples import SAMPLE_CLASSES
 from atfr.evaluate.task import Task, save_checkpoint
-from atfr.viz import timing
+from atfr.viz.explain import ROUNDS
 from tests.cli.test_main import error_of
 from tests.evaluate.build import SPEC, network, write_level
 from tests.web.browser import MISSING, User, user
@@ -112,7 +112,8 @@ def desk(server: Server) -> Iterator[User]:
 
 def kept_by_hand(video: Path, bins: int | None, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """What the page must say of a video: the answer, and the maps that were kept."""
-    monkeypatch.setattr(timing, "ROUNDS", (1, 1))
+    monkeypatch.setitem(ROUNDS, "rounds", 1)
+    monkeypatch.setitem(ROUNDS, "at_least", 1)
     model = network()
     model.res2.sgs.num_bins = bins
     prediction = viz.explain(model, video, TASK).prediction

@@ -77,7 +77,7 @@ class Timing:
         return {
             "rounds": self.rounds,
             "median_ms": {name: self.ms(name).median for name in self.seconds},
-            "ms": {name: [1000 * seconds for seconds in values] for name, values in self.seconds.items()},
+            "ms": {name: [round(1000 * seconds, 4) for seconds in values] for name, values in self.seconds.items()},
         }
 
     def _by_round(self) -> list[tuple[float, ...]]:
@@ -92,6 +92,7 @@ def in_turns(
     budget_s: float = 20.0,
     warm_up: int = 2,
     device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Timing:
     """Time variants in turns, warm; each round begins with another one.
 
@@ -104,6 +105,7 @@ def in_turns(
         warm_up: rounds before that are not counted: kernels are prepared, caches and allocators filled.
         device: where the variants run. On a CUDA device events take the time from an idle queue to the last kernel's
             end, so that neither what was queued before nor the launch of what follows is in it.
+        progress: told how many rounds are done, of how many at most, before each.
 
     Raises:
         InputError: there is nothing to time, or no round to time it in.
@@ -113,7 +115,9 @@ def in_turns(
     device = torch.device(device)
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(warm_up):
+    most = max(rounds, at_least)
+    for number in range(warm_up):
+        progress(number, warm_up + most)
         for run in variants.values():
             run()
     collecting = gc.isenabled()
@@ -121,9 +125,10 @@ def in_turns(
     gc.disable()  # or it strikes one variant, and not the next
     try:
         start_s = time.perf_counter()
-        for number in range(max(rounds, at_least)):
+        for number in range(most):
             if number >= at_least and time.perf_counter() - start_s > budget_s:
                 break
+            progress(warm_up + number, warm_up + most)
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 seconds[name].append(timed(variants[name], device))

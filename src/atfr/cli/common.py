@@ -91,20 +91,25 @@ def known_lengths(data: Path, *lists: "VideoList") -> list[list[int]]:
 def load(checkpoint: Path, device: str, num_bins: int | list[int] | None = None) -> "tuple[VideoModel, Task]":
     """Read a checkpoint folder, on its device, with another number of bins if one is given."""
     with busy("loading the network"):
-        import torch
-
         from atfr.adapt import set_num_bins_
         from atfr.evaluate.task import load_checkpoint
 
         model, task = load_checkpoint(checkpoint)
         if num_bins is not None:
             set_num_bins_(model, num_bins)
-        if device == "auto":
-            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-        try:
-            return model.to(device), task
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        return to_device(model, device), task
+
+
+def to_device(model: "VideoModel", device: str) -> "VideoModel":
+    """Move a network to where the option --device says; "auto" is a GPU where there is one."""
+    import torch
+
+    if device == "auto":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def refuse(command: Callable[..., None], options: Mapping[str, Any], because: str) -> None:

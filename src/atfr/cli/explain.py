@@ -58,7 +58,7 @@ def print_explanation(explanation: "Explanation", out: Path) -> None:
 
     print_predictions([explanation.prediction])
     if timing := explanation.timing:
-        adaptive, static = (brief(timing.median_ms(name)) for name in ("adaptive", "static"))
-        how = f"in turns, median of {timing.conditions['rounds']}"
-        print(f"ms of a clip: {adaptive}, without SGS {static} ({how}, {timing.conditions['threads']} thread(s)).")
+        adaptive, static = (brief(timing.ms(name).median) for name in ("adaptive", "static"))
+        how = f"in turns, median of {timing.rounds}"
+        print(f"ms of a clip: {adaptive}, without SGS {static} ({how}, {explanation.conditions['threads']} thread(s)).")
     print(f"Written: {out}")

@@ -36,6 +36,7 @@ COMMANDS = {
     "report": Command("atfr.cli.report", "report", "show on a page what tests found, of runs side by side"),
     "demo": Command("atfr.cli.demo", "demo", "serve a page that takes videos and shows what is merged"),
     "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
+    "bench": Command("atfr.cli.bench", "bench", "time a network with SGS beside the same without, on this machine"),
     "data check": Command("atfr.cli.data", "check", "find what is missing, broken or too short in a data set"),
     "data resize": Command("atfr.cli.data", "resize", "write a data set again with smaller frames"),
     "doctor": Command("atfr.cli.doctor", "doctor", "try what works here: decoders, devices, runtimes"),

@@ -95,7 +95,7 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
         f"The adaptive network spends {100 * saved:.0f} % fewer GFLOPs (multiply-adds / 1e9) and is "
         f"{comparison.speedup:.2f} x as fast. top-1 ± standard error; GFLOPs ± spread over clips; ms: forward "
         f"pass in batches of {conditions['timed_batch']}, both in turns, median, {conditions['threads']} threads, "
-        f"torch {conditions['torch']}."
+        f"torch {conditions['versions']['torch']}."
     )
     common.print_table(title, ["network", "top-1 (%)", "GFLOPs per clip", "ms per clip"], rows, note)
     print()

@@ -11,25 +11,24 @@ import gc
 import itertools
 import json
 import math
-import os
-import platform
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from atfr import bench
 from atfr.adapt import adapt_
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
-from atfr.evaluate.forward import evaluating
+from atfr.evaluate.forward import forward_in_turns
 from atfr.evaluate.result import TestResult, folder_of
 from atfr.evaluate.test import test
+from atfr.files import whole, write_whole
 from atfr.models import VideoModel, create_model
 from atfr.quickstart.figure import draw
 from atfr.train.fit import fit
@@ -146,9 +145,11 @@ def quickstart(
     records = tuple(record for record in splits["test"].records if str(record.path) in decoded)
     batches = some_batches(replace(splits["test"], records=records), spec)
     with watch("timing") as progress:
-        ms = side_by_side_ms(networks, batches, progress)
-    rows = tuple(Row(name, results[name], statistics.median(ms[name]), tune_s[name]) for name in networks)
-    speedup = statistics.median(a / b for a, b in zip(ms["static"], ms["adaptive"], strict=True))
+        timing = forward_in_turns(networks, batches, at_least=len(batches), budget_s=0, progress=progress)
+    rows = tuple(
+        Row(name, results[name], timing.ms(name).median / TIMED_BATCH, tune_s[name]) for name in ("static", "adaptive")
+    )
+    speedup = timing.speedup("adaptive", over="static").median
     found = conditions(splits, spec, recipe, seed) | {"base_epochs": epochs, "tune_epochs": tune_epochs}
     comparison = Comparison(rows, speedup, found)  # type: ignore[arg-type]
     write(comparison, out)
@@ -195,28 +196,6 @@ def some_batches(videos: VideoList, spec: ClipSpec) -> list[Tensor]:
     return [torch.cat(list(itertools.islice(in_turn, TIMED_BATCH))) for _ in range(TIMED_BATCHES)]
 
 
-@torch.inference_mode()
-def side_by_side_ms(
-    networks: Mapping[str, nn.Module], batches: Sequence[Tensor], progress: Progress = lambda *_: None
-) -> dict[str, list[float]]:
-    """Return the milliseconds a clip of each network on each batch, the networks taking turns.
-
-    A round over all batches comes first, unmeasured: PyTorch prepares its kernels for each shape that is new to it.
-    """
-    ms: dict[str, list[float]] = {name: [] for name in networks}
-    rounds = [(measured, batch) for measured in (False, True) for batch in batches]
-    for done, (measured, batch) in enumerate(rounds):
-        progress(done, len(rounds))
-        for name, network in networks.items():
-            with evaluating(network):
-                start_s = time.perf_counter()
-                network(batch)
-                elapsed_s = time.perf_counter() - start_s
-            if measured:
-                ms[name].append(1000 * elapsed_s / len(batch))
-    return ms
-
-
 def conditions(splits: Mapping[str, VideoList], spec: ClipSpec, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return what the figures depend on, as plain JSON values."""
     return {
@@ -228,20 +207,12 @@ def conditions(splits: Mapping[str, VideoList], spec: ClipSpec, recipe: Recipe, 
         "recipe": asdict(recipe),
         "seed": seed,
         "timed_batch": TIMED_BATCH,
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
+        **bench.conditions(),
     }
 
 
 def write(comparison: Comparison, out: Path) -> None:
     """Write quickstart.json and quickstart.png, each whole or not at all."""
-    scratch = out / f".quickstart.{os.getpid()}"
-    try:
-        scratch.write_text(json.dumps(comparison.to_dict(), indent=2) + "\n", encoding="utf-8")
-        scratch.replace(out / "quickstart.json")
+    write_whole(out / "quickstart.json", json.dumps(comparison.to_dict(), indent=2) + "\n")
+    with whole(out / "quickstart.png") as scratch:
         draw(comparison.to_dict(), scratch)
-        scratch.replace(out / "quickstart.png")
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -22,7 +22,6 @@ from atfr.viz.run_figures import (
     motion,
     reliability,
 )
-from atfr.viz.timing import Timing, in_turns
 from atfr.viz.watch import Watched, watch
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "CentredClip",
     "Explanation",
     "Report",
-    "Timing",
     "Watched",
     "accuracy_against_gflops",
     "activation_maps",
@@ -46,7 +44,6 @@ __all__ = [
     "feature_maps",
     "flow",
     "frame_strip",
-    "in_turns",
     "magnitudes",
     "most_confused",
     "motion",

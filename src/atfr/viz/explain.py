@@ -11,8 +11,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from atfr.adapt import restore_
+from atfr.bench import Timing, conditions
 from atfr.errors import InputError
-from atfr.evaluate.forward import Forward, Pass, evaluating
+from atfr.evaluate.forward import Forward, Pass, evaluating, forward_in_turns
 from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
@@ -22,8 +23,10 @@ from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips
 from atfr.viz.activation import Activation, class_activation
 from atfr.viz.figures import frame_bins
-from atfr.viz.timing import BUDGET_S, Timing, in_turns
 from atfr.viz.watch import Coordinate, Watched, merging, watch
+
+ROUNDS, TIMING_S = {"rounds": 15, "at_least": 3}, 10.0
+"""How often the times are taken; beyond the least only within so many seconds: nobody waits long for a page."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Explanation:
         frames: the frames it saw, as they were cropped, and `numbers`, their numbers in the video of `video_frames`.
         watched: its SGS layers at work, on this one clip; no sites in a static network.
         activation: what each place of each frame contributes to the class that is explained.
-        timing: its time and that of the same network without SGS; None for a static network.
+        timing: its time, "adaptive", and that of the same network without SGS, "static"; None for a static network.
+        conditions: what the times depend on, as plain JSON values.
     """
 
     model: str
@@ -47,11 +51,17 @@ class Explanation:
     watched: Watched
     activation: Activation
     timing: Timing | None
+    conditions: dict[str, Any]
 
     @property
     def label(self) -> str:
         """The class that the activation is of."""
         return self.prediction.labels[self.activation.class_index]
+
+    @property
+    def speedup(self) -> float | None:
+        """The static network's time over the adaptive one's; None for a static network."""
+        return self.timing.speedup("adaptive", over="static").median if self.timing else None
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the explanation into plain JSON values; frames, maps and bins count from 0."""
@@ -67,7 +77,7 @@ class Explanation:
                 "by_frame": self.activation.by_frame.tolist(),
                 "by_pathway_and_frame": contributions,
             },
-            "timing": self.timing and self.timing.to_dict(),
+            "timing": self.timing and {**self.timing.to_dict(), "speedup": self.speedup, "conditions": self.conditions},
         }
 
     def _site(self, name: str) -> dict[str, Any]:
@@ -127,7 +137,7 @@ def explain(
     task: Task,
     *,
     label: str | None = None,
-    timing_s: float = BUDGET_S,
+    timing_s: float = TIMING_S,
 ) -> Explanation:
     """Explain what a network makes of a video: its centred clip, in the centre crop, as `predict` takes by default.
 
@@ -157,14 +167,24 @@ def explain(
     activation = class_activation(model, clip.clips.to(forward.device), class_index)
     frames = pictures(clip.clips[0], task.spec)
     name = model.config["model"]
-    return Explanation(name, prediction, frames, clip.numbers, clip.video_frames, watched, activation, timing)
+    return Explanation(
+        name,
+        prediction,
+        frames,
+        clip.numbers,
+        clip.video_frames,
+        watched,
+        activation,
+        timing,
+        conditions(forward.device),
+    )
 
 
 def time_both(forward: Forward, clips: Float[Tensor, "1 C T H W"], budget_s: float) -> Timing:
     """Time a network and a copy of it without SGS."""
     static = copy.deepcopy(forward.model)
     restore_(static)
-    return in_turns({"static": Forward(static, forward.clip_shape), "adaptive": forward}, clips, budget_s)
+    return forward_in_turns({"static": static, "adaptive": forward.model}, [clips], budget_s=budget_s, **ROUNDS)
 
 
 def as_prediction(
@@ -178,7 +198,7 @@ def as_prediction(
         active_bins={site: counts.active_bins for site, counts in passed.sites.items()},
         gflops=tuple(count / 1e9 for count in passed.multiply_adds),
         static_gflops=static_gflops,
-        ms_per_clip=timing.median_ms("adaptive") if timing else passed.ms_per_clip,
+        ms_per_clip=timing.ms("adaptive").median if timing else passed.ms_per_clip,
         warning=clip.warning,
     )
 

@@ -4,7 +4,6 @@ from atfr.viz import figures, maps
 from atfr.viz.explain import Explanation
 from atfr.viz.figures import brief, frame_bins
 from atfr.viz.page import Section, Table, page
-from atfr.viz.timing import Timing
 from atfr.viz.watch import Merging
 
 
@@ -61,7 +60,7 @@ def facts(explanation: Explanation, found: dict[str, Merging]) -> list[tuple[str
         return [*rows, ("GFLOPs", f"{brief(prediction.total_gflops)}"), ("ms", f"{brief(prediction.ms_per_clip)}")]
     rows.append(("GFLOPs", f"{brief(prediction.total_gflops)} (static {brief(static_gflops(explanation))})"))
     if timing := explanation.timing:
-        rows.append(("ms", f"{brief(timing.median_ms('adaptive'))} (static {brief(timing.median_ms('static'))})"))
+        rows.append(("ms", f"{brief(timing.ms('adaptive').median)} (static {brief(timing.ms('static').median)})"))
     return rows
 
 
@@ -215,17 +214,20 @@ def saving(explanation: Explanation) -> Section:
     alt = f"GFLOPs: {brief(prediction.total_gflops)}, static {brief(static_gflops(explanation))}."
     text = ["GFLOPs are multiply-adds / 1e9 of this clip. Static is the same network with SGS taken out."]
     if timing is not None:
-        alt += f" Milliseconds: {brief(timing.median_ms('adaptive'))}, static {brief(timing.median_ms('static'))}."
-        text.append(f"{timing.speedup:.2f} x as fast as static, median of the rounds. {how_timed(timing)}")
+        alt += f" Milliseconds: {brief(timing.ms('adaptive').median)}, static {brief(timing.ms('static').median)}."
+        text.append(f"{explanation.speedup:.2f} x as fast as static, median of the rounds. {how_timed(explanation)}")
     return Section("What it saved", text, figures.saving(prediction, timing), alt)
 
 
-def how_timed(timing: Timing) -> str:
+def how_timed(explanation: Explanation) -> str:
     """Return the conditions of the times in a sentence."""
-    c = timing.conditions
+    assert explanation.timing
+    c = explanation.conditions
+    hardware = c["hardware"]
     return (
-        f"Time: {c['what']}, {c['clips_a_pass']} clip a pass, {c['order']}, {c['rounds']} rounds; {c['device']}, "
-        f"{c['threads']} thread(s), {c['machine']} {c['cpu_capability']}, torch {c['torch']}."
+        f"Time: forward pass of one clip in eager mode, both in turns, warm, median of {explanation.timing.rounds} "
+        f"rounds; {hardware.get('gpu', hardware['cpu'])}, {c['threads']} thread(s), {hardware['cpu_capability']}, "
+        f"torch {c['versions']['torch']}."
     )
 
 

@@ -25,8 +25,8 @@ from atfr.viz.pathways import origins
 from atfr.viz.watch import Coordinate, Merging, Watched, merging
 
 if TYPE_CHECKING:
+    from atfr.bench import Timing
     from atfr.evaluate.predict import Prediction
-    from atfr.viz.timing import Timing
 
 WIDTH_IN = 4.4
 COLOURS = {"static": "#6b7280", "adaptive": "#0072b2"}  # told apart by the colour-blind, and in print
@@ -285,7 +285,7 @@ def saving(prediction: "Prediction", timing: "Timing | None" = None) -> Figure:
     gflops = {"static": prediction.static_gflops * len(prediction.gflops), "adaptive": prediction.total_gflops}
     panels = [("GFLOPs", gflops)]
     if timing is not None:
-        panels.append(("ms per clip", {name: timing.median_ms(name) for name in ("static", "adaptive")}))
+        panels.append(("ms per clip", {name: timing.ms(name).median for name in ("static", "adaptive")}))
     figure = new_figure(1.6)
     for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         bars = axes.barh(list(values), list(values.values()), color=[COLOURS[name] for name in values])

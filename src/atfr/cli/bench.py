@@ -1,0 +1,158 @@
+"""`atfr bench`: how much of what SGS saves in multiply-adds it saves in time, on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atfr.cli import common
+from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    from atfr.bench import Ratio
+    from atfr.models import VideoModel
+    from atfr.speed import Saving
+
+AFTER = "res2"
+
+
+def bench(
+    model: str | None = None,
+    *,
+    checkpoint: Path | None = None,
+    after: str | None = None,
+    active_bins: int | list[int] | None = None,
+    batches: list[int] = [1, 8, 32],  # noqa: B006 - read, never changed
+    num_bins: int | None = None,
+    frames: int | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    rounds: int = 7,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Measure the speed of a network with SGS beside the same network without, in turns, on noise.
+
+    Each clip keeps a chosen number of maps, A: what the similarity network finds is replaced, everything else of SGS
+    is done. "ideal" is the speed-up if all behind SGS took A / T of its time and SGS none; "of ideal" is what of it was
+    reached, the efficiency of the saving; "of FLOPs" is the speed-up over the FLOPs ratio, which for the paper's X3D-S
+    on Kinetics-400 is 0.80.
+
+    Args:
+        model: A name, as x3d_s; its weights are random, which changes no time.
+        checkpoint: Instead of MODEL, a checkpoint folder.
+        after: The stage that SGS stands behind; by default res2. A checkpoint has its own.
+        active_bins: A, the maps that a clip keeps; in batches the clips differ around it. Several, as [3,6,9], are
+            taken in turns by the clips of a batch. By default half of the maps.
+        batches: Clips in a forward pass.
+        num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in, or the checkpoint's.
+        frames: Frames T of the clip; by default those the network was designed for. A checkpoint has its own.
+        size: Height and width of the clip in px; by default those the network was designed for. A checkpoint has its
+            own.
+        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
+        rounds: How often each network is timed, at least.
+        out: Write the result as JSON to this file, with every round's times, the conditions and the machine's limits.
+        json: Print JSON instead of a table.
+    """
+    if (model is None) == (checkpoint is None):
+        raise InputError("expected MODEL, a name as x3d_s, or --checkpoint, a folder; one of the two")
+    if not batches or min(batches) < 1:
+        raise InputError(f"--batches are numbers of clips of at least 1, got {batches}")
+    with common.busy("timing"):
+        import torch
+
+        from atfr.bench import machine_limits, write_result
+        from atfr.speed import eager, measure, ragged, work_of
+
+        network, shape = load(model, checkpoint, after, num_bins, device)
+        if checkpoint is not None:
+            common.refuse(bench, {"after": after, "frames": frames, "size": size}, "the checkpoint has its own")
+        asked = (None, frames, size, size)
+        shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
+        where = next(network.parameters()).device
+        savings = {}
+        for clips in batches:
+            if isinstance(active_bins, list):
+                kept = in_turn(active_bins, clips)
+            else:
+                kept = ragged(-(-shape[1] // 2) if active_bins is None else active_bins, clips, shape[1])
+            work = work_of(network, shape, kept)
+            with eager(network, torch.randn(clips, *shape, device=where), work) as pair:
+                found, _ = measure({"eager": pair}, rounds=rounds, at_least=rounds, device=where)
+            savings[clips] = found["eager"]
+        limits = machine_limits(where)
+        report = write_result(
+            out,
+            {f"batch of {clips}": saving.to_dict() for clips, saving in savings.items()},
+            inputs={
+                "model": network.config["model"],
+                "checkpoint": checkpoint and str(checkpoint),
+                "clip_shape": list(shape),
+                "clips": "noise",
+                "runtime": "eager",
+            },
+            limits=limits,
+            device=where,
+        )
+    if json:
+        common.print_json(report)
+    else:
+        print_savings(report, savings)
+
+
+def in_turn(active_bins: Sequence[int], clips: int) -> tuple[int, ...]:
+    """Return A of each clip of a batch: those given, over and over."""
+    if not active_bins:
+        raise InputError("--active_bins is a number of maps, or several as [3,6,9], got []")
+    return tuple(active_bins[clip % len(active_bins)] for clip in range(clips))
+
+
+def load(
+    model: str | None, checkpoint: Path | None, after: str | None, num_bins: int | None, device: str
+) -> "tuple[VideoModel, tuple[int, ...]]":
+    """Return the network with its SGS on its device, and its clip shape."""
+    import atfr
+
+    if checkpoint is not None:
+        network, task = common.load(checkpoint, device, num_bins)
+        return network, task.clip_shape
+    assert model is not None
+    network = atfr.create_model(model)
+    atfr.adapt_(network, after or AFTER, num_bins=num_bins)
+    return common.to_device(network, device), network.clip_shape
+
+
+def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
+    """Print a row a batch, and the conditions."""
+    first = next(iter(savings.values()))
+    (site, maps), *_ = first.work.maps.items()
+    rows: list[list[object]] = [
+        [f"maps kept of {maps}, mean", *(f"{sum(s.work.kept) / n:.3g}" for n, s in savings.items())],
+        ["ms a clip, static", *(f"{s.timing.ms('static').median / n:.3g}" for n, s in savings.items())],
+        ["ms a clip, with SGS", *(f"{s.timing.ms('adaptive').median / n:.3g}" for n, s in savings.items())],
+        ["speed-up", *(brief(s.speedup) for s in savings.values())],
+        ["ideal speed-up", *(brief(s.ideal) for s in savings.values())],
+        ["speed-up / ideal", *(brief(s.efficiency) for s in savings.values())],
+        ["FLOPs ratio", *(f"{s.work.flops_ratio:.2f}" for s in savings.values())],
+        ["speed-up / FLOPs ratio", *(brief(s.over_flops) for s in savings.values())],
+        ["SGS, of the time with it", *(common.percent(s.sgs_share.median) for s in savings.values())],
+        ["GFLOP/s, static", *(f"{s.static_gflops.median:.3g}" for s in savings.values())],
+        ["GFLOP/s, with SGS", *(f"{s.adaptive_gflops.median:.3g}" for s in savings.values())],
+    ]
+    inputs, found, limits = report["inputs"], report["conditions"], report["limits"]
+    hardware = found["hardware"]
+    note = (
+        f"Medians of {first.timing.rounds} rounds, both in turns (and ranges); a speed-up is made of a round's own "
+        f"times. GFLOP/s are multiply-adds / 1e9 a second; matrix products reach "
+        f"{limits['float32_gflops']['median']:.0f} here in float32, {limits['bfloat16_gflops']['median']:.0f} in "
+        f"bfloat16; {limits['copy_gbs']['median']:.0f} GB/s are copied. {hardware.get('gpu', hardware['cpu'])}, "
+        f"{found['threads']} thread(s), torch {found['versions']['torch']}."
+    )
+    title = (
+        f"{inputs['model']}, clips of {' x '.join(map(str, inputs['clip_shape']))}, SGS after {site.partition('.')[0]}"
+    )
+    common.print_table(title, ["", *(f"{n} clip{'s' * (n > 1)}" for n in savings)], rows, note)
+
+
+def brief(ratio: "Ratio") -> str:
+    """Return a median and its range, short."""
+    return f"{ratio.median:.2f} ({ratio.least:.2f}-{ratio.most:.2f})"

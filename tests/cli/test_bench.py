@@ -1,0 +1,76 @@
+"""`atfr bench` as users run it: the table, the JSON, the file, and what cannot be measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from atfr.bench import limits
+from atfr.cli.main import main
+from atfr.evaluate.task import Task, save_checkpoint
+from tests.evaluate.build import NAMES, SPEC, network
+
+SMALL = ["x3d_xs", "--frames", "4", "--size", "32", "--rounds", "2", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PRODUCT", {"cpu": 128})
+    monkeypatch.setattr(limits, "COPIED", {"cpu": 2**16})
+
+
+def test_table_file_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    assert main(["bench", *SMALL, "--active_bins", "2", "--batches", "[1,3]", "--out", str(out)]) == 0
+    printed, err = capsys.readouterr()
+    assert err == ""
+    assert max(map(len, printed.splitlines())) <= 80
+    for part in ("x3d_xs, clips of 3 x 4 x 32 x 32, SGS after res2", "1 clip ", "3 clips", "speed-up / ideal"):
+        assert part in printed
+    report = json.loads(out.read_text())
+    assert report["conditions"]["threads"] == torch.get_num_threads()
+    alone, batch = report["results"]["batch of 1"], report["results"]["batch of 3"]
+    assert alone["active_bins"] == {"res2": [2]}
+    assert batch["active_bins"] == {"res2": [2, 4, 1]}
+    assert alone["rounds"] == len(alone["ms"]["static"]) == 2
+    speedups = [a / b for a, b in zip(batch["ms"]["static"], batch["ms"]["adaptive"], strict=True)]
+    assert batch["speedup"]["most"] == pytest.approx(max(speedups))
+    assert alone["flops_ratio"] > 1
+
+
+def test_a_checkpoint_and_clips_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), tmp_path / "run")
+    options = ["--active_bins", "[1,3]", "--batches", "[3]", "--rounds", "1", "--json", "--device", "cpu"]
+    assert main(["bench", "--checkpoint", str(tmp_path / "run"), *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["results"]["batch of 3"]["active_bins"] == {"res2": [1, 3, 1]}
+    assert report["inputs"]["clip_shape"] == [3, 4, 32, 32]
+    assert main(["bench", "--checkpoint", str(tmp_path / "run"), "--size", "64"]) == 2
+    assert "the checkpoint has its own; leave out --size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected MODEL, a name as x3d_s, or --checkpoint"),
+        (["x3d_xs", "--checkpoint", "run"], "one of the two"),
+        ([*SMALL, "--batches", "[0]"], "--batches are numbers of clips of at least 1"),
+        ([*SMALL, "--active_bins", "9"], "a clip of 4 maps can keep 1 to 4 of them, asked for 9"),
+        ([*SMALL, "--active_bins", "[]"], "--active_bins is a number of maps"),
+        ([*SMALL, "--rounds", "0"], "at least one round"),
+        ([*SMALL, "--after", "res9"], "res9"),
+    ],
+)
+def test_what_cannot_be_measured(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.json"
+    assert main(["bench", *arguments, "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("atfr: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not out.exists()
