@@ -2,11 +2,12 @@
 # make test   install what the tests need and run them all
 # make soak   the long tests of reliability: kills and mutants; about half an hour
 # make lint   ruff and mypy
+# make bench  every figure of docs/performance.md, measured here: half an hour on a machine with nothing else to do
 # make docs   build the documentation into site/, strictly; site/index.html opens from disk
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint docs chromium
+.PHONY: demo test soak lint bench docs chromium
 demo: .venv/installed
 	$(BIN)/atfr quickstart
 
@@ -20,6 +21,9 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed-bench
+	$(BIN)/python benchmarks/page.py
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -46,6 +50,10 @@ chromium:
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
 .venv/installed-docs: .venv/installed

@@ -150,7 +150,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class Pair:
-    """A network without SGS, in the parts "before" and "after", and with it, in "before", "sgs" and "after"; its work."""
+    """A network without SGS ("before", "after" its place) and with it ("before", "sgs", "after"), and its work."""
 
     static: Clocked
     adaptive: Clocked
