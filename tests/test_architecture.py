@@ -15,7 +15,7 @@ ROOMS = [
     "errors",
     "files",
     "bench",
-    "depthwise",
+    "convolution",
     "ragged",
     "sgs",
     "baselines",

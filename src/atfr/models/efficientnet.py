@@ -21,7 +21,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atfr.depthwise import Conv3d
+from atfr.convolution import Conv3d, channels_last
 from atfr.errors import CheckpointError
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.models.inflate import ClipConv3d, inflate_weight
@@ -176,7 +176,7 @@ class InflatedEfficientNet(VideoModel):
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
         check_clips(clips)
-        return self.blocks(clips)
+        return self.blocks(channels_last(clips))
 
 
 def weights_installed() -> bool:

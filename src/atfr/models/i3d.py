@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atfr.convolution import channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.models.residual import Bottleneck, Head, Stage, Stem
 from atfr.ragged import PackedClips
@@ -64,4 +65,4 @@ class I3D(VideoModel):
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
         check_clips(clips)
-        return self.blocks(clips)
+        return self.blocks(channels_last(clips))

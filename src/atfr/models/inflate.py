@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.depthwise import Conv3d
+from atfr.convolution import Conv3d
 from atfr.errors import InputError
 from atfr.meta import on_meta
 from atfr.models.base import unknown_name

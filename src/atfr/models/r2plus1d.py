@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atfr.convolution import Conv3d, channels_last
 from atfr.errors import InputError
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.models.residual import Bottleneck, Head, Stage, Stem
@@ -32,12 +33,10 @@ def space_then_time(
     """A 1 x 3 x 3 and a 3 x 1 x 1 convolution in place of one of 3 x 3 x 3; strides are temporal and spatial."""
     temporal_stride, stride = strides
     return nn.Sequential(
-        nn.Conv3d(in_channels, inner_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False),
+        Conv3d(in_channels, inner_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False),
         nn.BatchNorm3d(inner_channels),
         nn.ReLU(),
-        nn.Conv3d(
-            inner_channels, out_channels, (3, 1, 1), stride=(temporal_stride, 1, 1), padding=(1, 0, 0), bias=False
-        ),
+        Conv3d(inner_channels, out_channels, (3, 1, 1), stride=(temporal_stride, 1, 1), padding=(1, 0, 0), bias=False),
     )
 
 
@@ -63,7 +62,7 @@ class BasicBlock(nn.Module):
         if in_channels != out_channels or strides != (1, 1):
             temporal_stride, stride = strides
             self.downsample = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride=(temporal_stride, stride, stride), bias=False),
+                Conv3d(in_channels, out_channels, 1, stride=(temporal_stride, stride, stride), bias=False),
                 nn.BatchNorm3d(out_channels),
             )
 
@@ -101,10 +100,10 @@ class R2Plus1D18(VideoModel):
         super().__init__(name, num_classes, dropout, temporal_strides=strides)
         self.clip_shape = (3, 16, 112, 112)
         self.stem = nn.Sequential(
-            nn.Conv3d(3, STEM_INNER_CHANNELS, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
+            Conv3d(3, STEM_INNER_CHANNELS, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
             nn.BatchNorm3d(STEM_INNER_CHANNELS),
             nn.ReLU(),
-            nn.Conv3d(STEM_INNER_CHANNELS, STEM_CHANNELS, (3, 1, 1), padding=(1, 0, 0), bias=False),
+            Conv3d(STEM_INNER_CHANNELS, STEM_CHANNELS, (3, 1, 1), padding=(1, 0, 0), bias=False),
             nn.BatchNorm3d(STEM_CHANNELS),
             nn.ReLU(),
         )
@@ -120,7 +119,7 @@ class R2Plus1D18(VideoModel):
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
         check_clips(clips)
-        features = self.layer1(self.stem(clips))
+        features = self.layer1(self.stem(channels_last(clips)))
         features = self.layer4(self.layer3(self.layer2(features)))
         return self.fc(self.dropout(self.avgpool(features).flatten(1)))
 
@@ -163,7 +162,7 @@ class R2Plus1D50(VideoModel):
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
         check_clips(clips)
-        return self.blocks(clips)
+        return self.blocks(channels_last(clips))
 
 
 def checked_strides(strides: Sequence[int], name: str) -> list[int]:

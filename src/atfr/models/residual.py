@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atfr.convolution import Conv3d
+
 
 class Stem(nn.Module):
     """A convolution of 7 x 7 pixels at half the height and width, and a spatial max pool that halves them once more.
@@ -25,7 +27,7 @@ class Stem(nn.Module):
     def __init__(self, out_channels: int, temporal_kernel: int = 1, pool: bool = True) -> None:
         super().__init__()
         kernel, padding = (temporal_kernel, 7, 7), (temporal_kernel // 2, 3, 3)
-        self.conv = nn.Conv3d(3, out_channels, kernel, stride=(1, 2, 2), padding=padding, bias=False)
+        self.conv = Conv3d(3, out_channels, kernel, stride=(1, 2, 2), padding=padding, bias=False)
         self.norm = nn.BatchNorm3d(out_channels)
         self.pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)) if pool else nn.Identity()
 
@@ -39,13 +41,11 @@ class TimeThenSpace(nn.Module):
 
     def __init__(self, channels: int, temporal_stride: int, stride: int) -> None:
         super().__init__()
-        self.conv_t = nn.Conv3d(
+        self.conv_t = Conv3d(
             channels, channels, (3, 1, 1), stride=(temporal_stride, 1, 1), padding=(1, 0, 0), bias=False
         )
         self.norm = nn.BatchNorm3d(channels)
-        self.conv_xy = nn.Conv3d(
-            channels, channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
-        )
+        self.conv_xy = Conv3d(channels, channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False)
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T2 H2 W2"]:
         """T, H and W divided by their strides, rounded up."""
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         temporal_stride, stride = strides
-        self.conv_a = nn.Conv3d(
+        self.conv_a = Conv3d(
             in_channels, inner_channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
         )
         self.norm_a = nn.BatchNorm3d(inner_channels)
@@ -74,7 +74,7 @@ class Bottleneck(nn.Module):
         if factorised:
             self.conv_b = TimeThenSpace(inner_channels, temporal_stride, stride)
         else:
-            self.conv_b = nn.Conv3d(
+            self.conv_b = Conv3d(
                 inner_channels,
                 inner_channels,
                 (1, 3, 3),
@@ -83,7 +83,7 @@ class Bottleneck(nn.Module):
                 bias=False,
             )
         self.norm_b = nn.BatchNorm3d(inner_channels)
-        self.conv_c = nn.Conv3d(inner_channels, out_channels, 1, bias=False)
+        self.conv_c = Conv3d(inner_channels, out_channels, 1, bias=False)
         self.norm_c = nn.BatchNorm3d(out_channels)
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T2 H2 W2"]:
@@ -119,7 +119,7 @@ class Block(nn.Module):
         self.branch1_norm: nn.Module = nn.Identity()
         if in_channels != out_channels or strides != (1, 1):
             temporal_stride, stride = strides
-            self.branch1_conv = nn.Conv3d(
+            self.branch1_conv = Conv3d(
                 in_channels, out_channels, 1, stride=(temporal_stride, stride, stride), bias=False
             )
             self.branch1_norm = nn.BatchNorm3d(out_channels)

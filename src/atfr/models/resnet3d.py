@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atfr.convolution import Conv3d, channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
 
 STEM_CHANNELS = 8
@@ -35,20 +36,20 @@ class Bottleneck(nn.Module):
         self, in_channels: int, inner_channels: int, out_channels: int, temporal_kernel: int = 1, stride: int = 1
     ) -> None:
         super().__init__()
-        self.conv_a = nn.Conv3d(
+        self.conv_a = Conv3d(
             in_channels, inner_channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
         )
         self.norm_a = nn.BatchNorm3d(inner_channels)
-        self.conv_b = nn.Conv3d(
+        self.conv_b = Conv3d(
             inner_channels, inner_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
         )
         self.norm_b = nn.BatchNorm3d(inner_channels)
-        self.conv_c = nn.Conv3d(inner_channels, out_channels, 1, bias=False)
+        self.conv_c = Conv3d(inner_channels, out_channels, 1, bias=False)
         self.norm_c = nn.BatchNorm3d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False),
+                Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False),
                 nn.BatchNorm3d(out_channels),
             )
 
@@ -79,7 +80,7 @@ class ResNet3D(VideoModel):
         blocks = self.variants[name]
         self.stem = nn.Sequential(
             OrderedDict(
-                conv=nn.Conv3d(3, STEM_CHANNELS, (5, 7, 7), stride=(1, 2, 2), padding=(2, 3, 3), bias=False),
+                conv=Conv3d(3, STEM_CHANNELS, (5, 7, 7), stride=(1, 2, 2), padding=(2, 3, 3), bias=False),
                 norm=nn.BatchNorm3d(STEM_CHANNELS),
                 relu=nn.ReLU(),
                 pool=nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
@@ -102,7 +103,7 @@ class ResNet3D(VideoModel):
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
         check_clips(clips)
-        features = self.res2(self.stem(clips))
+        features = self.res2(self.stem(channels_last(clips)))
         features = self.res5(self.res4(self.res3(features)))
         return self.head(features)
 

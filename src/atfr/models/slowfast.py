@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atfr.convolution import Conv3d, channels_last
 from atfr.errors import InputError
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.models.nonlocal_block import NonLocal
@@ -96,7 +97,7 @@ class FuseFastToSlow(nn.Module):
     def __init__(self, fast_channels: int, kernel: int, alpha: int) -> None:
         super().__init__()
         out_channels = LATERAL_FACTOR * fast_channels
-        self.conv_fast_to_slow = nn.Conv3d(
+        self.conv_fast_to_slow = Conv3d(
             fast_channels, out_channels, (kernel, 1, 1), stride=(alpha, 1, 1), padding=(kernel // 2, 0, 0), bias=False
         )
         self.norm = nn.BatchNorm3d(out_channels)
@@ -190,7 +191,7 @@ class SlowFast(VideoModel):
     def _pathways(self, clips: Tensor | Sequence[Tensor]) -> Pathways:
         if isinstance(clips, Tensor):
             check_clips(clips)
-            return clips[:, :, :: self.alpha], clips
+            return channels_last(clips[:, :, :: self.alpha]), channels_last(clips)
         if not isinstance(clips, list | tuple) or len(clips) != 2:
             got = f"{len(clips)} entries" if isinstance(clips, list | tuple) else type(clips).__name__
             raise InputError(
@@ -209,7 +210,7 @@ class SlowFast(VideoModel):
                 f"{slow.device} of shape {list(slow.shape)} with {fast.dtype} on {fast.device}; or pass the fast clips "
                 "alone"
             )
-        return slow, fast
+        return channels_last(slow), channels_last(fast)
 
 
 def _lateral(slow_channels: int, variant: Variant) -> FuseFastToSlow:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.depthwise import Conv3d
+from atfr.convolution import Conv3d, channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
 
 STAGE_WIDTHS = (12, 24, 48, 96)  # channels of res2 to res5 before the width factor
@@ -46,7 +46,7 @@ class Stem(nn.Module):
         super().__init__()
         self.conv = nn.Sequential(
             OrderedDict(  # in PyTorchVideo's names conv_t is the spatial one
-                conv_t=nn.Conv3d(3, out_channels, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
+                conv_t=Conv3d(3, out_channels, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
                 conv_xy=Conv3d(
                     out_channels, out_channels, (5, 1, 1), padding=(2, 0, 0), groups=out_channels, bias=False
                 ),
@@ -80,11 +80,11 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, squeeze: bool) -> None:
         super().__init__()
         inner = int(BOTTLENECK_FACTOR * out_channels)
-        self.conv_a = nn.Conv3d(in_channels, inner, 1, bias=False)
+        self.conv_a = Conv3d(in_channels, inner, 1, bias=False)
         self.norm_a = nn.BatchNorm3d(inner)
         self.conv_b = Conv3d(inner, inner, 3, stride=(1, stride, stride), padding=1, groups=inner, bias=False)
         self.norm_b = nn.Sequential(nn.BatchNorm3d(inner), SqueezeExcitation(inner) if squeeze else nn.Identity())
-        self.conv_c = nn.Conv3d(inner, out_channels, 1, bias=False)
+        self.conv_c = Conv3d(inner, out_channels, 1, bias=False)
         self.norm_c = nn.BatchNorm3d(out_channels)
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T H2 W2"]:
@@ -102,7 +102,7 @@ class Block(nn.Module):
         self.branch1_conv: nn.Module = nn.Identity()
         self.branch1_norm: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.branch1_conv = nn.Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False)
+            self.branch1_conv = Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False)
         if in_channels != out_channels:  # a shortcut that keeps the width has no batch norm
             self.branch1_norm = nn.BatchNorm3d(out_channels)
         self.branch2 = Bottleneck(in_channels, out_channels, stride, squeeze)
@@ -136,11 +136,11 @@ class Head(nn.Module):
         inner = int(BOTTLENECK_FACTOR * in_channels)
         self.pool = nn.Sequential(
             OrderedDict(
-                pre_conv=nn.Conv3d(in_channels, inner, 1, bias=False),
+                pre_conv=Conv3d(in_channels, inner, 1, bias=False),
                 pre_norm=nn.BatchNorm3d(inner),
                 pre_act=nn.ReLU(),
                 pool=nn.AdaptiveAvgPool3d(1),
-                post_conv=nn.Conv3d(inner, HEAD_CHANNELS, 1, bias=False),
+                post_conv=Conv3d(inner, HEAD_CHANNELS, 1, bias=False),
                 post_act=nn.ReLU(),
             )
         )
@@ -185,7 +185,7 @@ class X3D(VideoModel):
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
         check_clips(clips)
-        return self.blocks(clips)
+        return self.blocks(channels_last(clips))
 
 
 def round_width(width: float) -> int:

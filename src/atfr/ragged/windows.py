@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atfr import depthwise
+from atfr import convolution
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips
@@ -36,10 +36,13 @@ def conv3d(
     groups: int = 1,
 ) -> PackedClips:
     """Convolve: as it stands where the kernel stays within one map, clip by clip where it reaches across time."""
+    maps = input.plain()
+    stride, dilation = triple(stride), triple(dilation)
+    padding = padding if isinstance(padding, str) else triple(padding)
+    if convolution.gains(maps, weight, stride, padding, dilation, groups):
+        return packed_like(convolution.convolve(maps, weight, bias, stride, padding, input.lengths), input.clip_layout)
 
     def convolve(clip: Tensor) -> Tensor:
-        if depthwise.gains(clip, weight, stride, padding, dilation, groups):
-            return depthwise.convolve(clip, weight, bias, padding)
         return func(clip, weight, bias, stride, padding, dilation, groups)
 
     kernel, same = weight.shape[2], isinstance(padding, str)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from atfr.convolution import channels_last
 from atfr.errors import InputError, UnsupportedOperationError
 from atfr.ragged import ClipLayout, PackedClips
 from atfr.ragged.rows import mean_over_space
@@ -91,7 +92,7 @@ def merged(
 ) -> PackedClips:
     """Return the output maps of a sampling: packed, but inside torch.export a single clip's as a plain tensor."""
     if not torch.compiler.is_exporting():
-        return PackedClips(aggregate(features, weights, slots, layout.total), layout)
+        return PackedClips(channels_last(aggregate(features, weights, slots, layout.total)), layout)
     if len(layout) != 1:
         raise UnsupportedOperationError(
             f"torch.export of a network with SGS takes one clip, got {len(layout)}: each clip has its own length; "
