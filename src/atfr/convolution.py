@@ -186,6 +186,7 @@ def depthwise(
     lengths: Sequence[int],
 ) -> Float[Tensor, "N C T H2 W2"]:
     """Convolve each channel with its own kernel, clip by clip where they lie in one row."""
+    clips = clips_of(maps_of(clips), len(clips))  # unsqueeze(0) leaves a stride that oneDNN takes for another format
     parts = [clips] if len(lengths) == len(clips) else clips.split(list(lengths), 2)
     outputs = [F.conv3d(part, weight, None, stride, padding, groups=len(weight)) for part in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
