@@ -9,9 +9,9 @@ every step does the same work and A stays. A is what a new SGS after res2 finds 
     static    the network                     before    the same step of what stands before SGS alone
     adaptive  with SGS after res2             torch     static, with PyTorch's convolutions in PyTorch's format
 
-All take turns. ideal = static / (before + (static - before) x sum(A) / (N T)). Saved memory is what autograd keeps for the
-backward pass, each storage once, parameters aside; peaks are those of a fresh process that does two steps, less what it
-held before them.
+All take turns. ideal = static / (before + (static - before) x sum(A) / (N T)). Saved memory is what autograd keeps for
+the backward pass, each storage once, parameters aside; peaks are those of a fresh process that does two steps, less
+what it held before them.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from atfr.depthwise import Conv3d
+from atfr.convolution import Conv3d
 from atfr.models.inflate import ClipConv3d
 from atfr.optimize.activations import ACTIVATIONS, activation_of
 from atfr.optimize.conv import FusedConv3d
