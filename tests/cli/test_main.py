@@ -38,7 +38,7 @@ def test_help_is_quick_and_lists_every_command() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["train", "test", "predict", "explain", "report", "cost"])
+@pytest.mark.parametrize("name", ["train", "test", "predict", "explain", "report", "demo", "cost"])
 def test_help_of_a_command_needs_no_torch(name: str) -> None:
     code = f"""import sys
 from atfr.cli.main import main

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -107,7 +108,8 @@ def user(width: int, height: int, phone: bool = False) -> Iterator[User]:
         if phone:
             metrics = {"width": width, "height": height, "pixelRatio": 2.0}
             options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(PROGRAMS["chromedriver"]))
+        service = webdriver.ChromeService(PROGRAMS["chromedriver"], env=os.environ | {"TMPDIR": profile})
+        driver = webdriver.Chrome(options=options, service=service)
         try:
             yield User(driver)
         finally:

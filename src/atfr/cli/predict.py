@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atfr.cli import common
-from atfr.errors import DataError
 
 if TYPE_CHECKING:
     from atfr.errors import VideoError
@@ -38,7 +37,9 @@ def predict(
         json: Print JSON instead of a table.
     """
     num_clips, num_crops = common.parse_views(views)
-    videos = [file for path in videos for file in files_of(path)]
+    from atfr.data.records import videos_below
+
+    videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
     model, task = common.load(checkpoint, device, num_bins)
     from atfr.cli.main import FAILED, fail
     from atfr.evaluate import predict as evaluate
@@ -71,18 +72,6 @@ def predict(
     elif predictions:
         print_predictions(predictions)
     return FAILED if failed else 0
-
-
-def files_of(path: Path) -> list[Path]:
-    """Return the videos in a folder and below, by name; anything else is taken as a video file."""
-    from atfr.data.records import VIDEO_ENDINGS
-
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS and file.is_file())
-    if not found:
-        raise DataError(f"there is no video in '{path}' or below; videos end in {', '.join(sorted(VIDEO_ENDINGS))}")
-    return found
 
 
 def print_predictions(predictions: "list[Prediction]") -> None:

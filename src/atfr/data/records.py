@@ -61,6 +61,18 @@ class _Row:
     place: str
 
 
+def videos_below(folder: Path) -> list[Path]:
+    """Return the videos that lie in a folder and below, by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS and file.is_file())
+    if not found:
+        raise DataError(f"there is no video in '{folder}' or below; videos end in {', '.join(sorted(VIDEO_ENDINGS))}")
+    return found
+
+
 def read_folder(
     root: str | os.PathLike[str], *, labels: Sequence[str] | None = None, test_share: float = 0.2, seed: int = 0
 ) -> dict[str, VideoList]:

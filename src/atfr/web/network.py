@@ -40,6 +40,14 @@ class SharedNetwork:
         self._own = {site: layer.num_bins or maps[id(layer)] for site, layer in self._layers.items()}
 
     @property
+    def kind(self) -> str:
+        """What kind of network this is."""
+        places = " and ".join(site_names(self.model))
+        if self._layers:
+            return f"network with SGS behind {places}"
+        return f"network with a control behind {places}, in the place of SGS," if places else "static network"
+
+    @property
     def most_bins(self) -> int:
         """The bins of the layer that has most, as trained; 0 where nothing is grouped by similarity."""
         return max((largest(bins) for bins in self._own.values()), default=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from atfr.errors import AtfrError, VideoError
 from atfr.viz import CentredClip, Explanation, centred_clip
@@ -74,6 +75,14 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
     return page
 
 
+def mount(app: FastAPI, blocks: gr.Blocks, largest_bytes: int, host: str) -> FastAPI:
+    """Let an application serve the page, which takes files up to a size."""
+    return gr.mount_gradio_app(
+        app, blocks, path="", max_file_size=largest_bytes, show_error=False, footer_links=[], ssr_mode=False,
+        theme=theme(), head=head(), server_name=host,
+    )  # fmt: skip
+
+
 class Actions:
     """What happens on the page. Each returns the new values of the page's parts, and keeps nothing of a user's."""
 
@@ -130,9 +139,8 @@ def head_html(network: SharedNetwork, title: str) -> str:
     """Return the heading: which network this is, and what it knows."""
     labels, spec = network.task.labels, network.task.spec
     named = ", ".join(labels[:NAMED]) + (f", ... ({len(labels)} classes)" if len(labels) > NAMED else "")
-    kind = "with SGS" if network.most_bins else "with no similarity to set bins of"
     return (
-        f'<div class="atfr head"><h1>{escaped(title)}</h1><p>A network {kind} reads {spec.frames} frames of '
+        f'<div class="atfr head"><h1>{escaped(title)}</h1><p>This {network.kind} reads {spec.frames} frames of '
         f"{spec.size} x {spec.size} pixels from the middle of a video, and tells apart: {escaped(named)}.</p></div>"
     )
 

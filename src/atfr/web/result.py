@@ -67,7 +67,8 @@ def told(now: Explanation, trained: Explanation, bins: int, most: int) -> str:
         else f"{label} ({100 * share:.1f} %) instead of {before} ({100 * share_before:.1f} %)"
     )
     spent = explain_page.change(now.prediction.total_gflops, trained.prediction.total_gflops)
-    return f"With {bins} of {most} bins: {answer}, for {spent} GFLOPs than as trained."
+    bill = "as many GFLOPs as" if spent.startswith("0 ") else f"{spent} GFLOPs than"
+    return f"With {bins} of {most} bins: {answer}, for {bill} as trained."
 
 
 def details_html(now: Explanation) -> str:

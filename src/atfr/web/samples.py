@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from atfr.data.records import VIDEO_ENDINGS
+from atfr.data.records import videos_below
 from atfr.data.samples import SAMPLE_CLASSES, read_manifest, render_samples
 from atfr.errors import DataError
 from atfr.video.file import VideoFile
@@ -35,7 +35,7 @@ def generated(folder: Path) -> list[Sample]:
 
 
 def of_folder(folder: Path) -> list[Sample]:
-    """Return the first videos in a folder and below, by name.
+    """Return some of the videos in a folder and below, spread over all of them by name.
 
     Raises:
         DataError: there is no such folder, or no video in it.
@@ -43,10 +43,9 @@ def of_folder(folder: Path) -> list[Sample]:
     """
     if not folder.is_dir():
         raise DataError(f"--examples is a folder of videos, and '{folder}' is none")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS and file.is_file())
-    if not found:
-        raise DataError(f"there is no video in '{folder}' or below; videos end in {', '.join(sorted(VIDEO_ENDINGS))}")
-    return [sample(str(file.relative_to(folder).with_suffix("")), file) for file in found[:MOST]]
+    videos = videos_below(folder)
+    chosen = videos[:: -(-len(videos) // MOST)]
+    return [sample(str(file.relative_to(folder).with_suffix("")), file) for file in chosen]
 
 
 def sample(name: str, path: Path) -> Sample:

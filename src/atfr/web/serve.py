@@ -62,25 +62,19 @@ def serve(
         network = SharedNetwork(model, task)
         inbox = Inbox(folder / "sent", task.spec, limits)
         blocks = page.build(network, inbox, tries, generated=examples is None)
-        app = mounted(page, blocks, host, limits)
+        app = page.mount(guarded(host), blocks, largest_bytes=int(limits.megabytes * 1e6), host=host)
         say(address)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=CLOSING_S)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def mounted(page: "page", blocks: "gr.Blocks", host: str, limits: Limits) -> FastAPI:
-    """Return the application that serves the page."""
-    import gradio as gr
-
+def guarded(host: str) -> FastAPI:
+    """Return an application that adds headers, and at a loopback address keeps pages of other machines out."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(WithHeaders)
-    if host in LOOPBACK:  # a page elsewhere whose name leads here is not to use this one
+    if host in LOOPBACK:  # a name of another machine may lead here
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
-    largest = int(limits.megabytes * 1e6)
-    return gr.mount_gradio_app(
-        app, blocks, path="", max_file_size=largest, show_error=False, footer_links=[], ssr_mode=False,
-        theme=page.theme(), head=page.head(), server_name=host,
-    )  # fmt: skip
+    return app
 
 
 @contextmanager
