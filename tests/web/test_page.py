@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -190,6 +191,15 @@ def test_what_is_refused(server: Server, desk: User, videos: dict[str, Path]) ->
     assert server.files() == []
     desk.send(videos["one"])  # and it goes on
     desk.see("#answer .name", "one.mp4")
+
+
+def test_an_address_in_the_place_of_a_file_is_not_fetched(server: Server) -> None:
+    file = {"path": "http://other.example/a.mp4", "meta": {"_type": "gradio.FileData"}}
+    for number in (0, 2):  # the place to drop files on, and the slider
+        call = json.dumps({"fn_index": number, "data": [file, file], "session_hash": f"call{number}"}).encode()
+        urlopen(Request(f"{server.address}/gradio_api/queue/join", call, {"Content-Type": "application/json"})).close()
+        with urlopen(f"{server.address}/gradio_api/queue/data?session_hash=call{number}") as answer:
+            assert '"success":false' in answer.read().decode()
 
 
 @needs_browser

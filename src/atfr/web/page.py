@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import processing_utils
 
 from atfr.errors import AtfrError, VideoError
 from atfr.viz import CentredClip, Explanation, centred_clip
@@ -77,10 +78,16 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
 
 def mount(app: FastAPI, blocks: gr.Blocks, largest_bytes: int, host: str) -> FastAPI:
     """Let an application serve the page, which takes files up to a size."""
+    processing_utils.async_ssrf_protected_get = fetch_nothing
     return gr.mount_gradio_app(
         app, blocks, path="", max_file_size=largest_bytes, show_error=False, footer_links=[], ssr_mode=False,
         theme=theme(), head=head(), server_name=host,
     )  # fmt: skip
+
+
+async def fetch_nothing(url: str) -> NoReturn:
+    """Stand in the place of what Gradio fetches addresses with, which a client may name instead of a file."""
+    raise gr.Error("This page fetches nothing from other machines.", print_exception=False)
 
 
 class Actions:

@@ -89,6 +89,7 @@ def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(where)
+            listener.listen()  # who comes before the server is up waits for it
         except OSError as error:
             raise InputError(
                 f"the page cannot be served at {host} port {port} ({error.strerror}); another page may be there: name "
