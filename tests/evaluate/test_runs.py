@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,8 +133,12 @@ def test_a_paired_difference_is_that_of_resampled_videos() -> None:
 
 def test_a_result_is_json_without_what_only_python_reads() -> None:
     result: TestResult = made_up(videos=6)
+    result = replace(result, videos=(replace(result.videos[0], probability=math.nan), *result.videos[1:]))
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    assert json.loads(result.to_json(), parse_constant=refuse)["num_videos"] == 6
+    values = json.loads(result.to_json(), parse_constant=refuse)
+    assert values["num_videos"] == 6
+    assert math.isnan(TestResult.from_dict(values).videos[0].probability)
+    assert TestResult.from_dict(values).videos[1:] == result.videos[1:]

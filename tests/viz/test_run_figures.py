@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from atfr import viz
 from atfr.errors import InputError
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
+from atfr.viz.figures import COLOURS
 from atfr.viz.run_figures import PALETTE, run_styles
 from tests.evaluate.made_up import SGS, made_up
 from tests.viz.test_page import contrast, themes
@@ -193,10 +195,36 @@ def test_names_are_drawn_as_they_are() -> None:
         drawn(make({"run $ {": odd, "y" * 200: odd}))
 
 
+SEEN = {  # Machado et al. 2009: what is left of linear RGB without one kind of cones
+    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritanopia": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of linear sRGB."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ linear.clip(0, 1) / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("kind", SEEN)
+def test_the_colour_blind_tell_the_colours_of_runs_apart(kind: str) -> None:
+    colours = {}
+    for colour in (COLOURS["static"], *PALETTE):
+        channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        colours[colour] = lab(np.array(SEEN[kind]) @ linear)
+    for one, other in combinations(colours, 2):
+        assert np.linalg.norm(colours[one] - colours[other]) > 15  # 2 can just be told side by side
+
+
 def test_colours_of_runs_are_seen_on_both_pages(result: TestResult, static: TestResult) -> None:
-    runs = {"static": static, **{f"{number}": result for number in range(5)}}
+    runs = {"static": static, **{f"{number}": result for number in range(6)}}
     styles = run_styles(runs)
-    assert len(set(styles.values())) == 6
+    assert len(set(styles.values())) == 7
     assert styles["0"][0] == PALETTE[0]
     for colours in themes():
         for colour, _ in styles.values():

@@ -214,7 +214,7 @@ def confusion(result: TestResult) -> Confusion:
     place = {label: number for number, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     for video in result.videos:
-        counts[place[video.prediction], place[video.label]] += 1
+        counts[place[video.label], place[video.prediction]] += 1
     return Confusion(labels, counts)
 
 

@@ -81,8 +81,8 @@ class VideoResult:
         return {site: counts.active_bins for site, counts in self.sites.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Turn the video's row into plain JSON values."""
-        row = asdict(self)
+        """Turn the video's row into plain JSON values; a probability that is not finite is null."""
+        row = asdict(self) | {"probability": self.probability if math.isfinite(self.probability) else None}
         del row["sites"]
         counts = {name: {site: list(getattr(one, name)) for site, one in self.sites.items()} for name in COUNTS}
         views = {"view_gflops": list(self.view_gflops), "motion": list(self.motion)}
@@ -102,7 +102,9 @@ class VideoResult:
         """Make a video's row from `to_dict`'s values."""
         sites = {site: MapCounts(*(tuple(row[name][site]) for name in COUNTS)) for site in row["active_bins"]}
         values = {one.name: row[one.name] for one in fields(cls) if one.name != "sites"}
-        return cls(**values | {name: tuple(row[name]) for name in ("view_gflops", "motion")}, sites=sites)
+        values |= {name: tuple(row[name]) for name in ("view_gflops", "motion")}
+        probability = math.nan if row["probability"] is None else row["probability"]
+        return cls(**values | {"probability": probability}, sites=sites)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from atfr.viz.figures import COLOURS, brief, ink_on, new_figure, short, style
 
 Runs = TestResult | Mapping[str, TestResult]
 
-PALETTE = (COLOURS["adaptive"], "#d55e00", "#009e73", "#c05299", "#9a7200")
-"""Of runs, but static ones; told apart by the colour-blind, 3 : 1 at least on the light and on the dark page."""
+PALETTE = (COLOURS["adaptive"], "#d55e00", "#009e73")
+"""Of runs, but static ones: 3 : 1 at least on the light and on the dark page. The colour-blind tell no more such
+colours apart; further runs differ by their markers."""
 MARKERS = "osD^vPX"
 DENSITY = ListedColormap(colormaps["cividis"](np.linspace(0.3, 1, 256)))
 """Without colours so dark that they are lost on the dark page."""
