@@ -52,7 +52,7 @@ def test(
             each on its own, and gives the mean; they must be of the same network and clip.
         num_bins: Fewer similarity bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
-        num_workers: Processes that decode; 0 decodes in the main one.
+        num_workers: Processes that decode; 0 decodes in a thread beside the network.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         max_skipped: The share of the videos that may fail to decode.
         out: A folder for result.json, videos.csv (one row a video), classes.csv, and skipped.csv where some are; by
