@@ -49,7 +49,7 @@ def test_resize(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ((failed, reason),) = result.failed
     assert failed == source / "b [1]" / "bad.mp4"
     assert str(failed) in reason
-    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert files(source) == before
     written = files(target)
     assert set(written) == {"a/large.mp4", "b [1]/small.mp4", "lists.txt", ".atfr-index.jsonl", ".atfr-resize.json"}
