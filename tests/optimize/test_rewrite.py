@@ -9,7 +9,11 @@ from torch.nn import functional as F
 
 import atfr
 from atfr.optimize.conv import FusedConv3d
+from atfr.optimize.one_clip import plain_maps
+from atfr.ragged import ClipLayout, PackedClips
 from tests.models.randomise import scramble_
+
+UNPACKING = ("plain_maps", "only_layout", "packed_again")
 
 
 class Made(nn.Module):
@@ -33,10 +37,17 @@ def twice(m: Made, x: Tensor) -> Tensor:
 
 
 def calls(fast: nn.Module) -> list[str]:
-    """The operations of the graphs, in order."""
+    """The operations of the graphs, in order, without those that unpack a single clip."""
     graphs = [module.graph for module in fast.modules() if isinstance(module, fx.GraphModule)]
     nodes = [node for graph in graphs for node in graph.nodes if node.op.startswith("call")]
-    return [str(node.target) if node.op != "call_function" else node.target.__name__ for node in nodes]
+    names = [str(node.target) if node.op != "call_function" else node.target.__name__ for node in nodes]
+    return [name for name in names if name not in UNPACKING]
+
+
+def unpacks(fast: nn.Module) -> list[bool]:
+    """Whether each graph takes a single packed clip as plain maps."""
+    graphs = [module.graph for module in fast.modules() if isinstance(module, fx.GraphModule)]
+    return [bool(graph.find_nodes(op="call_function", target=plain_maps)) for graph in graphs]
 
 
 FUSED: dict[str, tuple[Callable[[Made, Tensor], Tensor], list[str]]] = {
@@ -138,3 +149,49 @@ def test_shared_weights_stay_one() -> None:
     clips = torch.randn(1, 3, 2, 4, 4)
     with torch.inference_mode():
         torch.testing.assert_close(atfr.optimize_for_inference(model)(clips), model(clips), rtol=1e-5, atol=1e-5)
+
+
+def test_a_single_clip_is_unpacked_where_that_is_the_same() -> None:
+    assert all(unpacks(atfr.optimize_for_inference(atfr.create_model("x3d_xs"))))
+    assert all(unpacks(atfr.optimize_for_inference(atfr.create_model("resnet3d_18"))))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: F.max_pool3d(m.a(x), (3, 1, 1), (1, 1, 1)),  # clamped to short clips
+        lambda m, x: nn.MaxPool3d.forward(nn.MaxPool3d((3, 1, 1), (1, 1, 1)), m.a(x)),
+        lambda m, x: m.a(x) * m.b(x).mean((3, 4), keepdim=True),
+        lambda m, x: m.a(x).flatten(2).mean(-1),
+    ],
+)
+def test_what_treats_packed_clips_differently_stays_packed(run: Callable[[Made, Tensor], Tensor]) -> None:
+    model = scramble_(Made(run)).eval()
+    fast = atfr.optimize_for_inference(model)
+    assert unpacks(fast) == [False]
+    assert_same_packed(fast, model, 2)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: F.relu(m.norm_a(m.a(x)) + m.norm_b(m.b(x))),
+        lambda m, x: F.silu((y := m.a(x)) * m.again(y.mean((2, 3, 4), keepdim=True)).sigmoid()),
+        lambda m, x: nn.AdaptiveAvgPool3d.forward(nn.AdaptiveAvgPool3d(1), m.b(x)).flatten(1),
+    ],
+)
+def test_packed_clips_one_and_several(run: Callable[[Made, Tensor], Tensor], frames: int) -> None:
+    model = scramble_(Made(run)).eval()
+    fast = atfr.optimize_for_inference(model)
+    assert_same_packed(fast, model, frames)
+
+
+def assert_same_packed(fast: nn.Module, model: nn.Module, frames: int) -> None:
+    for lengths in ([frames], [frames, 4, frames]):
+        packed = PackedClips(torch.randn(1, 3, sum(lengths), 5, 6), ClipLayout(lengths))
+        with torch.inference_mode():
+            got, expected = fast(packed), model(packed)
+        assert type(got) is type(expected)
+        assert getattr(got, "lengths", None) == getattr(expected, "lengths", None)
+        torch.testing.assert_close(got.as_subclass(Tensor), expected.as_subclass(Tensor), rtol=1e-5, atol=1e-5)

@@ -36,6 +36,7 @@ class FusedConv3d(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         self.activation: Activation | None = None
+        self._pointwise = self.weight[0, 0].numel() == self.groups == 1 and self.stride == (1, 1, 1)
         self._kernel: Tensor | None = None
 
     def forward(
@@ -57,6 +58,8 @@ class FusedConv3d(nn.Module):
                 return False
         elif isinstance(shortcut, PackedClips):
             return False
+        if self._pointwise:
+            return shortcut.shape == (maps.shape[0], len(self.weight), *maps.shape[2:]) and shortcut.dtype == maps.dtype
         padding: Any = self.padding
         window = zip(maps.shape[2:], self.weight.shape[2:], self.stride, padding, self.dilation, strict=True)
         sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in window]
@@ -73,34 +76,33 @@ class FusedConv3d(nn.Module):
         return conv3d(of_clips, maps, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _convolve(self, maps: Tensor, shortcut: Tensor | None, activation: Activation | None) -> Tensor:
+        weight, bias = self.weight, self.bias
         form = ACTIVATIONS[activation] if activation else None
-        if not suits_onednn(maps, self.weight):
-            result = F.conv3d(maps, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if not suits_onednn(maps, weight):
+            result = F.conv3d(maps, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             result = result if shortcut is None else result + shortcut
-            return form.in_place(result) if form else result
-        name, scalars = form.onednn if form and form.onednn else ("none", [])
-        result = self._onednn(maps, shortcut, name, scalars)
-        return form.in_place(result) if form and form.onednn is None else result
+        elif self._pointwise and shortcut is None and maps.shape[2:] == (1, 1, 1):
+            result = F.linear(maps.flatten(1), weight.flatten(1), bias)[..., None, None, None]
+        elif form and form.onednn:
+            return self._onednn(maps, shortcut, *form.onednn)
+        else:
+            result = self._onednn(maps, shortcut, "none", [])
+        return form.in_place(result) if form else result
 
     def _onednn(self, maps: Tensor, shortcut: Tensor | None, activation: str, scalars: list[float]) -> Tensor:
-        onednn = torch.ops.mkldnn
-        if shortcut is None and self.groups == maps[0, 0].numel() == self.weight[0, 0].numel() == 1:
-            rows = onednn._linear_pointwise(maps.flatten(1), self.weight.flatten(1), self.bias, activation, scalars, "")
-            return rows[..., None, None, None]
-        layer = (self._prepared(), self.bias, self.padding, self.stride, self.dilation, self.groups)
+        kernel = self._prepared() if self._kernel is None else self._kernel
+        layer = (kernel, self.bias, self.padding, self.stride, self.dilation, self.groups)
         maps = maps.contiguous(memory_format=FORMAT)
         if shortcut is None:
-            return onednn._convolution_pointwise(maps, *layer, activation, scalars, "")
-        unary = None if activation == "none" else activation
-        shortcut = shortcut.contiguous(memory_format=FORMAT)
-        return onednn._convolution_pointwise.binary(maps, shortcut, *layer, "add", 1.0, unary, scalars, "")
+            return torch.ops.mkldnn._convolution_pointwise(maps, *layer, activation, scalars, "")
+        shortcut, unary = shortcut.contiguous(memory_format=FORMAT), None if activation == "none" else activation
+        binary = torch.ops.mkldnn._convolution_pointwise.binary
+        return binary(maps, shortcut, *layer, "add", 1.0, unary, scalars, "")
 
     def _prepared(self) -> Tensor:
-        """Return the kernel in oneDNN's layout."""
-        if self._kernel is None:
-            self._kernel = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight.detach(), self.padding, self.stride, self.dilation, self.groups, []
-            )
+        """Bring the kernel into oneDNN's layout, and keep it."""
+        window = (self.padding, self.stride, self.dilation, self.groups)
+        self._kernel = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *window, [])
         return self._kernel
 
     def _apply(self, *args: Any, **kwargs: Any) -> "FusedConv3d":

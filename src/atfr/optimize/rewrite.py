@@ -2,14 +2,13 @@
 
 In this order: what does nothing in evaluation is dropped; batch norms are folded into the convolutions before them;
 convolutions become `FusedConv3d`, each with the addition and the activation behind it; what is left of additions,
-products and activations writes over its own input where nothing else reads that.
+products and activations writes over its own input where nothing else reads that; a single packed clip is unpacked.
 """
 
 import operator
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -17,16 +16,14 @@ from atfr.convolution import Conv3d
 from atfr.models.inflate import ClipConv3d
 from atfr.optimize.activations import ACTIVATIONS, activation_of
 from atfr.optimize.conv import FusedConv3d
+from atfr.optimize.one_clip import unpack_one_
+from atfr.optimize.products import ADDITIONS, PRODUCTS, SIGMOIDS, scaled
 from atfr.optimize.regions import has_hooks
-from atfr.ragged import PackedClips
 
 CONVOLVES = (nn.Conv3d._conv_forward, Conv3d._conv_forward)
 IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 FOLDABLE = (ClipConv3d, nn.Conv1d, nn.Conv2d)
-ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-SIGMOIDS = {torch.sigmoid, F.sigmoid, nn.Sigmoid, "sigmoid"}
-PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 
 def rewrite_(root: nn.Module, graph: fx.Graph, shared: set[int]) -> fx.Graph:
@@ -37,6 +34,7 @@ def rewrite_(root: nn.Module, graph: fx.Graph, shared: set[int]) -> fx.Graph:
         shared: The ids of modules that stand at other places too, which are left as they are.
     """
     Rewriting(root, graph, shared).run()
+    unpack_one_(root, graph)
     graph.lint()
     return graph
 
@@ -189,14 +187,3 @@ def changes_input(node: fx.Node, root: nn.Module) -> bool:
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return bool(node.kwargs.get("inplace")) or name.endswith("_") or node.target in (operator.iadd, operator.imul)
-
-
-def scaled(maps: Tensor, rows: Any) -> Tensor:
-    """Return maps times rows, written over the maps where the shapes allow it."""
-    covers = isinstance(rows, Tensor) and not isinstance(rows, PackedClips) and rows.dtype == maps.dtype
-    if isinstance(maps, PackedClips):
-        return maps.mul_(rows) if covers and rows.shape[1:] == (maps.shape[1], 1, 1, 1) else maps * rows
-    covers = (
-        covers and rows.dim() == maps.dim() and all(r in (1, m) for r, m in zip(rows.shape, maps.shape, strict=True))
-    )
-    return maps.mul_(rows) if covers else maps * rows
