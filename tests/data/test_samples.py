@@ -1,6 +1,9 @@
 """The sample action set: whole or not there, the same by seed, and moving as its manifest says."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -64,6 +67,20 @@ def test_the_same_settings_are_reused_and_render_the_same_bytes(root: Path, tmp_
     assert contents(render_samples(tmp_path / "again", **SMALL)) == contents(root)
     other = contents(render_samples(tmp_path / "other", **SMALL, seed=1))
     assert not set(other.values()) & {content for name, content in contents(root).items() if name.endswith("mp4")}
+
+
+def test_other_processes_draw_the_same() -> None:
+    """Strings hash differently in each process, so that sets of them have another order."""
+    code = """import hashlib, numpy
+from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
+draw = lambda name, rng: draw_video(draw_motion(name, 12, rng), 32, rng).tobytes()
+print(hashlib.sha256(b"".join(draw(name, numpy.random.default_rng(0)) for name in CHANGES)).hexdigest())"""
+    found = set()
+    for seed in ("1", "2", "3"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1
 
 
 def test_an_interrupted_call_leaves_nothing_under_the_name_and_is_completed(root: Path, tmp_path: Path) -> None:

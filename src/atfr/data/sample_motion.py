@@ -61,7 +61,7 @@ def draw_motion(name: str, frames: int, rng: np.random.Generator) -> Motion:
         "y": rng.uniform() + sign * travel * progress,
         "log_size": smallest + growth * (progress if sign > 0 else 1 - progress),
     }
-    for still in set(course) - {changed}:
+    for still in [name for name in course if name != changed]:  # in this order: sets have another in each process
         course[still] = np.full(frames, course[still][rng.integers(frames)])
     moving_camera = rng.uniform() < 0.5
     angle, drift = rng.uniform(0, 2 * np.pi), moving_camera * rng.uniform(0.2, 1) * CAMERA_SPEED
