@@ -205,6 +205,9 @@ def test_what_becomes_of_maps_is_counted(options: dict[str, object]) -> None:
     """Also at a second site, where clips come in as many maps as the first has kept."""
     model = Network()
     atfr.adapt_(model, after=["stem", "block"], **options)
+    for place in (model.stem, model.block):  # so that maps differ enough for several bins
+        for convolution in place.sgs.similarity.children():
+            nn.init.zeros_(convolution.bias)
     clips = varied_clips().repeat(4, 1, 1, 1, 1) * torch.rand(12, 1, 7, 1, 1)
     with atfr.record(model) as trace, torch.no_grad():
         model(clips)
@@ -219,6 +222,7 @@ def test_what_becomes_of_maps_is_counted(options: dict[str, object]) -> None:
             assert tuple(one[clip] for one in found) == expected
         seen = [seen[0] + sum(counts.dropped), seen[1] + sum(counts.down_weighted)]
         maps = site.lengths
+        assert len(set(maps)) > 1
         assert counts.of(slice(3, 5)).maps == counts.maps[3:5]
         assert type(counts).joined([counts.of(slice(0, 3)), counts.of(slice(3, None))]) == counts
     assert (seen[0] > 0, seen[1] > 0) == ("top_edge" in options, True)  # the test has something to count

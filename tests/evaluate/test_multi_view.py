@@ -113,15 +113,17 @@ def test_each_site_has_its_own_figures(tmp_path: Path) -> None:
     assert {"active_bins res2", "active_bins res3"} <= set(next(csv.DictReader(io.StringIO(result.videos_csv()))))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_motion_and_maps_are_those_of_the_very_clips_that_are_tested(tmp_path: Path, workers: int) -> None:
-    """Beside a broken video, in batches that divide no video: each video has its own."""
+@pytest.mark.parametrize(("workers", "batch_size"), [(0, 4), (1, 13)])
+def test_motion_and_maps_are_those_of_the_very_clips_that_are_tested(
+    tmp_path: Path, workers: int, batch_size: int
+) -> None:
+    """Beside a broken video, in batches of a part of a video and of two: each video has its own."""
     good = video_list(tmp_path, [2, 3, 2])
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0" * 100)
     videos = VideoList((good.records[0], VideoRecord(broken, 4), *good.records[1:]), NAMES)
     spec, model = replace(SPEC, size=24), network()
-    options = {"num_clips": 2, "num_crops": 3, "batch_size": 4, "num_workers": workers, "max_skipped": 0.5}
+    options = {"num_clips": 2, "num_crops": 3, "batch_size": batch_size, "num_workers": workers, "max_skipped": 0.5}
     result = run_test(model, videos, spec, **options)
     for video in result.videos:
         frames = decode(Path(video.path), shorter_side=spec.decode_side)
