@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from atfr.models.weights import load_weights as load_weights
     from atfr.optimize import optimize_for_inference as optimize_for_inference
     from atfr.ragged import PackedClips as PackedClips
+    from atfr.runtime import export_bundle as export_bundle
+    from atfr.runtime import load_bundle as load_bundle
     from atfr.sgs import SimilarityGuidedSampling as SimilarityGuidedSampling
     from atfr.trace import record as record
 
@@ -31,7 +33,9 @@ _HOMES = {
     "create_model": "models",
     "from_pretrained": "models",
     "inflate": "models.inflate",
+    "export_bundle": "runtime",
     "list_models": "models",
+    "load_bundle": "runtime",
     "load_weights": "models.weights",
     "optimize_for_inference": "optimize",
     "record": "trace",

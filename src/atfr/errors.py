@@ -35,3 +35,7 @@ class DataError(AtfrError, ValueError):
 
 class CheckpointError(AtfrError, ValueError):
     """A checkpoint is missing, damaged, unsafe to load, or of another shape than the network."""
+
+
+class BundleError(AtfrError, ValueError):
+    """A bundle cannot be written, is missing or damaged, or its runtime is not installed."""

@@ -112,7 +112,7 @@ def to_device(model: "VideoModel", device: str) -> "VideoModel":
         raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def refuse(command: Callable[..., None], options: Mapping[str, Any], because: str) -> None:
+def refuse(command: Callable[..., object], options: Mapping[str, Any], because: str) -> None:
     """Raise an InputError where an option of a command is not at its default."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
     if given := [name for name, value in options.items() if value != defaults[name.lower()]]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import av
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from atfr.cli import common
 from atfr.cli.version import versions
+from atfr.runtime.description import Runtime
 from atfr.video.decode import decode
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
     yield "runtime", "loader process", True, try_loader
     yield "runtime", "several processes", False, try_processes
     yield "runtime", "torch.export", False, try_export
+    for runtime in get_args(Runtime):
+        yield "runtime", f"bundle: {runtime}", False, lambda runtime=runtime: try_bundle(runtime)
     yield "runtime", "ImageNet weights", False, try_weights
 
 
@@ -286,6 +289,22 @@ def try_export() -> str:
     if not off <= 1e-4:
         raise ValueError(f"the exported network's logits are off by {off:.2g}")
     return f"an adapted network as one graph, logits within {off:.1g}"
+
+
+def try_bundle(runtime: Runtime) -> str:
+    """Export an adapted network as a bundle, which compares it, and run it once more from its files."""
+    import atfr
+    from atfr.evaluate.task import Task
+    from atfr.runtime.engines import PACKAGES, installed
+    from atfr.video.spec import ClipSpec
+
+    if missing := [package for package in PACKAGES[runtime] if not installed(package)]:
+        raise NotHereError(f"{', '.join(missing)} not installed, optional: pip install 'atfr[{runtime}]'")
+    task = Task(("a", "b", "c"), ClipSpec(frames=8, size=32, resize=32, jitter=(32, 32)))
+    with tempfile.TemporaryDirectory() as folder:
+        written = atfr.export_bundle(network().eval(), task, Path(folder) / "bundle", runtime)
+        kept = atfr.load_bundle(Path(folder) / "bundle")(torch.rand(1, *task.clip_shape)).trace.kept_maps
+    return f"logits within {written.description.logits_within:.1g}; a clip keeps {kept[0]} of 8 maps"
 
 
 def try_weights() -> str:

@@ -35,6 +35,7 @@ COMMANDS = {
     "explain": Command("atfr.cli.explain", "explain", "show on a page what is merged in a video, and the saving"),
     "report": Command("atfr.cli.report", "report", "show on a page what tests found, of runs side by side"),
     "demo": Command("atfr.cli.demo", "demo", "serve a page that takes videos and shows what is merged"),
+    "export": Command("atfr.cli.export", "export", "write a trained network for an inference runtime"),
     "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
     "bench": Command("atfr.cli.bench", "bench", "time a network with SGS beside the same without, on this machine"),
     "data check": Command("atfr.cli.data", "check", "find what is missing, broken or too short in a data set"),

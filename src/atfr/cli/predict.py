@@ -1,10 +1,13 @@
 """`atfr predict`: the most probable classes of videos, with the active bins and the GFLOPs spent."""
 
+import functools
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atfr.cli import common
+from atfr.errors import InputError
 
 if TYPE_CHECKING:
     from atfr.errors import VideoError
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
 def predict(
     videos: list[Path],
     *,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
+    bundle: Path | None = None,
     views: str = "1x1",
     num_bins: int | list[int] | None = None,
     batch_size: int = 8,
@@ -29,6 +33,7 @@ def predict(
     Args:
         videos: Video files, or folders of them: all that lie in a folder and below.
         checkpoint: A folder that `atfr train` wrote.
+        bundle: Instead of it, a folder that `atfr export` wrote.
         views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
         num_bins: Fewer similarity bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
@@ -40,9 +45,11 @@ def predict(
     from atfr.data.records import videos_below
 
     videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
-    model, task = common.load(checkpoint, device, num_bins)
+    if (checkpoint is None) == (bundle is None):
+        raise InputError("give the network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
+    if bundle is not None:
+        common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
     from atfr.cli.main import FAILED, fail
-    from atfr.evaluate import predict as evaluate
 
     failed: list[Path] = []
 
@@ -50,16 +57,9 @@ def predict(
         failed.append(path)
         fail(str(error))
 
-    stream = evaluate.predict(
-        model,
-        videos,
-        task,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        on_error=on_error,
-    )
+    options: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "batch_size": batch_size}
+    options |= {"num_workers": num_workers, "on_error": on_error}
+    stream = predictor(checkpoint, bundle, device, num_bins)(videos, **options)
     predictions = []
     with common.progress("predicting", len(videos)) as progress:
         for prediction in stream:
@@ -72,6 +72,22 @@ def predict(
     elif predictions:
         print_predictions(predictions)
     return FAILED if failed else 0
+
+
+def predictor(
+    checkpoint: Path | None, bundle: Path | None, device: str, num_bins: int | list[int] | None
+) -> "Callable[..., Iterator[Prediction]]":
+    """Return what predicts videos: the network of a checkpoint, or a bundle."""
+    if bundle is not None:
+        with common.busy("loading the bundle"):
+            import atfr
+
+            return atfr.load_bundle(bundle).predict
+    assert checkpoint is not None
+    model, task = common.load(checkpoint, device, num_bins)
+    from atfr.evaluate.predict import predict
+
+    return functools.partial(predict, model, task=task)
 
 
 def print_predictions(predictions: "list[Prediction]") -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Float64
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atfr.bench import Timing, Variant, in_turns
 from atfr.cost import ClipCost, clip_cost
-from atfr.trace import MapCounts, record
+from atfr.trace import MapCounts, SamplingTrace, record
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,26 @@ class Pass:
     ms_per_clip: float
 
 
+class Runner(Protocol):
+    """What predicts videos: a network here (`Forward`), or one in an inference runtime (`atfr.runtime`)."""
+
+    cost: ClipCost
+    """The multiply-adds of a clip."""
+
+    device: torch.device
+    """Where it wants its clips."""
+
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Pass:
+        """Run clips, and say what came out and what it took."""
+
+
+def passed(logits: Float[Tensor, "N K"], trace: SamplingTrace, cost: ClipCost, elapsed_s: float) -> Pass:
+    """Return what a network made of clips, from its logits, its trace, and the time it took."""
+    sites = {name: site.counts for name, site in trace.sites.items()}
+    multiply_adds = cost.of(trace) if cost.sites else [cost.static] * len(logits)
+    return Pass(logits.double().softmax(1).cpu(), sites, multiply_adds, 1000 * elapsed_s / len(logits))
+
+
 class Forward:
     """Runs a network on clips of one shape; its cost table is counted once, here.
 
@@ -49,16 +69,13 @@ class Forward:
 
     @torch.inference_mode()
     def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Pass:
-        """Run the network, which should be in evaluation mode (`evaluating`), on clips from any device."""
+        """Run the network, in evaluation mode, on clips from any device."""
         clips = clips.to(self.device, non_blocking=True)
-        with record(self.model) as trace:
+        with evaluating(self.model), record(self.model) as trace:
             start_s = self._clock_s()
             logits = self.model(clips)
             elapsed_s = self._clock_s() - start_s
-        adaptive = bool(self.cost.sites)
-        sites = {name: site.counts for name, site in trace.sites.items()}
-        multiply_adds = self.cost.of(trace) if adaptive else [self.cost.static] * len(clips)
-        return Pass(logits.double().softmax(1).cpu(), sites, multiply_adds, 1000 * elapsed_s / len(clips))
+        return passed(logits, trace, self.cost, elapsed_s)
 
     def warm_up(self, num_clips: int) -> None:
         """Run once on noise, so that what a first pass sets up is not in the times that follow."""

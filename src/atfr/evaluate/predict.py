@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from atfr.data.workers import Readings, WatchedLoader, ahead
 from atfr.errors import InputError, VideoError
-from atfr.evaluate.forward import Forward, Pass, evaluating
+from atfr.evaluate.forward import Forward, Pass, Runner
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
@@ -123,14 +123,14 @@ def check_views(num_clips: int, num_crops: int, batch_size: int, num_workers: in
 
 
 def predictions(
-    forward: Forward,
+    forward: Runner,
     views: "Views",
     labels: tuple[str, ...],
     batch_size: int,
     num_workers: int,
     on_error: Callable[[Path, VideoError], None] | None,
 ) -> Iterator[Prediction]:
-    """Do what `predict` says, with a `Forward` and `Views` that are there already."""
+    """Do what `predict` says, with a `Runner` and `Views` that are there already."""
     for video, passed in outcomes(forward, views, batch_size, num_workers):
         if passed is not None:
             yield as_prediction(video, passed, labels, forward.cost.static / 1e9)
@@ -141,7 +141,7 @@ def predictions(
 
 
 def outcomes(
-    forward: Forward, views: "Views", batch_size: int, num_workers: int
+    forward: Runner, views: "Views", batch_size: int, num_workers: int
 ) -> Iterator[tuple["Loaded", Pass | None]]:
     """Yield the views of each video, in order, with what the network made of them; None where it does not decode."""
     together = max(1, batch_size // (views.num_clips * views.num_crops))
@@ -214,12 +214,11 @@ def _batches(videos: Sequence[VideoViews], size: int) -> Iterator[Float[Tensor, 
         yield torch.stack(batch)
 
 
-def _passes(forward: Forward, views: list[VideoViews], batch_size: int) -> list[Pass]:
+def _passes(forward: Runner, views: list[VideoViews], batch_size: int) -> list[Pass]:
     """Run the views of some videos in batches, and give each video its own share of what came out."""
     if not views:
         return []
-    with evaluating(forward.model):
-        passes = [forward(clips) for clips in _batches([video.to(forward.device) for video in views], batch_size)]
+    passes = [forward(clips) for clips in _batches([video.to(forward.device) for video in views], batch_size)]
     scores = torch.cat([one.scores for one in passes])
     sites = {site: MapCounts.joined([one.sites[site] for one in passes]) for site in passes[0].sites}
     multiply_adds = [count for one in passes for count in one.multiply_adds]

@@ -19,7 +19,7 @@ from atfr.adapt import adaptation
 from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError
-from atfr.evaluate.forward import Forward, Pass, evaluating
+from atfr.evaluate.forward import Forward, Pass
 from atfr.evaluate.predict import Prediction, Views, as_prediction, check_views, outcomes
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
@@ -91,8 +91,7 @@ def test(
     if progress:
         progress(0, len(paths))
     if paths:
-        with evaluating(model):
-            forward.warm_up(min(batch_size, num_clips * num_crops * len(paths)))
+        forward.warm_up(min(batch_size, num_clips * num_crops * len(paths)))
     for number, (video, passed) in zip(numbers, outcomes(forward, views, batch_size, num_workers), strict=True):
         if passed is None:
             tested.append(_Tested(number, Skipped(str(video.path), str(video.error))))

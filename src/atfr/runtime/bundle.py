@@ -1,0 +1,181 @@
+"""A bundle: a network in the files of an inference runtime, with all that is needed to go from a video to an answer.
+
+N batch, C channels, T frames in, H, W, K classes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from atfr.cost import ClipCost
+from atfr.errors import BundleError, InputError, VideoError
+from atfr.evaluate.forward import Pass, passed
+from atfr.evaluate.predict import Prediction, Views, check_views, predictions
+from atfr.evaluate.task import Task
+from atfr.models import from_pretrained
+from atfr.models.checkpoint import first_line
+from atfr.optimize import optimize_for_inference
+from atfr.runtime.description import Description, Runtime
+from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO, Precision
+from atfr.runtime.graphs import EARLY, LATE, NETWORK
+from atfr.runtime.running import AdaptedGraphs, Answers, Eager, StaticGraph
+from atfr.trace import SamplingTrace
+
+ENGINES: Mapping[Runtime, type[Engine]] = MappingProxyType({"openvino": OpenVINO, "onnx": ONNXRuntime})
+"""The runtimes that run graphs; "torch" runs the network itself."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a bundle says of N clips.
+
+    Attributes:
+        logits: a row a clip.
+        trace: what SGS did with each clip, as `atfr.record` tells it; without sites for a static network.
+    """
+
+    logits: Float[Tensor, "N K"]
+    trace: SamplingTrace
+
+
+class Bundle:
+    """A network in an inference runtime, ready to run; any number of threads may use it at the same time.
+
+    `load_bundle` makes it.
+
+    Attributes:
+        description: what its bundle.json says.
+    """
+
+    def __init__(self, description: Description, run: Callable[[Tensor], Answers]) -> None:
+        self.description = description
+        self._run = run
+
+    @property
+    def task(self) -> Task:
+        """The labels, and the clips that the network reads."""
+        return self.description.task
+
+    @cached_property
+    def cost(self) -> ClipCost:
+        """The multiply-adds of a clip, by its active bins."""
+        return self.description.cost()
+
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answer:
+        """Run clips of the shape that the network was exported for, from any device.
+
+        Raises:
+            InputError: clips of another shape or type, or none.
+        """
+        expected = self.task.clip_shape
+        if clips.dim() != 5 or tuple(clips.shape[1:]) != expected or not len(clips) or clips.dtype != torch.float32:
+            shape = " x ".join(map(str, expected))
+            raise InputError(
+                f"this bundle takes float32 clips N x {shape}, got {clips.dtype} of shape {list(clips.shape)}; a "
+                "network is exported for the one shape of clip that its checkpoint names"
+            )
+        return Answer(*self._run(clips))
+
+    def predict(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        num_clips: int = 1,
+        num_crops: int = 1,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        on_error: Callable[[Path, VideoError], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict the class of each video, as `atfr.evaluate.predict.predict` does with a network."""
+        check_views(num_clips, num_crops, batch_size, num_workers)
+        views = Views([Path(path) for path in paths], self.task.spec, num_clips, num_crops)
+        return predictions(BundleRunner(self), views, self.task.labels, batch_size, num_workers, on_error)
+
+
+class BundleRunner:
+    """Runs a bundle for predictions and tests."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.cost = bundle.cost
+        self.device = torch.device("cpu")
+
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Pass:
+        """Run clips, and say what came out and what it took."""
+        start_s = time.perf_counter()
+        answer = self.bundle(clips)
+        return passed(answer.logits, answer.trace, self.cost, time.perf_counter() - start_s)
+
+
+def load_bundle(
+    folder: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    precision: Precision = "float32",
+    specialize: bool = False,
+) -> Bundle:
+    """Read a bundle that `export_bundle` wrote. Its files are data: no code of theirs is run.
+
+    Args:
+        folder: the bundle.
+        threads: of the runtime, for one clip; by default as many as PyTorch would use. PyTorch's are not changed.
+        precision: "bfloat16" computes in it where the CPU can (OpenVINO); it moves logits, and may move active bins.
+        specialize: compile the stages behind SGS for each number of maps (OpenVINO, one site): that takes seconds, and
+            memory for the weights each time, and makes these stages a sixth faster. For what runs long.
+
+    Raises:
+        BundleError: there is no bundle, it is damaged, or its runtime is not installed or cannot read it.
+
+    Examples:
+        >>> bundle = load_bundle("x3d_s.bundle")  # doctest: +SKIP
+        >>> answer = bundle(clips)  # doctest: +SKIP
+        >>> bundle.cost.of(answer.trace)  # doctest: +SKIP
+        [769893296]
+        >>> next(bundle.predict(["video.mp4"])).top(5)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    description = Description.read(folder)
+    return Bundle(description, runner(description, folder, threads or torch.get_num_threads(), precision, specialize))
+
+
+def runner(
+    description: Description, folder: Path, threads: int, precision: Precision = "float32", specialize: bool = False
+) -> Callable[[Tensor], Answers]:
+    """Make ready what runs the files of a bundle."""
+    if description.runtime != "openvino" and (precision != "float32" or specialize):
+        raise BundleError(
+            "precision='bfloat16' and specialize=True are for bundles of openvino, this one is of "
+            f"{description.runtime}"
+        )
+    if description.runtime == "torch":
+        return Eager(optimize_for_inference(from_pretrained(folder)))
+    engine = ENGINES[description.runtime]
+    try:
+        if not description.sites:
+            return StaticGraph(engine(folder / NETWORK, threads, precision))
+        early = engine(folder / EARLY, threads, precision)
+        if specialize:
+            late: Engine = OpenVINO(folder / LATE, threads, precision, lengths(description))
+        else:
+            late = engine(folder / LATE, threads, precision)
+        return AdaptedGraphs(early, late, description.sites)
+    except (RuntimeError, OSError) as error:
+        raise BundleError(
+            f"{description.runtime} cannot read the bundle '{folder}', which {description.versions} wrote: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def lengths(description: Description) -> list[int]:
+    """Return the numbers of maps that may come to the stages behind SGS."""
+    if len(description.sites) != 1:
+        raise BundleError(f"specialize=True is for networks with one site, this one has {', '.join(description.sites)}")
+    return [int(kept) for kept in description.multiply_adds if kept != "static"]

@@ -1,0 +1,146 @@
+"""The inference runtimes: how each writes a graph to files, and how it runs one.
+
+N batch is 1 here: what a graph takes and returns, `atfr.runtime.graphs` says.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from atfr.errors import BundleError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Arrays = Sequence[np.ndarray]
+Precision = Literal["float32", "bfloat16"]
+Request = Callable[..., Arrays]
+"""Runs a graph on arrays that lie in one piece each. What it returns is its own, and good until it is called again; for
+one thread at a time."""
+
+
+OPEN = 0
+"""Stands for a first axis whose length is open."""
+
+
+class Engine(Protocol):
+    """A graph in a runtime; any number of requests may run it at the same time."""
+
+    @staticmethod
+    def write(program: "ExportedProgram", stem: Path) -> None:
+        """Write a graph to one or more files whose names begin as the stem says."""
+
+    def __init__(self, stem: Path, threads: int, precision: Precision) -> None:
+        """Read a graph."""
+
+    def request(self) -> Request:
+        """Return one more way to run the graph."""
+
+
+class OpenVINO:
+    """OpenVINO on the CPU.
+
+    It is told to compute in float32: by default it takes bfloat16 where the CPU has it, which moves logits by percents.
+    """
+
+    @staticmethod
+    def write(program: "ExportedProgram", stem: Path) -> None:
+        """Write stem.xml and stem.bin."""
+        openvino = needed("openvino")
+        network = openvino.convert_model(program)
+        inputs = program.graph.find_nodes(op="placeholder")[-len(network.inputs) :]  # behind the weights
+        shapes = [[size if isinstance(size, int) else -1 for size in node.meta["val"].shape] for node in inputs]
+        network.reshape(
+            {given: openvino.PartialShape(shape) for given, shape in zip(network.inputs, shapes, strict=True)}
+        )
+        openvino.save_model(network, stem.with_suffix(".xml"), compress_to_fp16=False)
+
+    def __init__(self, stem: Path, threads: int, precision: Precision, lengths: Iterable[int] = ()) -> None:
+        """Compile a graph, and once more for each length of its first axis that is given: an open one costs time."""
+        openvino = needed("openvino")
+        settings = {
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        core = openvino.Core()
+        network = core.read_model(str(stem.with_suffix(".xml")))
+        self.compiled = {OPEN: core.compile_model(network, "CPU", settings)}
+        for length in lengths:
+            shapes = {given: [length, *list(given.partial_shape)[1:]] for given in network.inputs}
+            network.reshape({given: openvino.PartialShape(shape) for given, shape in shapes.items()})
+            self.compiled[length] = core.compile_model(network, "CPU", settings)
+        self.tensor = openvino.Tensor
+
+    def request(self) -> Request:
+        """Return a request with buffers of its own, which are read and written without a copy."""
+        requests: dict[int, Any] = {}
+
+        def run(*inputs: np.ndarray) -> Arrays:
+            length = len(inputs[0]) if len(inputs[0]) in self.compiled else OPEN
+            if length not in requests:
+                requests[length] = self.compiled[length].create_infer_request()
+            for place, array in enumerate(inputs):
+                requests[length].set_input_tensor(place, self.tensor(array, shared_memory=True))
+            requests[length].infer()
+            return [output.data for output in requests[length].output_tensors]
+
+        return run
+
+
+class ONNXRuntime:
+    """ONNX Runtime on the CPU."""
+
+    @staticmethod
+    def write(program: "ExportedProgram", stem: Path) -> None:
+        """Write stem.onnx, which holds the weights too."""
+        import torch.onnx
+
+        needed("onnx")
+        needed("onnxscript")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about its own insides
+            network = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert network is not None
+        network.save(stem.with_suffix(".onnx"), external_data=False)
+
+    def __init__(self, stem: Path, threads: int, precision: Precision) -> None:
+        onnxruntime = needed("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        path = str(stem.with_suffix(".onnx"))
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.names = [given.name for given in self.session.get_inputs()]
+
+    def request(self) -> Request:
+        """Return a request; the runtime makes new arrays in every run."""
+        return lambda *inputs: self.session.run(None, dict(zip(self.names, inputs, strict=True)))
+
+
+PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+"""What each runtime needs, all in the extra of its name; onnx and onnxscript only write."""
+
+
+def installed(package: str) -> bool:
+    """Whether a package is installed."""
+    return importlib.util.find_spec(package) is not None
+
+
+def needed(package: str) -> ModuleType:
+    """Import a package of a runtime.
+
+    Raises:
+        BundleError: it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        extra = next(runtime for runtime, packages in PACKAGES.items() if package in packages)
+        raise BundleError(
+            f"{package} cannot be used ({error}); install it with: pip install 'atfr[{extra}]'"
+        ) from error

@@ -1,0 +1,74 @@
+"""`atfr export` and `atfr predict --bundle` as processes: a bundle answers as its checkpoint does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atfr.evaluate.task import Task, save_checkpoint
+from tests.evaluate.build import NAMES, SPEC, network, write_level
+
+
+def atfr(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atfr.cli.main", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, its bundle, and two videos."""
+    folder = tmp_path_factory.mktemp("export")
+    save_checkpoint(network(), Task(NAMES, SPEC), folder / "run")
+    for label in (1, 4):
+        write_level(folder / "videos" / f"{label}.mp4", label, seed=label)
+    done = atfr("export", folder / "run", folder / "bundle", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["runtime"] == "openvino"
+    assert summary["sites"] == ["res2"]
+    assert summary["logits_within"] < 1e-4
+    return folder
+
+
+def test_a_bundle_predicts_what_its_checkpoint_does(folder: Path) -> None:
+    options = (folder / "videos", "--views", "2x3", "--json")
+    ours, theirs = (
+        atfr("predict", *options, *given)
+        for given in (
+            ("--bundle", folder / "bundle"),
+            ("--checkpoint", folder / "run"),
+        )
+    )
+    assert (ours.returncode, theirs.returncode) == (0, 0), ours.stderr + theirs.stderr
+    for one, other in zip(json.loads(ours.stdout), json.loads(theirs.stdout), strict=True):
+        for ours_top, theirs_top in zip(one.pop("top"), other.pop("top"), strict=True):
+            assert ours_top["probability"] == pytest.approx(theirs_top["probability"], rel=1e-4)
+        assert one == other  # path, views, active bins, GFLOPs, warning
+
+
+def test_the_table_is_there_too(folder: Path) -> None:
+    done = atfr("predict", folder / "videos", "--bundle", folder / "bundle")
+    assert done.returncode == 0, done.stderr
+    assert "active bins" in done.stdout
+    assert "GFLOPs (multiply-adds) of all views" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "VIDEO"), "give the network: --checkpoint FOLDER of `atfr train`, or --bundle"),
+        (("predict", "VIDEO", "--bundle", "bundle", "--num_bins", "2"), "a bundle runs as it was exported; leave out"),
+        (("predict", "VIDEO", "--bundle", "run"), "it has no bundle.json"),
+        (("export", "run", "run"), "exists and is no bundle"),
+        (("export", "bundle", "new"), "config.json is missing"),
+        (("export", "run", "new", "--runtime", "tensorrt"), "runtime"),
+    ],
+)
+def test_errors_are_one_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    named = {"VIDEO": folder / "videos" / "1.mp4", "run": folder / "run", "bundle": folder / "bundle"}
+    done = atfr(*(named.get(argument, argument) for argument in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
