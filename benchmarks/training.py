@@ -39,7 +39,7 @@ CASES = {
     "resnet3d_18": ClipSpec(frames=32, stride=2, size=112),
 }
 QUICK = {name: ClipSpec(frames=8, size=32) for name in CASES}
-CLIPS, QUICK_CLIPS = 8, 2
+CLIPS, QUICK_CLIPS = 4, 2
 
 
 class StopError(Exception):
