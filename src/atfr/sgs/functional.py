@@ -6,7 +6,7 @@ Bins are numbered 0..B-1 here, 1..B in the paper. This file knows of no module a
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -144,9 +144,34 @@ def aggregate(
     frames_NT = features_NCTHW.transpose(1, 2)  # N T, then a map as it lies in memory
     last = channels_innermost(features_NCTHW)
     frames_NT = frames_NT.movedim(2, 4) if last else frames_NT
-    weighted_NTD = frames_NT.flatten(2) * weight_NT[:, :, None].to(features_NCTHW.dtype)
-    out_SD = weighted_NTD.new_zeros(
-        num_slots, weighted_NTD.shape[2]
-    )  # rows: as maps, index_add takes eight times as long
-    out_S = out_SD.index_add(0, slot_NT.flatten(), weighted_NTD.flatten(0, 1)).unflatten(1, frames_NT.shape[2:])
+    rows_NTD, weight_NT = frames_NT.flatten(2), weight_NT.to(features_NCTHW.dtype)
+    add_up = weighted_sums if torch.compiler.is_compiling() else _WeightedSums.apply
+    out_SD = add_up(rows_NTD.flatten(0, 1), weight_NT.flatten(), slot_NT.flatten(), num_slots)
+    out_S = out_SD.unflatten(1, frames_NT.shape[2:])
     return (out_S.movedim(3, 1) if last else out_S).transpose(0, 1).unsqueeze(0)
+
+
+def weighted_sums(
+    rows_MD: Float[Tensor, "M D"],
+    weight_M: Float[Tensor, " M"],
+    slot_M: Int[Tensor, " M"],
+    num_slots: int | torch.SymInt,
+) -> Float[Tensor, "S D"]:
+    """Return in each slot the sum of its rows times their weights; as maps, index_add takes eight times as long."""
+    weighted_MD = rows_MD * weight_M[:, None]
+    return weighted_MD.new_zeros(num_slots, weighted_MD.shape[1]).index_add(0, slot_M, weighted_MD)
+
+
+class _WeightedSums(torch.autograd.Function):
+    """`weighted_sums`, which does not keep the weighted rows for the backward pass, as index_add does."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_MD: Tensor, weight_M: Tensor, slot_M: Tensor, num_slots: int) -> Tensor:
+        ctx.save_for_backward(rows_MD, weight_M, slot_M)
+        return weighted_sums(rows_MD, weight_M, slot_M, num_slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_SD: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows_MD, weight_M, slot_M = ctx.saved_tensors
+        gradient_MD = gradient_SD.index_select(0, slot_M)
+        return gradient_MD * weight_M[:, None], torch.einsum("md,md->m", gradient_MD, rows_MD), None, None
