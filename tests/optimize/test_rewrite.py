@@ -73,6 +73,11 @@ LEFT: dict[str, tuple[Callable[[Made, Tensor], Tensor], list[str]]] = {
     "a norm before the convolution": (lambda m, x: m.again(m.norm_a(m.a(x)).relu()), ["a", "again"]),
     "a module called twice": (lambda m, x: F.relu(m.a(x)) + F.silu(m.a(2 * x)), None),
     "a row that is added": (lambda m, x: m.a(x) + m.b(x).mean((2, 3, 4), keepdim=True), None),
+    "maps that are added to a row": (lambda m, x: m.a(x.mean((2, 3, 4), keepdim=True)) + x[:, :1], None),
+    "an input that is written over later": (
+        lambda m, x: m.a(y := x + 0) + (z := m.b(m.relu(y))) + z.mean((3, 4), keepdim=True),
+        None,
+    ),
     "an input that is written over": (lambda m, x: m.a(y := x + 0) + m.b(m.relu(y)), None),
     "maps that the sum changes": (lambda m, x: (y := m.a(x)).add_(m.b(x)) + y, None),
     "a gate larger than the maps": (lambda m, x: F.silu(m.a(x.mean((2, 3, 4), keepdim=True)) * m.b(x)), None),
@@ -146,6 +151,22 @@ def test_shared_weights_stay_one() -> None:
     model = nn.Sequential(nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3), nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3))
     model[2].weight = model[0].weight
     scramble_(model).eval()
+    clips = torch.randn(1, 3, 2, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(atfr.optimize_for_inference(model)(clips), model(clips), rtol=1e-5, atol=1e-5)
+
+
+def test_a_module_at_two_places_is_left_alone() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            conv = nn.Conv3d(3, 3, 1)
+            self.first, self.second = (nn.Sequential(conv, nn.BatchNorm3d(3), nn.ReLU()) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x)) if x.shape[2] > 1 else self.first(x)
+
+    model = scramble_(Twice()).eval()
     clips = torch.randn(1, 3, 2, 4, 4)
     with torch.inference_mode():
         torch.testing.assert_close(atfr.optimize_for_inference(model)(clips), model(clips), rtol=1e-5, atol=1e-5)
