@@ -5,10 +5,12 @@
     pytorchvideo  its network in eager PyTorch, where it has the same one
     eager         ours in eager PyTorch
     optimized     `atfr.optimize_for_inference`
+    openvino      the graphs of `atfr export`, and with the late one compiled for the clip's A (specialized); one clip
+    onnx          the same in ONNX Runtime
 
 Weights are random and clips are noise, which changes no time; about half of the maps are kept, and the clips of a batch
 differ in A. A is forced behind the similarity network (`atfr.speed.forced`), all other work of SGS is done. Everything
-on one network and batch takes turns; batches of 32 run optimised only.
+on one network and batch takes turns; batches of 32 run optimised only, graphs take one clip at a time.
 """
 
 import warnings
@@ -22,7 +24,8 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.bench import Variant, script_options, write_result
-from atfr.speed import eager, measure, ragged, work_of
+from atfr.speed import Pair, eager, measure, ragged, work_of
+from atfr.speed.graphs import in_runtime
 
 
 class Case(NamedTuple):
@@ -41,6 +44,11 @@ CASES = {
 }
 QUICK = {name: Case((3, 8, 32, 32), 4) for name in ("x3d_s", "resnet3d_18", "slowfast_4x16_r50")}
 BATCHES, QUICK_BATCHES = (1, 8, 32), (1, 2)
+GRAPHS: dict[str, dict[str, Any]] = {
+    "openvino": {"runtime": "openvino"},
+    "openvino specialized": {"runtime": "openvino", "specialize": True},
+    "onnx": {"runtime": "onnx"},
+}
 LARGE = 32
 """Clips from which a batch runs optimised only: the others would take minutes."""
 
@@ -99,18 +107,20 @@ def measure_network(name: str, case: Case, batches: tuple[int, ...], **turns: An
         if theirs is not None and clips < LARGE:
             others["pytorchvideo"] = lambda batch=batch: theirs(batch)
         with ExitStack() as stack:
-            pairs = {
+            pairs: dict[str, Pair] = {
                 runtime: stack.enter_context(eager(own, batch, work, without))
                 for runtime, (without, own) in networks.items()
                 if clips < LARGE or runtime == "optimized"
             }
+            for runtime, graph in GRAPHS.items() if clips == 1 else ():
+                pairs[runtime] = stack.enter_context(in_runtime(adaptive, batch, work, **graph))
             savings, timing = measure(pairs, others, warm_up=1, **turns)
         found: dict[str, Any] = {runtime: saving.to_dict() for runtime, saving in savings.items()}
         if others:
             found["over pytorchvideo"] = {
-                variant: timing.speedup(variant, over="pytorchvideo").to_dict()
-                for variant in timing.seconds
-                if variant != "pytorchvideo"
+                f"{runtime} {kind}": timing.speedup(f"{runtime} {kind}", over="pytorchvideo").to_dict()
+                for runtime in pairs
+                for kind in ("static", "adaptive")
             }
             found["pytorchvideo"] = {"median_ms": timing.ms("pytorchvideo").median}
         for runtime, saving in savings.items():
@@ -137,8 +147,11 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
                 )
             if against := found.get("over pytorchvideo"):
                 theirs = int(clips) * 1000 / found["pytorchvideo"]["median_ms"]
-                cells = [brief(against[f"{r} {k}"]) for r in ("eager", "optimized") for k in ("static", "adaptive")]
-                over.append(f"| `{name}` {frames} x {size}² | {clips} | {theirs:.3g} | {' | '.join(cells)} |")
+                for runtime in [runtime for runtime, one in found.items() if "efficiency" in one]:
+                    cells = [brief(against[f"{runtime} {kind}"]) for kind in ("static", "adaptive")]
+                    over.append(
+                        f"| `{name}` {frames} x {size}² | {clips} | {theirs:.3g} | {runtime} | {' | '.join(cells)} |"
+                    )
     return {
         "inference": "\n".join([SAVING, *rows, "", PICTURE]),
         "inference over pytorchvideo": "\n".join([AGAINST, *over]),
@@ -150,10 +163,7 @@ SAVING = (
     "GFLOP/s static, with SGS | clips/s with SGS |\n|---|---:|---|---:|---|---:|---|---:|---:|---:|---:|"
 )
 PICTURE = "![Speed-up with SGS, its ideal and the GFLOPs ratio, by network and batch](images/inference.svg)"
-AGAINST = (
-    "| network, clip | clips | PyTorchVideo, clips/s | eager static | eager with SGS | optimized static | "
-    "optimized with SGS |\n|---|---:|---:|---|---|---|---|"
-)
+AGAINST = "| network, clip | clips | PyTorchVideo, clips/s | ours in | static | with SGS |\n|---|---:|---:|---|---|---|"
 
 
 def brief(ratio: dict[str, float]) -> str:

@@ -28,7 +28,7 @@ def test_table_file_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     printed, err = capsys.readouterr()
     assert err == ""
     assert max(map(len, printed.splitlines())) <= 80
-    for part in ("x3d_xs, clips of 3 x 4 x 32 x 32, SGS after res2", "1 clip ", "3 clips", "speed-up / ideal"):
+    for part in ("x3d_xs, clips of 3 x 4 x 32 x 32, SGS after res2, eager", "1 clip ", "3 clips", "speed-up / ideal"):
         assert part in printed
     report = json.loads(out.read_text())
     assert report["conditions"]["threads"] == torch.get_num_threads()
@@ -57,7 +57,8 @@ def test_a_checkpoint_and_clips_in_turn(tmp_path: Path, capsys: pytest.CaptureFi
     [
         ([], "expected MODEL, a name as x3d_s, or --checkpoint"),
         (["x3d_xs", "--checkpoint", "run"], "one of the two"),
-        ([*SMALL, "--batches", "[0]"], "--batches are numbers of clips of at least 1"),
+        ([*SMALL, "--batches", "[0]"], "--batches are numbers of clips of at least 1, with --runtime eager got [0]"),
+        ([*SMALL, "--runtime", "openvino", "--batches", "[1,8]"], "with --runtime openvino got [1, 8]"),
         ([*SMALL, "--active_bins", "9"], "a clip of 4 maps can keep 1 to 4 of them, asked for 9"),
         ([*SMALL, "--active_bins", "[]"], "--active_bins is a number of maps"),
         ([*SMALL, "--rounds", "0"], "at least one round"),

@@ -69,9 +69,9 @@ def test_ragged_batches_have_the_mean_and_stay_within_the_clip() -> None:
 @pytest.mark.parametrize(
     ("options", "kept", "message"),
     [
-        ({}, {"res2": (9,)}, r"1 clips of 8 maps in 8 bins cannot keep \(9,\): give each 1 to 8"),
-        ({"num_bins": 4}, {"res2": (5,)}, "in 4 bins cannot keep"),
-        ({}, {"res2": (1, 2)}, "1 clips of 8 maps"),
+        ({}, {"res2": (9,)}, "a clip of 8 maps in 8 bins cannot keep 9: give each 1 to 8"),
+        ({"num_bins": 4}, {"res2": (5,)}, "in 4 bins cannot keep 5"),
+        ({}, {"res2": (1, 2)}, r"expected active bins for 1 clips, got \(1, 2\)"),
         ({}, {"res3": (1,)}, "expected active bins for the sites"),
         ({"top_edge": "paper"}, {"res2": (1,)}, "top_edge='center'"),
         ({"temporal_block": 4}, {"res2": (1,)}, "over whole clips"),

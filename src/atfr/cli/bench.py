@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from atfr.cli import common
 from atfr.errors import InputError
@@ -21,7 +21,8 @@ def bench(
     checkpoint: Path | None = None,
     after: str | None = None,
     active_bins: int | list[int] | None = None,
-    batches: list[int] = [1, 8, 32],  # noqa: B006 - read, never changed
+    runtime: Literal["eager", "optimized", "openvino", "onnx"] = "eager",
+    batches: list[int] | None = None,
     num_bins: int | None = None,
     frames: int | None = None,
     size: int | None = None,
@@ -43,7 +44,9 @@ def bench(
         after: The stage that SGS stands behind; by default res2. A checkpoint has its own.
         active_bins: A, the maps that a clip keeps; in batches the clips differ around it. Several, as [3,6,9], are
             taken in turns by the clips of a batch. By default half of the maps.
-        batches: Clips in a forward pass.
+        runtime: PyTorch as it is, or `atfr.optimize_for_inference`, or the graphs that `atfr export` makes for OpenVINO
+            or ONNX Runtime, which run clips one by one, on the CPU.
+        batches: Clips in a forward pass; by default [1,8,32], in a graph [1].
         num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in, or the checkpoint's.
         frames: Frames T of the clip; by default those the network was designed for. A checkpoint has its own.
         size: Height and width of the clip in px; by default those the network was designed for. A checkpoint has its
@@ -55,20 +58,27 @@ def bench(
     """
     if (model is None) == (checkpoint is None):
         raise InputError("expected MODEL, a name as x3d_s, or --checkpoint, a folder; one of the two")
-    if not batches or min(batches) < 1:
-        raise InputError(f"--batches are numbers of clips of at least 1, got {batches}")
+    graphs = runtime in ("openvino", "onnx")
+    batches = ([1] if graphs else [1, 8, 32]) if batches is None else batches
+    if not batches or min(batches) < 1 or (graphs and batches != [1]):
+        raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
     with common.busy("timing"):
         import torch
 
+        import atfr
         from atfr.bench import machine_limits, write_result
-        from atfr.speed import eager, measure, ragged, work_of
+        from atfr.speed import eager, measure, ragged, without_sgs, work_of
+        from atfr.speed.graphs import in_runtime
 
-        network, shape = load(model, checkpoint, after, num_bins, device)
+        network, shape = load(model, checkpoint, after, num_bins, "cpu" if graphs else device)
         if checkpoint is not None:
             common.refuse(bench, {"after": after, "frames": frames, "size": size}, "the checkpoint has its own")
         asked = (None, frames, size, size)
         shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
         where = next(network.parameters()).device
+        static, adaptive = without_sgs(network), network
+        if runtime == "optimized":
+            static, adaptive = (atfr.optimize_for_inference(one) for one in (static, adaptive))
         savings = {}
         for clips in batches:
             if isinstance(active_bins, list):
@@ -76,9 +86,11 @@ def bench(
             else:
                 kept = ragged(-(-shape[1] // 2) if active_bins is None else active_bins, clips, shape[1])
             work = work_of(network, shape, kept)
-            with eager(network, torch.randn(clips, *shape, device=where), work) as pair:
-                found, _ = measure({"eager": pair}, rounds=rounds, at_least=rounds, device=where)
-            savings[clips] = found["eager"]
+            noise = torch.randn(clips, *shape, device=where)
+            graph = in_runtime(network, noise, work, runtime) if runtime in ("openvino", "onnx") else None
+            with graph or eager(adaptive, noise, work, static) as pair:
+                found, _ = measure({runtime: pair}, rounds=rounds, at_least=rounds, device=where)
+            savings[clips] = found[runtime]
         limits = machine_limits(where)
         report = write_result(
             out,
@@ -88,7 +100,7 @@ def bench(
                 "checkpoint": checkpoint and str(checkpoint),
                 "clip_shape": list(shape),
                 "clips": "noise",
-                "runtime": "eager",
+                "runtime": runtime,
             },
             limits=limits,
             device=where,
@@ -147,9 +159,8 @@ def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
         f"bfloat16; {limits['copy_gbs']['median']:.0f} GB/s are copied. {hardware.get('gpu', hardware['cpu'])}, "
         f"{found['threads']} thread(s), torch {found['versions']['torch']}."
     )
-    title = (
-        f"{inputs['model']}, clips of {' x '.join(map(str, inputs['clip_shape']))}, SGS after {site.partition('.')[0]}"
-    )
+    shape, after = " x ".join(map(str, inputs["clip_shape"])), site.partition(".")[0]
+    title = f"{inputs['model']}, clips of {shape}, SGS after {after}, {inputs['runtime']}"
     common.print_table(title, ["", *(f"{n} clip{'s' * (n > 1)}" for n in savings)], rows, note)
 
 

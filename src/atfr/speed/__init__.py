@@ -7,8 +7,8 @@ print(saving.speedup, saving.ideal, saving.efficiency)
 """
 
 from atfr.speed.clocked import Clocked
-from atfr.speed.eager import eager
+from atfr.speed.eager import eager, without_sgs
 from atfr.speed.forcing import forced, ragged
 from atfr.speed.saving import Pair, Saving, Work, measure, work_of
 
-__all__ = ["Clocked", "Pair", "Saving", "Work", "eager", "forced", "measure", "ragged", "work_of"]
+__all__ = ["Clocked", "Pair", "Saving", "Work", "eager", "forced", "measure", "ragged", "without_sgs", "work_of"]

@@ -68,15 +68,15 @@ def forced(model: nn.Module, active_bins: Mapping[str, Sequence[int]]) -> Iterat
                 raise InputError(
                     f"active bins can be forced with top_edge='center' and over whole clips, not in {layer}"
                 )
-            stack.callback(layer.similarity.register_forward_hook(_Replaced(layer.num_bins, tuple(kept))).remove)
+            stack.callback(layer.similarity.register_forward_hook(_Replaced(layer, tuple(kept))).remove)
         yield
 
 
 class _Replaced:
     """A hook behind the similarity network; the embeddings are made once for each shape."""
 
-    def __init__(self, num_bins: object, kept: tuple[int, ...]) -> None:
-        self.num_bins = num_bins
+    def __init__(self, layer: SimilarityGuidedSampling, kept: tuple[int, ...]) -> None:
+        self.layer = layer
         self.kept = kept
         self.made: dict[torch.Size, Tensor] = {}
 
@@ -84,17 +84,27 @@ class _Replaced:
         """Return other embeddings in the place of those found."""
         made = self.made.get(embedding.shape)
         if made is None:
-            clips, frames, _ = embedding.shape
-            bins = self.num_bins if isinstance(self.num_bins, int) else frames
-            if len(self.kept) != clips or not all(1 <= kept <= min(bins, frames) for kept in self.kept):
-                raise InputError(
-                    f"{clips} clips of {frames} maps in {bins} bins cannot keep {self.kept}: give each 1 to "
-                    f"{min(bins, frames)}"
-                )
-            made = torch.zeros_like(embedding)
-            made[:, :, 0] = torch.stack([magnitudes(kept, frames, bins) for kept in self.kept]).to(embedding)
-            self.made[embedding.shape] = made
+            if len(self.kept) != len(embedding):
+                raise InputError(f"expected active bins for {len(embedding)} clips, got {self.kept}")
+            made = self.made[embedding.shape] = embedding_of(self.layer, self.kept, embedding.shape[1]).to(embedding)
         return made
+
+
+def embedding_of(
+    layer: SimilarityGuidedSampling, active_bins: Sequence[int], frames: int
+) -> Float[torch.Tensor, "N T L"]:
+    """Return embeddings of the T maps of clips that fall into so many bins.
+
+    Raises:
+        InputError: a clip cannot keep so many maps.
+    """
+    bins = layer.num_bins if isinstance(layer.num_bins, int) else frames
+    most = min(bins, frames)
+    if wrong := [kept for kept in active_bins if not 1 <= kept <= most]:
+        raise InputError(f"a clip of {frames} maps in {bins} bins cannot keep {wrong[0]}: give each 1 to {most}")
+    embedding = torch.zeros(len(active_bins), frames, layer.embedding_dim)
+    embedding[:, :, 0] = torch.stack([magnitudes(kept, frames, bins) for kept in active_bins])
+    return embedding
 
 
 def magnitudes(active_bins: int, frames: int, num_bins: int) -> Float[Tensor, " T"]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -10,7 +10,6 @@ from atfr.bench import Ratio, Timing, Variant, in_turns
 from atfr.cost import clip_cost
 from atfr.errors import InputError
 from atfr.meta import on_meta, put_stand_ins
-from atfr.speed.clocked import Clocked
 from atfr.speed.forcing import at_every_site
 from atfr.trace import site_names
 
@@ -148,13 +147,16 @@ class Saving:
         }
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A network without SGS ("before", "after" its place) and with it ("before", "sgs", "after"), and its work."""
+class Pair(Protocol):
+    """A network without SGS and with it, on the same clips, in one runtime."""
 
-    static: Clocked
-    adaptive: Clocked
     work: Work
+
+    def variants(self) -> dict[str, Variant]:
+        """Return what to time: "static", "adaptive", and what their parts are made of."""
+
+    def seconds(self, timing: Timing) -> dict[str, tuple[float, ...]]:
+        """Return the times that a `Saving` needs, from those of the variants."""
 
 
 def measure(
@@ -170,15 +172,11 @@ def measure(
     Returns:
         The saving of each pair, and the times of all ("NAME static", "NAME adaptive", and the others).
     """
-    variants: dict[str, Variant] = {}
-    for name, pair in pairs.items():
-        variants |= {f"{name} static": pair.static, f"{name} adaptive": pair.adaptive}
+    names = {name: {part: f"{name} {part}" for part in pair.variants()} for name, pair in pairs.items()}
+    variants = {names[name][part]: run for name, pair in pairs.items() for part, run in pair.variants().items()}
     timing = in_turns(variants | dict(others or {}), **turns)
     savings = {}
     for name, pair in pairs.items():
-        static, adaptive = (one.seconds(timing.rounds) for one in (pair.static, pair.adaptive))
-        seconds = {"static": timing.seconds[f"{name} static"], "adaptive": timing.seconds[f"{name} adaptive"]}
-        parts = {"before": static["before"], "after": static["after"]}
-        own = {"sgs": adaptive["sgs"], "after sgs": adaptive["after"]}
-        savings[name] = Saving(Timing(seconds | parts | own), pair.work)
+        own = Timing({part: timing.seconds[full] for part, full in names[name].items()})
+        savings[name] = Saving(Timing(pair.seconds(own)), pair.work)
     return savings, timing
