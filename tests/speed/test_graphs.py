@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from atfr.runtime.engines import installed
 
 import atfr
 from atfr.bench import Timing
+from atfr.runtime.engines import installed
 from atfr.speed import Work, measure, work_of
 from atfr.speed.graphs import GraphPair, in_runtime
 

@@ -1,6 +1,7 @@
 """`atfr bench`: how much of what SGS saves in multiply-adds it saves in time, on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,9 +11,10 @@ from atfr.errors import InputError
 if TYPE_CHECKING:
     from atfr.bench import Ratio
     from atfr.models import VideoModel
-    from atfr.speed import Saving
+    from atfr.speed import Pair, Saving
 
 AFTER = "res2"
+Runtime = Literal["eager", "optimized", "openvino", "onnx"]
 
 
 def bench(
@@ -21,7 +23,7 @@ def bench(
     checkpoint: Path | None = None,
     after: str | None = None,
     active_bins: int | list[int] | None = None,
-    runtime: Literal["eager", "optimized", "openvino", "onnx"] = "eager",
+    runtime: Runtime = "eager",
     batches: list[int] | None = None,
     num_bins: int | None = None,
     frames: int | None = None,
@@ -63,34 +65,16 @@ def bench(
     if not batches or min(batches) < 1 or (graphs and batches != [1]):
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
     with common.busy("timing"):
-        import torch
-
-        import atfr
         from atfr.bench import machine_limits, write_result
-        from atfr.speed import eager, measure, ragged, without_sgs, work_of
-        from atfr.speed.graphs import in_runtime
 
         network, shape = load(model, checkpoint, after, num_bins, "cpu" if graphs else device)
         if checkpoint is not None:
             common.refuse(bench, {"after": after, "frames": frames, "size": size}, "the checkpoint has its own")
         asked = (None, frames, size, size)
         shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
+        kept = {clips: kept_by(active_bins, clips, shape[1]) for clips in batches}
+        savings = time_batches(network, shape, kept, runtime, rounds)
         where = next(network.parameters()).device
-        static, adaptive = without_sgs(network), network
-        if runtime == "optimized":
-            static, adaptive = (atfr.optimize_for_inference(one) for one in (static, adaptive))
-        savings = {}
-        for clips in batches:
-            if isinstance(active_bins, list):
-                kept = in_turn(active_bins, clips)
-            else:
-                kept = ragged(-(-shape[1] // 2) if active_bins is None else active_bins, clips, shape[1])
-            work = work_of(network, shape, kept)
-            noise = torch.randn(clips, *shape, device=where)
-            graph = in_runtime(network, noise, work, runtime) if runtime in ("openvino", "onnx") else None
-            with graph or eager(adaptive, noise, work, static) as pair:
-                found, _ = measure({runtime: pair}, rounds=rounds, at_least=rounds, device=where)
-            savings[clips] = found[runtime]
         limits = machine_limits(where)
         report = write_result(
             out,
@@ -111,11 +95,42 @@ def bench(
         print_savings(report, savings)
 
 
-def in_turn(active_bins: Sequence[int], clips: int) -> tuple[int, ...]:
-    """Return A of each clip of a batch: those given, over and over."""
+def kept_by(active_bins: int | list[int] | None, clips: int, frames: int) -> tuple[int, ...]:
+    """Return A of each clip of a batch: those given over and over, or different ones around a mean."""
+    from atfr.speed import ragged
+
+    if not isinstance(active_bins, list):
+        return ragged(-(-frames // 2) if active_bins is None else active_bins, clips, frames)
     if not active_bins:
         raise InputError("--active_bins is a number of maps, or several as [3,6,9], got []")
     return tuple(active_bins[clip % len(active_bins)] for clip in range(clips))
+
+
+def time_batches(
+    network: "VideoModel", shape: tuple[int, ...], batches: Mapping[int, tuple[int, ...]], runtime: Runtime, rounds: int
+) -> "dict[int, Saving]":
+    """Time a network with SGS and without, batch after batch, by the number of clips; `batches` has their A."""
+    import torch
+
+    import atfr
+    from atfr.speed import eager, measure, without_sgs, work_of
+    from atfr.speed.graphs import in_runtime
+
+    where = next(network.parameters()).device
+    ready = atfr.optimize_for_inference if runtime == "optimized" else (lambda model: model)
+    static, adaptive = ready(without_sgs(network)), ready(network)
+    savings: dict[int, Saving] = {}
+    for clips, kept in batches.items():
+        work = work_of(network, shape, kept)
+        noise = torch.randn(clips, *shape, device=where)
+        pair: AbstractContextManager[Pair]
+        if runtime in ("openvino", "onnx"):
+            pair = in_runtime(network, noise, work, runtime)
+        else:
+            pair = eager(adaptive, noise, work, static)
+        with pair as both:
+            savings[clips] = measure({runtime: both}, rounds=rounds, at_least=rounds, device=where)[0][runtime]
+    return savings
 
 
 def load(

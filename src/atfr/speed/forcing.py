@@ -61,15 +61,18 @@ def forced(model: nn.Module, active_bins: Mapping[str, Sequence[int]]) -> Iterat
         raise InputError(f"expected active bins for the sites {tuple(layers)}, got them for {tuple(active_bins)}")
     with ExitStack() as stack:
         for site, kept in active_bins.items():
-            layer = layers[site]
-            if not isinstance(layer, SimilarityGuidedSampling) or layer.coordinates != "magnitude":
-                raise InputError(f"active bins can be forced where SGS compares magnitudes, not at {site!r}: {layer}")
-            if layer.top_edge != "center" or layer.temporal_block is not None:
-                raise InputError(
-                    f"active bins can be forced with top_edge='center' and over whole clips, not in {layer}"
-                )
+            layer = forcible(layers[site], site)
             stack.callback(layer.similarity.register_forward_hook(_Replaced(layer, tuple(kept))).remove)
         yield
+
+
+def forcible(layer: nn.Module, site: str) -> SimilarityGuidedSampling:
+    """Return the layer of a site where its A can be forced; else raise an InputError."""
+    if not isinstance(layer, SimilarityGuidedSampling) or layer.coordinates != "magnitude":
+        raise InputError(f"A can be forced where SGS compares magnitudes, not at {site!r}: {layer}")
+    if layer.top_edge != "center" or layer.temporal_block is not None:
+        raise InputError(f"A can be forced with top_edge='center' and over whole clips, not at {site!r}: {layer}")
+    return layer
 
 
 class _Replaced:

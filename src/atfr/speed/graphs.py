@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from atfr.runtime.graphs import EARLY, LATE, NETWORK, graphs
 from atfr.runtime.running import AdaptedGraphs, StaticGraph, one_by_one
 from atfr.runtime.split import split
 from atfr.speed.eager import without_sgs
-from atfr.speed.forcing import embedding_of
+from atfr.speed.forcing import embedding_of, forcible
 from atfr.speed.saving import Work
 from atfr.trace import site_names
 
@@ -114,7 +115,8 @@ def in_runtime(
     with torch.no_grad():
         programs = {BEFORE: torch.export.export(Before(split(network, shape).before).eval(), (clip,))}
         programs |= graphs(static, shape)
-        for site, layer in site_names(network).items():
+        for site, sampler in site_names(network).items():
+            layer: Any = forcible(sampler, site)
             layer.similarity = Forced(layer.similarity, embedding_of(layer, work.active_bins[site], work.maps[site]))
         programs |= graphs(network, shape)
     kind, threads = ENGINES[runtime], torch.get_num_threads()

@@ -150,7 +150,9 @@ class Saving:
 class Pair(Protocol):
     """A network without SGS and with it, on the same clips, in one runtime."""
 
-    work: Work
+    @property
+    def work(self) -> Work:
+        """What the clips ask of both."""
 
     def variants(self) -> dict[str, Variant]:
         """Return what to time: "static", "adaptive", and what their parts are made of."""
