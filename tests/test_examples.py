@@ -15,6 +15,7 @@ SAYS = {
     "01_adapt_any_network": r"maps kept of 16: \[1, 2, 3\][\s\S]*restored: True[\s\S]*refused: ReversingNet[^\n]*flip",
     "02_finetune": r"adaptive: loss by epoch[\s\S]*static: top-1 [\s\S]*adaptive: top-1 .*'res2': \{",
     "03_explain": r"16 maps came in, [1-9]\d* went out[\s\S]*page\.html",
+    "04_export": r"bundle\.json[\s\S]*(.* maps, .* GFLOPs\n){6}[\s\S]*the logits differ by \de-0[5-9]",
 }
 """What must stand in a script's output."""
 

@@ -27,7 +27,7 @@ def ragged(mean: int, clips: int, frames: int) -> tuple[int, ...]:
     Raises:
         InputError: the mean is not between 1 and T.
 
-    Example:
+    Examples:
         >>> ragged(6, 8, 13)
         (6, 8, 4, 7, 5, 9, 3, 6)
     """
@@ -47,7 +47,7 @@ def forced(model: nn.Module, active_bins: Mapping[str, Sequence[int]]) -> Iterat
     Raises:
         InputError: a site is missing, is no such SGS, or cannot keep so many maps (in the pass).
 
-    Example:
+    Examples:
         >>> import atfr
         >>> model = atfr.create_model("resnet3d_18", num_classes=4).eval()
         >>> report = atfr.adapt_(model, after="res2")
