@@ -29,9 +29,13 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.bench import Timing, in_turns, script_options, write_result
-from atfr.evaluate.forward import Forward, evaluating
+from atfr.evaluate.forward import Forward, Runner
 from atfr.evaluate.predict import Prediction, Views, predictions
+from atfr.evaluate.task import Task
+from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
+from atfr.runtime.bundle import BundleRunner
+from atfr.runtime.export import export_bundle
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_views
@@ -40,6 +44,7 @@ DATA = Path(__file__).parents[1].parent / "shared" / "data" / "ut_interaction"
 SPEC = ClipSpec(frames=13, stride=6, size=160, resize=182, jitter=(182, 228))
 NUM_CLIPS, NUM_CROPS, BATCH = 10, 3, 8
 CLASSES = 400
+TASK = Task(tuple(map(str, range(CLASSES))), SPEC)
 VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".webm", ".mov")
 
 Pipeline = Callable[[Sequence[Path]], Tensor]
@@ -94,14 +99,13 @@ def pytorchvideo_pipeline(network: nn.Module, clock: "Clock") -> Pipeline:
 class Atfr:
     """The way of `atfr predict`, with a network whose costs are counted already; keeps what it predicted."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self.forward = Forward(optimize_for_inference(network), (3, SPEC.frames, SPEC.size, SPEC.size))
-        self.labels = tuple(map(str, range(CLASSES)))
+    def __init__(self, forward: Runner) -> None:
+        self.forward = forward
         self.predicted: dict[Path, Prediction] = {}
 
     def __call__(self, paths: Sequence[Path]) -> Tensor:
         views = Views(paths, SPEC, NUM_CLIPS, NUM_CROPS)
-        found = list(predictions(self.forward, views, self.labels, BATCH, 0, None))
+        found = list(predictions(self.forward, views, TASK.labels, BATCH, 0, None))
         self.predicted |= {one.path: one for one in found}
         return torch.stack([one.scores for one in found])
 
@@ -112,19 +116,18 @@ class Atfr:
 
     def one_after_the_other(self, paths: Sequence[Path], clock: "Clock") -> None:
         """Do the same without overlap, for the shares of the parts."""
-        with evaluating(self.forward.model):
-            for path in paths:
-                with clock("decode"):
-                    video = VideoFile(path, shorter_side=SPEC.decode_side)
-                    len(video)
+        for path in paths:
+            with clock("decode"):
+                video = VideoFile(path, shorter_side=SPEC.decode_side)
+                len(video)
+            with clock("transform"):
+                views = iter(test_views(video, SPEC, NUM_CLIPS, NUM_CROPS))
+            for start in range(0, NUM_CLIPS * NUM_CROPS, BATCH):
+                size = min(BATCH, NUM_CLIPS * NUM_CROPS - start)
                 with clock("transform"):
-                    views = iter(test_views(video, SPEC, NUM_CLIPS, NUM_CROPS))
-                for start in range(0, NUM_CLIPS * NUM_CROPS, BATCH):
-                    size = min(BATCH, NUM_CLIPS * NUM_CROPS - start)
-                    with clock("transform"):
-                        clips = torch.stack([next(views) for _ in range(size)])
-                    with clock("network"):
-                        self.forward(clips)
+                    clips = torch.stack([next(views) for _ in range(size)])
+                with clock("network"):
+                    self.forward(clips)
 
 
 class Clock:
@@ -162,6 +165,12 @@ def networks() -> dict[str, nn.Module]:
     return found
 
 
+def exported(network: VideoModel) -> Runner:
+    """Return a network as OpenVINO runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return BundleRunner(export_bundle(network, TASK, Path(folder) / "bundle", "openvino"))
+
+
 def videos_of(folder: Path, count: int) -> list[Path]:
     """Return so many videos of a folder and below, at equal distances in their list."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
@@ -176,7 +185,7 @@ def warm_up(peer: nn.Module, ours: Iterable["Atfr"]) -> None:
     peer(torch.rand(NUM_CROPS, 3, SPEC.frames, SPEC.size, SPEC.size))
     for pipeline in ours:
         for size in {BATCH, NUM_CLIPS * NUM_CROPS % BATCH}:
-            pipeline.forward.warm_up(size)
+            pipeline.forward(torch.rand(size, *TASK.clip_shape))
 
 
 def turns_over(
@@ -204,7 +213,8 @@ def measure(quick: bool, data: Path = DATA, count: int = 7, chunk: int = 1, out:
     videos = videos_of(data, count)
     frames = {path: len(VideoFile(path)) for path in videos}
     made = networks()
-    ours = {name: Atfr(made[name]) for name in ("static", "adaptive")}
+    ours = {name: Atfr(Forward(optimize_for_inference(made[name]), TASK.clip_shape)) for name in ("static", "adaptive")}
+    ours |= {f"{name}, OpenVINO": Atfr(exported(made[name])) for name in ("static", "adaptive")}
     clock = Clock()
     pipelines: dict[str, Pipeline] = {"pytorchvideo": pytorchvideo_pipeline(made["pytorchvideo"], clock), **ours}
     warm_up(made["pytorchvideo"], ours.values())
