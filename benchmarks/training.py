@@ -1,6 +1,6 @@
 """Training steps without and with SGS: time, where it goes, and memory; and with PyTorch's own convolutions.
 
-    python benchmarks/training.py [--quick] [--out result.json] [--data FOLDER]
+    python benchmarks/training.py [--quick] [--out result.json] [--data FOLDER] [--networks NAME ...]
 
 A step is forward, backward and an SGD step with momentum, batch norm in training mode; its learning rate is 0, so that
 every step does the same work and A stays. A is what a new SGS after res2 finds in real clips, by default of
@@ -17,7 +17,7 @@ what it held before them.
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -180,9 +180,9 @@ def measure_network(name: str, data: Path, quick: bool) -> dict[str, Any]:
     }
 
 
-def measure(quick: bool, data: Path) -> dict[str, Any]:
-    """Measure all networks, and return what is written."""
-    results = {name: measure_network(name, data, quick) for name in CASES}
+def measure(networks: Sequence[str], quick: bool, data: Path) -> dict[str, Any]:
+    """Measure networks, and return what is written."""
+    results = {name: measure_network(name, data, quick) for name in networks}
     clips = f"{QUICK_CLIPS if quick else CLIPS} videos of {data.name}" if data.is_dir() else "noise"
     return {"results": results, "inputs": {"clips": clips, "after": "res2", "seed": 0, "dtype": "float32"}}
 
@@ -216,6 +216,7 @@ def main() -> None:
     """Measure, print and, if asked, write."""
     parser = script_options(__doc__)
     parser.add_argument("--data", type=Path, default=UT_INTERACTION, help="a folder of classes of videos")
+    parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES), help="all by default")
     parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "KIND"), help="print the peak memory of this process")
     options = parser.parse_args()
     if options.peak:
@@ -223,7 +224,7 @@ def main() -> None:
         step = Step(name, batch(name, options.data, options.quick), kind == "adaptive")
         print(peak_memory(lambda: (step(), step())))
         return
-    found = measure(options.quick, options.data)
+    found = measure(options.networks, options.quick, options.data)
     report = write_result(options.out, found["results"], inputs=found["inputs"])
     print(*tables(report).values(), sep="\n\n")
 
