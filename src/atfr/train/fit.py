@@ -31,6 +31,7 @@ from atfr.data.dataset import ClipDataset
 from atfr.errors import InputError
 from atfr.evaluate.task import Task, check_classes, save_checkpoint
 from atfr.models import VideoModel
+from atfr.train.allocator import freed_memory_kept
 from atfr.train.checkpoints import RESUME, WholeFiles, check_state, read_state
 from atfr.train.loaders import ClipLoaders
 from atfr.train.module import ClassificationModule, Optimizer, clips_in_a_step
@@ -154,7 +155,7 @@ def fit(
         module.arguments = _arguments(module, train, clips_in_a_step(trainer, batch_size))
         state_path = None if resume is None else _resume(Path(resume), module, train, trainer)
         try:
-            with _interruptible(interrupt), frozen(model, tuning):
+            with _interruptible(interrupt), frozen(model, tuning), freed_memory_kept():
                 trainer.fit(module, datamodule=loaders, ckpt_path=state_path, weights_only=True)
         except (MisconfigurationException, ZeroDivisionError, OverflowError) as error:
             raise InputError(f"lightning.Trainer cannot train with these options: {error}") from error

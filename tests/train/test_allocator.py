@@ -1,0 +1,36 @@
+"""Freed memory stays with the process while a network trains, and goes back afterwards."""
+
+import ctypes
+import platform
+
+import pytest
+import torch
+
+from atfr.bench.memory import resident
+from atfr.train.allocator import freed_memory_kept
+
+MEBIBYTES = 256
+
+
+def held() -> int:
+    """MiB that the process holds once a large tensor is filled and freed."""
+    before = resident("VmRSS")
+    torch.ones(MEBIBYTES, 2**18)
+    return (resident("VmRSS") - before) >> 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept_in_the_context_alone() -> None:
+    assert held() < MEBIBYTES // 2
+    with freed_memory_kept():
+        assert held() > MEBIBYTES // 2
+        assert held() < MEBIBYTES // 2  # it is used again
+        kept = resident("VmRSS")
+    assert (kept - resident("VmRSS")) >> 20 > MEBIBYTES // 2
+    assert held() < MEBIBYTES // 2
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    with freed_memory_kept():
+        pass
