@@ -5,8 +5,8 @@
 The early graph does all of its work, SGS in it; then the late graph gets as many of its maps as the table says,
 however many the clip would keep, so that the saving is measured at one A. "of ideal" holds the speed-up against
 t_static / (t_before + t_after x A / T), where t_before is the early graph without SGS and t_after the late one with all
-T maps; SGS is the early graph's time beyond t_before, over that of the whole. Weights are random, clips noise, which
-changes no time. All variants of one network take turns.
+T maps, compiled for them; SGS is the early graph's time beyond t_before, over that of the whole. Weights are random,
+clips noise, which changes no time. All variants of one network take turns.
 
 "specialized" is the late graph compiled for this number of maps (`load_bundle(..., specialize=True)`). "two at once"
 are two clips by two threads of one thread each, against one after the other with all threads: what a batch would gain
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 CASES = {"x3d_s": Case((3, 13, 160, 160), 6), "resnet3d_18": Case((3, 16, 112, 112), 8)}
 QUICK = {"x3d_s": Case((3, 8, 32, 32), 4)}
-BEFORE = "before"
+BEFORE, FIXED = "before", "fixed"
 ADAPTIVE = ("adaptive", "specialized")
 
 
@@ -60,9 +60,11 @@ def runs(runtime: str, name: str, case: Case, threads: int) -> dict[str, Variant
             ENGINES[runtime].write(program, Path(folder) / stem)
             engines[stem] = ENGINES[runtime](Path(folder) / stem, threads, "float32")
             alone[stem] = ENGINES[runtime](Path(folder) / stem, 1, "float32")
-        kept = [case.active_bins]
-        fixed = OpenVINO(Path(folder) / LATE, threads, "float32", kept).request() if runtime == "openvino" else None
-    early, late, network, before, after = (engines[stem].request() for stem in (EARLY, LATE, NETWORK, BEFORE, LATE))
+        lengths = (case.active_bins, case.clip_shape[1])
+        if runtime == "openvino":
+            engines[FIXED] = OpenVINO(Path(folder) / LATE, threads, "float32", lengths)
+    early, late, network, before = (engines[stem].request() for stem in (EARLY, LATE, NETWORK, BEFORE))
+    fixed = engines.get(FIXED, engines[LATE]).request()
     given = clip.numpy()
 
     def adaptive(early: Callable, late: Callable) -> object:
@@ -76,8 +78,8 @@ def runs(runtime: str, name: str, case: Case, threads: int) -> dict[str, Variant
         "adaptive": lambda: adaptive(early, late),
         "early": lambda: early(given),
         "before": lambda: before(given),
-        "after": lambda: after(*all_maps),
-        **({"specialized": lambda: adaptive(early, fixed)} if fixed else {}),
+        "after": lambda: fixed(*all_maps),
+        **({"specialized": lambda: adaptive(early, fixed)} if FIXED in engines else {}),
         "one by one": lambda: [adaptive(early, late) for _ in range(2)],
         "two at once": lambda: list(pool.map(lambda pair: adaptive(*pair), pairs)),
     }

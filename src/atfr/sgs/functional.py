@@ -56,7 +56,7 @@ def angles(embedding_NTL: Float[Tensor, "N T L"]) -> Float[Tensor, "N T L-1"]:
 
 def angle(y_NT: Float[Tensor, "N T"], x_NT: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
     """Return atan2(y, x), 0 and without gradient where both are next to nothing."""
-    pole_NT = torch.hypot(y_NT.detach(), x_NT.detach()) < POLE
+    pole_NT = torch.linalg.vector_norm(torch.stack((y_NT, x_NT)).detach(), dim=0) < POLE  # runtimes have no hypot
     return torch.atan2(torch.where(pole_NT, 0.0, y_NT), torch.where(pole_NT, 1.0, x_NT))
 
 

@@ -229,4 +229,6 @@ def rank_by_time(
     moment_NT = zeros_NT.scatter_add(1, rank_NT, weight_NT * time_T)
     total_NT = zeros_NT.scatter_add(1, rank_NT, weight_NT)
     mean_time_NT = torch.where(time_T < active_N[:, None], moment_NT / total_NT, torch.inf)
-    return mean_time_NT.argsort(dim=1, stable=True).argsort(dim=1).gather(1, rank_NT)
+    ahead_NTT = mean_time_NT[:, None, :] < mean_time_NT[:, :, None]
+    tied_NTT = (mean_time_NT[:, None, :] == mean_time_NT[:, :, None]) & (time_T < time_T[:, None])
+    return (ahead_NTT | tied_NTT).sum(dim=2).gather(1, rank_NT)  # by counting: ONNX has no stable sort
