@@ -5,12 +5,11 @@
     pytorchvideo  its network in eager PyTorch, where it has the same one
     eager         ours in eager PyTorch
     optimized     `atfr.optimize_for_inference`
-    openvino      the graphs of `atfr export`, and with the late one compiled for the clip's A (specialized); one clip
-    onnx          the same in ONNX Runtime
 
 Weights are random and clips are noise, which changes no time; about half of the maps are kept, and the clips of a batch
 differ in A. A is forced behind the similarity network (`atfr.speed.forced`), all other work of SGS is done. Everything
-on one network and batch takes turns; batches of 32 run optimised only, graphs take one clip at a time.
+on one network and batch takes turns; batches of 32 run optimised only.
+The graphs of OpenVINO and ONNX Runtime: benchmarks/runtime.py.
 """
 
 import warnings
@@ -24,8 +23,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.bench import Variant, script_options, write_result
-from atfr.speed import Pair, eager, measure, ragged, work_of
-from atfr.speed.graphs import in_runtime
+from atfr.speed import eager, measure, ragged, work_of
 
 
 class Case(NamedTuple):
@@ -44,11 +42,6 @@ CASES = {
 }
 QUICK = {name: Case((3, 8, 32, 32), 4) for name in ("x3d_s", "resnet3d_18", "slowfast_4x16_r50")}
 BATCHES, QUICK_BATCHES = (1, 8, 32), (1, 2)
-GRAPHS: dict[str, dict[str, Any]] = {
-    "openvino": {"runtime": "openvino"},
-    "openvino specialized": {"runtime": "openvino", "specialize": True},
-    "onnx": {"runtime": "onnx"},
-}
 LARGE = 32
 """Clips from which a batch runs optimised only: the others would take minutes."""
 
@@ -107,13 +100,11 @@ def measure_network(name: str, case: Case, batches: tuple[int, ...], **turns: An
         if theirs is not None and clips < LARGE:
             others["pytorchvideo"] = lambda batch=batch: theirs(batch)
         with ExitStack() as stack:
-            pairs: dict[str, Pair] = {
+            pairs = {
                 runtime: stack.enter_context(eager(own, batch, work, without))
                 for runtime, (without, own) in networks.items()
                 if clips < LARGE or runtime == "optimized"
             }
-            for runtime, graph in GRAPHS.items() if clips == 1 else ():
-                pairs[runtime] = stack.enter_context(in_runtime(adaptive, batch, work, **graph))
             savings, timing = measure(pairs, others, warm_up=1, **turns)
         found: dict[str, Any] = {runtime: saving.to_dict() for runtime, saving in savings.items()}
         if others:

@@ -25,7 +25,7 @@ from atfr.files import write_whole
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-SCRIPTS = ("inference", "early_stages", "training", "end_to_end", "scale", "bf16")
+SCRIPTS = ("inference", "runtime", "early_stages", "training", "end_to_end", "scale", "bf16")
 """What `make bench` runs, in the order of the page."""
 
 RUNTIMES = ("openvino", "onnxruntime", "pytorchvideo")
@@ -74,7 +74,7 @@ def filled(text: str, scripts: Path, results: Path) -> str:
     """Return a page with the tables of all result files in their places."""
     for result in sorted(results.glob("*.json")):
         script = scripts / f"{result.stem}.py"
-        if not script.exists():
+        if result.stem not in SCRIPTS or not script.exists():
             continue
         report = json.loads(result.read_text(encoding="utf-8"))
         for name, table in (load(script).tables(report) | {f"{result.stem} conditions": conditions(report)}).items():
@@ -108,7 +108,7 @@ def draw(scripts: Path, results: Path, images: Path) -> None:
     images.mkdir(parents=True, exist_ok=True)
     for result in sorted(results.glob("*.json")):
         script = scripts / f"{result.stem}.py"
-        if script.exists() and (figures := getattr(load(script), "figures", None)):
+        if result.stem in SCRIPTS and script.exists() and (figures := getattr(load(script), "figures", None)):
             with matplotlib.rc_context({"svg.hashsalt": script.stem}):  # the same picture of the same result
                 figures(json.loads(result.read_text(encoding="utf-8")), images)
 
