@@ -7,6 +7,7 @@ it and optimised, all in turns. "steps": ways to do one and the same thing, in t
 maps of res2 (54 channels at 80² or 40², 24 behind) are what the optimised network was made of.
 """
 
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,20 @@ def stages(shape: tuple[int, ...], **turns: Any) -> dict[str, Any]:
         for name in costs
     }
     return found | {"rounds": timing.rounds}  # type: ignore[operator]
+
+
+def page_faults(shape: tuple[int, ...]) -> dict[str, float]:
+    """Return how many pages of memory a pass of the whole network is given anew, on average."""
+    torch.manual_seed(0)
+    network = atfr.create_model("x3d_s").eval()
+    clips, found = torch.randn(1, *shape), {}
+    for name, run in {"eager": network, "optimized": atfr.optimize_for_inference(network)}.items():
+        for number in range(8):
+            if number == 3:  # warm
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            run(clips)
+        found[name] = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5
+    return found
 
 
 def maps_of(channels: int, frames: int, size: int) -> Tensor:
@@ -172,7 +187,8 @@ def measure(quick: bool) -> dict[str, Any]:
             timing = in_turns(ways, **turns)
             first = next(iter(ways))
             ratios[step] = {way: timing.ratio(lambda s, w=way, f=first: s[w] / s[f]).to_dict() for way in ways}
-    return {"stages": of_stages, "steps": ratios}
+        faults = page_faults(shape)
+    return {"stages": of_stages, "steps": ratios, "page_faults": faults}
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
@@ -191,6 +207,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
             f"| {times['median']:.2f} ({times['least']:.2f} to {times['most']:.2f}) "
             f"| {1000 * part['gflops'] / fast['median_ms']:.0f} |"
         )
+    faults = report["results"]["page_faults"]
+    lines += ["", f"Page faults a pass: eager {faults['eager']:.0f}, optimized {faults['optimized']:.0f}."]
     lines += ["", "| step | way | time over the first's |", "|---|---|---|"]
     for step, ways in report["results"]["steps"].items():
         for way, ratio in ways.items():
