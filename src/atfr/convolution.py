@@ -170,13 +170,14 @@ def gradients(
             for_maps[there] += to_maps
     if of_clips and for_maps is not None:
         for_clips = clips_of(for_maps, len(clips))
-    return for_clips, torch.stack(for_taps, 2) if of_weight else None
+    # flattened, so that strides are those of the kernel also where a size is 1: DDP compares them
+    return for_clips, torch.stack(for_taps, 2).flatten().view(weight.shape) if of_weight else None
 
 
 def over_time(clips: Float[Tensor, "N C T H W"], weight: Float[Tensor, "C2 _ t 1 1"]) -> Float[Tensor, "N C2 T H W"]:
     """Convolve clips of one length over time alone: time and all pixels are the two axes."""
     groups = clips.shape[1] // weight.shape[1]
-    output = F.conv2d(clips.flatten(3), weight.squeeze(-1), None, 1, (weight.shape[2] // 2, 0), 1, groups)
+    output = F.conv2d(clips.flatten(3), weight.flatten(3), None, 1, (weight.shape[2] // 2, 0), 1, groups)
     return output.unflatten(3, clips.shape[3:])
 
 

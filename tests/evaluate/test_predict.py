@@ -24,7 +24,7 @@ TASK = Task(NAMES, SPEC)
 def bytes_of_tensors() -> int:
     """The memory of all tensors of this process."""
     gc.collect()
-    tensors = (each for each in gc.get_objects() if issubclass(type(each), Tensor))
+    tensors = (each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter))  # a tracer's have no memory
     storages = [
         each.untyped_storage() for each in tensors if each.layout == torch.strided and each.device.type == "cpu"
     ]

@@ -56,12 +56,14 @@ def test_bf16_autocast_trains_packed_clips(splits: dict[str, VideoList], tmp_pat
     model = network(classes=2)
     seen = []
     model.res3.register_forward_hook(lambda _, inputs, output: seen.append((type(output).__name__, output.dtype)))
+    slow: dict[str, Any] = {"epochs": 1, "learning_rate": 0.001}  # where rounding has not yet led elsewhere
+    (first,) = run(network(classes=2), splits, tmp_path / "slow bf16", precision="bf16-mixed", **slow).history
+    (expected,) = run(network(classes=2), splits, tmp_path / "slow float32", **slow).history
+    assert first["train/loss"] == pytest.approx(expected["train/loss"], rel=0.05)  # 8 bits a number
+    assert first["train/loss"] != expected["train/loss"]
     options: dict[str, Any] = {"epochs": 5, "learning_rate": 0.02, "precise_bn": 1}
     history = run(model, splits, tmp_path / "bf16", precision="bf16-mixed", **options).history
-    expected = run(network(classes=2), splits, tmp_path / "float32", **options).history
     assert ("PackedClips", torch.bfloat16) in seen
-    assert history[0]["train/loss"] == pytest.approx(expected[0]["train/loss"], rel=0.05)  # 8 bits a number
-    assert history[0]["train/loss"] != expected[0]["train/loss"]
     assert history[-1]["train/loss"] < 0.85 * history[0]["train/loss"]
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
@@ -108,7 +110,9 @@ def test_precise_statistics_are_those_of_the_final_weights(
     precise = run(model, splits, tmp_path / "precise", precise_bn=50, **options)
     usual = run(plain, splits, tmp_path / "plain", **options)
     for key, value in usual.history[-1].items():
-        assert (precise.history[-1][key] == value) == (not key.startswith("val/lo")) or key == "val/accuracy", key
+        if not key.startswith("val/"):
+            assert precise.history[-1][key] == value, key
+    assert not validated or precise.history[-1]["val/loss"] != usual.history[-1]["val/loss"]
     train = ClipDataset(splits["train"], SPEC, train=True)
     train.set_epoch(1)
     loader = ClipLoaders(train, None, batch_size=3, num_workers=0, seed=0).train_dataloader()

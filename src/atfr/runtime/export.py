@@ -88,9 +88,9 @@ def write_files(model: VideoModel, task: Task, folder: Path, runtime: Runtime) -
     for stem, program in graphs(model, task.clip_shape).items():
         try:
             ENGINES[runtime].write(program, folder / stem)
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, BundleError):
-                raise
+        except BundleError:
+            raise
+        except Exception as error:  # the runtimes' converters have no common base
             reason = " ".join(str(error).split())
             raise BundleError(
                 f"{runtime} cannot take {model.config['model']} ({reason[-300:]}); with "
