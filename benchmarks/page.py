@@ -13,6 +13,7 @@ says of its result (`tables`) stands in the page between two comments, `<!-- NAM
 import argparse
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def is_of_this_code(result: Path) -> bool:
 
 def run(script: Path, out: Path, quick: bool) -> bool:
     """Run a script; tell whether it wrote its result."""
-    command = [sys.executable, str(script), "--out", str(out), *(["--quick"] if quick else [])]
+    command = [sys.executable, str(script), "--out", os.path.relpath(out), *(["--quick"] if quick else [])]
     print(f"== {script.stem}: {time.strftime('%H:%M:%S')}", flush=True)
     start_s = time.perf_counter()
     try:
