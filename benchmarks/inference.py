@@ -1,6 +1,6 @@
 """Inference: networks without and with SGS in several runtimes, beside PyTorchVideo's, in batches of 1, 8 and 32.
 
-    python benchmarks/inference.py [--quick] [--out result.json]
+    python benchmarks/inference.py [--quick] [--out result.json] [--networks NAME ...]
 
     pytorchvideo  its network in eager PyTorch, where it has the same one
     eager         ours in eager PyTorch
@@ -187,8 +187,11 @@ def figures(report: dict[str, Any], folder: Path) -> None:
 
 
 def main() -> None:
-    options = script_options(__doc__).parse_args()
+    parser = script_options(__doc__)
+    parser.add_argument("--networks", nargs="+", choices=list(CASES), help="all by default")
+    options = parser.parse_args()
     cases = QUICK if options.quick else CASES
+    cases = {name: case for name, case in cases.items() if name in (options.networks or cases)}
     batches = QUICK_BATCHES if options.quick else BATCHES
     turns = {"rounds": 1, "at_least": 1} if options.quick else {"budget_s": 10.0}
     results = {name: measure_network(name, case, batches, **turns) for name, case in cases.items()}
