@@ -2,7 +2,7 @@
 # make test   install what the tests need and run them all
 # make soak   the long tests of reliability: kills and mutants; about half an hour
 # make lint   ruff and mypy
-# make bench  every figure of docs/performance.md, measured here: half an hour on a machine with nothing else to do
+# make bench  every figure of docs/performance.md, measured here, on a machine with nothing else to do
 # make docs   build the documentation into site/, strictly; site/index.html opens from disk
 PYTHON ?= python3
 BIN := .venv/bin
