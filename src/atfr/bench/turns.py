@@ -77,7 +77,7 @@ class Timing:
         return {
             "rounds": self.rounds,
             "median_ms": {name: self.ms(name).median for name in self.seconds},
-            "ms": {name: [round(1000 * seconds, 4) for seconds in values] for name, values in self.seconds.items()},
+            "ms": {name: [round(1000 * seconds, 6) for seconds in values] for name, values in self.seconds.items()},
         }
 
     def _by_round(self) -> list[tuple[float, ...]]:
