@@ -1,6 +1,7 @@
-"""What every test stands on: one thread a process, the caller's random state back, shapes checked at run time."""
+"""What every test stands on: one thread a process, Ctrl-C, the caller's random state back, shapes checked at run time."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs one process a
 
 import pytest
 import torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or no process that a test starts hears Ctrl-C
 
 
 @pytest.fixture(autouse=True)

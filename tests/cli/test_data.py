@@ -185,12 +185,7 @@ def test_ctrl_c_keeps_what_was_found(data: Path, tmp_path: Path) -> None:
         file.write(lines)
     index = data / ".atfr-index.jsonl"
     command = [*ATFR, "data", "check", "ucf101", str(data), "--out", str(tmp_path / "out.csv"), "--num_workers", "1"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and handed down
-    try:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not (index.is_file() and index.read_text().count("\n") > 20):
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes

@@ -189,11 +189,7 @@ def test_ctrl_c_in_a_finaliser_is_noticed_at_the_next_batch(splits: dict[str, Vi
                 del thing
 
     press = Press()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background Ctrl-C is ignored
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(network(classes=2), splits, tmp_path / "out", epochs=50, callbacks=[press])
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        run(network(classes=2), splits, tmp_path / "out", epochs=50, callbacks=[press])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert press.batches == 1

@@ -97,9 +97,12 @@ def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
         if not line.startswith("The page is at http://127.0.0.1:"):
             process.kill()
             pytest.fail(line + process.stderr.read())
-        yield Server(process, line.split()[4], temporary, asked)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            yield Server(process, line.split()[4], temporary, asked)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (130, "", "atfr: interrupted\n")
     assert not list(temporary.glob("atfr-demo-*"))
 

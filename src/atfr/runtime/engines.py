@@ -3,6 +3,7 @@
 N batch is 1 here: what a graph takes and returns, `atfr.runtime.graphs` says.
 """
 
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +43,17 @@ class Engine(Protocol):
         """Return one more way to run the graph."""
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return OpenVINO's core, which stays as long as the process.
+
+    When the last reference to its CPU plugin goes, the plugin takes away the memory in which the thread that loaded it
+    handles signals. If that happens in another thread, the first thread does not know, and its next signal, a loader's
+    worker that ends, is the end of the process (OpenVINO 2026.4).
+    """
+    return needed("openvino").Core()
+
+
 class OpenVINO:
     """OpenVINO on the CPU.
 
@@ -62,20 +74,19 @@ class OpenVINO:
 
     def __init__(self, stem: Path, threads: int, precision: Precision, lengths: Iterable[int] = ()) -> None:
         """Compile a graph, and once more for each length of its first axis that is given: an open one costs time."""
-        openvino = needed("openvino")
         settings = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
-        core = openvino.Core()
+        core = openvino_core()
         network = core.read_model(str(stem.with_suffix(".xml")))
         self.compiled = {OPEN: core.compile_model(network, "CPU", settings)}
         for length in lengths:
             shapes = {given: [length, *list(given.partial_shape)[1:]] for given in network.inputs}
             network.reshape({given: openvino.PartialShape(shape) for given, shape in shapes.items()})
             self.compiled[length] = core.compile_model(network, "CPU", settings)
-        self.tensor = openvino.Tensor
+        self.tensor = needed("openvino").Tensor
 
     def request(self) -> Request:
         """Return a request with buffers of its own, which are read and written without a copy."""
