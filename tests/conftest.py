@@ -1,4 +1,4 @@
-"""What every test stands on: one thread a process, Ctrl-C, the caller's random state back, shapes checked at run time."""
+"""What every test stands on: one thread a process, Ctrl-C, random state given back, shapes checked at run time."""
 
 import os
 import signal

@@ -74,6 +74,7 @@ class OpenVINO:
 
     def __init__(self, stem: Path, threads: int, precision: Precision, lengths: Iterable[int] = ()) -> None:
         """Compile a graph, and once more for each length of its first axis that is given: an open one costs time."""
+        openvino = needed("openvino")
         settings = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -86,7 +87,7 @@ class OpenVINO:
             shapes = {given: [length, *list(given.partial_shape)[1:]] for given in network.inputs}
             network.reshape({given: openvino.PartialShape(shape) for given, shape in shapes.items()})
             self.compiled[length] = core.compile_model(network, "CPU", settings)
-        self.tensor = needed("openvino").Tensor
+        self.tensor = openvino.Tensor
 
     def request(self) -> Request:
         """Return a request with buffers of its own, which are read and written without a copy."""
