@@ -98,16 +98,18 @@ def test_threads_do_not_mix(bundles: dict[str, Bundle], runtime: Runtime) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "frames"),
+    ("name", "options", "frames", "runtime"),
     [
-        ("resnet3d_18", {"after": None}, 4),
-        ("resnet3d_18", {"temporal_block": 4, "kernel": "linear_mean", "order": "time", "num_bins": 3}, 8),
+        ("resnet3d_18", {"after": None}, 4, "openvino"),
+        ("resnet3d_18", {"temporal_block": 4, "kernel": "linear_mean", "order": "time", "num_bins": 3}, 8, "openvino"),
+        ("slowfast_4x16_r50", {}, 32, "openvino"),
+        ("slowfast_4x16_r50", {}, 32, "onnx"),
     ],
-    ids=["static", "blocks"],
+    ids=["static", "blocks", "slowfast", "slowfast-onnx"],
 )
-def test_other_networks(tmp_path: Path, name: str, options: dict, frames: int) -> None:
+def test_other_networks(tmp_path: Path, name: str, options: dict, frames: int, runtime: Runtime) -> None:
     model = network(name, **options)
-    bundle = atfr.export_bundle(model, task(frames), tmp_path / "bundle")
+    bundle = atfr.export_bundle(model, task(frames), tmp_path / "bundle", runtime)
     batch = clips(3, frames)
     with torch.no_grad(), atfr.record(model) as trace:
         logits = model(batch)

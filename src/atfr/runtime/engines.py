@@ -54,6 +54,20 @@ def openvino_core() -> Any:
     return needed("openvino").Core()
 
 
+def longest() -> Any:
+    """Return how OpenVINO computes the longer of two lengths, which it does not know of by itself.
+
+    SlowFast's pathways keep different numbers of maps and are put together (`atfr.ragged.clipwise`).
+    """
+    import torch
+
+    operations = needed("openvino.opset13")
+    return needed("openvino.frontend.pytorch").ConversionExtension(
+        str(torch.sym_max),  # as it names a function of Python in a graph
+        lambda node: operations.maximum(node.get_input(0), node.get_input(1)).outputs(),
+    )
+
+
 class OpenVINO:
     """OpenVINO on the CPU.
 
@@ -64,7 +78,7 @@ class OpenVINO:
     def write(program: "ExportedProgram", stem: Path) -> None:
         """Write stem.xml and stem.bin."""
         openvino = needed("openvino")
-        network = openvino.convert_model(program)
+        network = openvino.convert_model(program, extension=[longest()])
         inputs = program.graph.find_nodes(op="placeholder")[-len(network.inputs) :]  # behind the weights
         shapes = [[size if isinstance(size, int) else -1 for size in node.meta["val"].shape] for node in inputs]
         network.reshape(
@@ -154,7 +168,7 @@ def needed(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        extra = next(runtime for runtime, packages in PACKAGES.items() if package in packages)
+        extra = next(runtime for runtime, packages in PACKAGES.items() if package.partition(".")[0] in packages)
         raise BundleError(
             f"{package} cannot be used ({error}); install it with: pip install 'atfr[{extra}]'"
         ) from error
