@@ -1,11 +1,13 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and what JSON can hold."""
 
 import csv
 import io
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -42,3 +44,12 @@ def write_skipped(out: Path, skipped: Sequence[tuple[object, str]]) -> None:
         (out / "skipped.csv").unlink(missing_ok=True)
         return
     write_whole(out / "skipped.csv", csv_text(["path", "reason"], skipped))
+
+
+def finite(values: Any) -> Any:
+    """Return JSON values with None for every number that is not finite, which JSON does not know."""
+    if isinstance(values, Mapping):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

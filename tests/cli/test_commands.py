@@ -453,6 +453,57 @@ def test_predict_goes_on_after_a_bad_file(
         assert name in line
 
 
+def test_predictions_in_a_file_go_on_after_ctrl_c(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    """A real process that is stopped; the next one predicts what is left, and nothing twice."""
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    videos = [str(data), str(bad), *(str(write_level(tmp_path / f"{number}.mp4", 1)) for number in range(150))]
+    out = tmp_path / "out.jsonl"
+    command = ["predict", *videos, "--checkpoint", str(checkpoint), "--batch_size", "1", "--out", str(out)]
+    with subprocess.Popen([*ATFR, *command], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            start_s = time.monotonic()
+            while not (out.is_file() and out.read_text().count("\n") > 9) and time.monotonic() < start_s + 120:
+                time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].endswith(f"videos are in '{out}', go on with the same line")
+    before = out.read_text()
+    assert 10 <= before.count("\n") < len(videos)
+    assert main([*command, "--json"]) == 2
+    assert out.read_text().startswith(before)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    predicted = [line["path"] for line in found if line["error"] is None]
+    assert len(predicted) == len(set(predicted)) == len(list(data.rglob("*.mp4"))) + 150
+    assert {line["path"] for line in found if line["error"]} == {str(bad)}
+
+
+def test_predictions_in_a_file_are_those_that_are_printed(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["predict", str(data), "--checkpoint", str(checkpoint)]
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert main([*command, "--json", "--out", str(out)]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [{name: line[name] for name in printed[0]} for line in found] == printed
+    assert (counts["predicted"], counts["failed"], counts["were_there"]) == (len(printed), 0, 0)
+    assert counts["gflops"] == pytest.approx(sum(one["gflops"] for one in printed))
+    assert main([*command, "--out", str(out)]) == 0
+    told, err = capsys.readouterr()
+    assert f"has {len(printed)} videos; 0 are left" in err
+    check_width(told.replace(str(out), ""))
+    assert main([*command, "--views", "2x1", "--out", str(out)]) == 2
+    assert "give a new file" in error_of(capsys)
+    assert main([*command, "--out", str(tmp_path / "none" / "out.jsonl")]) == 2
+    assert "none" in error_of(capsys)
+
+
 def test_bad_checkpoints_are_one_line(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import math
 import os
 import re
 import sys
@@ -29,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atfr.errors import InputError
+from atfr.files import finite
 
 if TYPE_CHECKING:
     from atfr.data.records import VideoList
@@ -133,16 +133,7 @@ def parse_views(views: str) -> tuple[int, int]:
 
 def print_json(values: Any) -> None:
     """Print values as JSON on stdout; numbers that are not finite, which JSON does not know, are null."""
-    print(json.dumps(_finite(values), indent=2, allow_nan=False), file=_RESULTS.get() or sys.stdout)
-
-
-def _finite(values: Any) -> Any:
-    """Put None for every number that is not finite."""
-    if isinstance(values, Mapping):
-        return {key: _finite(value) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
+    print(json.dumps(finite(values), indent=2, allow_nan=False), file=_RESULTS.get() or sys.stdout)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from atfr.errors import VideoError
     from atfr.evaluate.predict import Prediction
 
+    Run = Callable[..., Iterator[Prediction]]
+
 
 def predict(
     videos: list[Path],
@@ -24,6 +26,7 @@ def predict(
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",
+    out: Path | None = None,
     json: bool = False,
 ) -> int:
     """Name the action in videos, with the active bins and the GFLOPs spent.
@@ -39,7 +42,9 @@ def predict(
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in a thread beside the network.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
-        json: Print JSON instead of a table.
+        out: A file for the predictions, a JSON object a line, each written as soon as it is known. Videos that it has
+            already are left out: give the same line again to go on.
+        json: Print JSON instead of a table; with --out, of how many there are and what they cost.
     """
     num_clips, num_crops = common.parse_views(views)
     from atfr.data.records import videos_below
@@ -49,34 +54,79 @@ def predict(
         raise InputError("give the network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
     if bundle is not None:
         common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
-    from atfr.cli.main import FAILED, fail
-
-    failed: list[Path] = []
-
-    def on_error(path: Path, error: "VideoError") -> None:
-        failed.append(path)
-        fail(str(error))
-
     options: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "batch_size": batch_size}
-    options |= {"num_workers": num_workers, "on_error": on_error}
-    stream = predictor(checkpoint, bundle, device, num_bins)(videos, **options)
-    predictions = []
-    with common.progress("predicting", len(videos)) as progress:
-        for prediction in stream:
-            predictions.append(prediction)
-            progress(len(predictions) + len(failed), len(videos))
-            if prediction.warning:
-                common.warn(prediction.warning)
+    run = functools.partial(predictor(checkpoint, bundle, device, num_bins), num_workers=num_workers, **options)
+    if out is not None:
+        made_by = {"network": str(checkpoint or bundle), "views": num_clips * num_crops, "crops": num_crops}
+        return written(run, videos, out, made_by | {"num_bins": num_bins}, json)
+    predictions: list[Prediction] = []
+    code = told(run, videos, predictions.append)
     if json:
         common.print_json([prediction.to_dict() for prediction in predictions])
     elif predictions:
         print_predictions(predictions)
-    return FAILED if failed else 0
+    return code
 
 
-def predictor(
-    checkpoint: Path | None, bundle: Path | None, device: str, num_bins: int | list[int] | None
-) -> "Callable[..., Iterator[Prediction]]":
+def told(
+    run: "Run",
+    videos: list[Path],
+    keep: "Callable[[Prediction], None]",
+    lose: "Callable[[Path, VideoError], None]" = lambda *_: None,
+) -> int:
+    """Predict videos, name those that do not decode, hand both on, and return the exit code."""
+    from atfr.cli.main import FAILED, fail
+
+    count = code = 0
+
+    def on_error(path: Path, error: "VideoError") -> None:
+        nonlocal count, code
+        count, code = count + 1, FAILED
+        fail(str(error))
+        lose(path, error)
+
+    with common.progress("predicting", len(videos)) as progress:
+        for prediction in run(videos, on_error=on_error):
+            keep(prediction)
+            count += 1
+            progress(count, len(videos))
+            if prediction.warning:
+                common.warn(prediction.warning)
+    return code
+
+
+def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], json: bool) -> int:
+    """Predict into a file what it does not have yet, print how much that was, and return the exit code."""
+    from atfr.evaluate.log import PredictionLog
+
+    spent = static = 0.0
+    with PredictionLog(out, made_by) as log:
+        left, there = log.left(videos), len(log.done)
+        if there:
+            common.note(f"'{out}' has {there} videos; {len(left)} are left")
+
+        def keep(prediction: "Prediction") -> None:
+            nonlocal spent, static
+            log.add(prediction)
+            spent += prediction.total_gflops
+            static += prediction.static_gflops * len(prediction.gflops)
+
+        try:
+            code = told(run, left, keep, log.add_failed)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{len(log.done)} videos are in '{out}', go on with the same line") from None
+        predicted = len(log.done) - there
+    if json:
+        figures = {"predicted": predicted, "failed": len(left) - predicted, "were_there": there}
+        common.print_json({"out": str(out), **figures, "gflops": spent, "static_gflops": static})
+    else:
+        print(f"Predicted: {predicted} videos, {len(left) - predicted} do not decode, {there} were there already.")
+        print(f"GFLOPs (multiply-adds) of all views: {spent:.4g} spent, {static:.4g} without SGS.")
+        print(f"Written: {out}")
+    return code
+
+
+def predictor(checkpoint: Path | None, bundle: Path | None, device: str, num_bins: int | list[int] | None) -> "Run":
     """Return what predicts videos: the network of a checkpoint, or a bundle."""
     if bundle is not None:
         with common.busy("loading the bundle"):

@@ -1,6 +1,5 @@
 """report: the results of one test or of several, as data that a page shows and that is kept as JSON and CSV."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference, paired_difference, read_runs, why_not_comparable
-from atfr.files import csv_text
+from atfr.files import csv_text, finite
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,4 @@ def site_dict(result: TestResult, site: str) -> dict[str, Any]:
         "accuracy_by_active_bins": [
             asdict(one) | {"accuracy": one.accuracy, "interval": one.interval} for one in groups
         ],
-    }
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values with null for those that are no numbers, which JSON does not know."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }

@@ -1,0 +1,94 @@
+"""log: predictions in a file as they come, so that a run over an archive that is interrupted goes on where it was."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from atfr.errors import InputError, VideoError
+from atfr.evaluate.predict import Prediction
+from atfr.files import finite
+
+BEGINNING = b'{"path": "'
+"""Of every line."""
+
+
+class PredictionLog:
+    """A file of predictions, a JSON object a line; close it, or use it in a `with` statement.
+
+    Each line is written when its video is done. A line that a crash has cut off is removed. One process writes at a
+    time.
+
+    Args:
+        path: the file; its folder must be there.
+        made_by: what else the predictions depend on, plain JSON values; it stands in each line.
+
+    Attributes:
+        done: the paths of the videos that are predicted already. One that did not decode is not among them: the next
+            run tries again, and of two lines on a path the later counts.
+
+    Raises:
+        InputError: the file is no such file, or was made by something else.
+        OSError: it cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], made_by: Mapping[str, Any]) -> None:
+        self.path, self.made_by = Path(path), dict(made_by)
+        self.done: set[str] = set()
+        self._file = self.path.open("a+b")
+        try:
+            self._file.truncate(self._read())
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self) -> int:
+        """Take up what is there, and return the bytes that whole lines take."""
+        self._file.seek(0)
+        end = 0
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n") and BEGINNING.startswith(line[: len(BEGINNING)]):
+                break  # a crash has cut it off
+            end += len(line)
+            try:
+                entry = json.loads(line)
+                path, made_by = entry["path"], {name: entry[name] for name in self.made_by}
+            except (ValueError, KeyError, TypeError) as error:
+                what = f"line {number} of '{self.path}' is no prediction ({type(error).__name__}: {error})"
+                raise InputError(f"{what}; give a new file") from error
+            if made_by != self.made_by:
+                raise InputError(f"'{self.path}' has predictions of {made_by}, not of {self.made_by}; give a new file")
+            if entry["error"] is None:
+                self.done.add(path)
+        return end
+
+    def left(self, paths: Iterable[Path]) -> list[Path]:
+        """Return the videos that are not predicted yet, each once."""
+        return [path for path in dict.fromkeys(paths) if str(path) not in self.done]
+
+    def add(self, prediction: Prediction) -> None:
+        """Write a prediction."""
+        self._write(prediction.to_dict() | {"error": None})
+        self.done.add(str(prediction.path))
+
+    def add_failed(self, path: Path, error: VideoError) -> None:
+        """Write that a video does not decode."""
+        self._write({"path": str(path), "error": str(error)})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(finite(entry | self.made_by), allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,78 @@
+"""Predictions in a file: each at once, none lost, none twice, and no other file touched."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from atfr.errors import InputError, VideoError
+from atfr.evaluate.log import PredictionLog
+from atfr.evaluate.predict import Prediction
+
+BY = {"network": "run", "views": 30}
+
+
+def prediction(path: str) -> Prediction:
+    return Prediction(Path(path), ("a", "b"), torch.tensor([0.25, 0.75]).double(), {"res2": (3,)}, (1.5,), 2.0, 1.0)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_is_there_at_once_and_a_second_run_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with PredictionLog(out, BY) as log:
+        log.add(prediction("1.mp4"))
+        assert [line["path"] for line in lines(out)] == ["1.mp4"]
+        log.add_failed(Path("2.mp4"), VideoError("'2.mp4' is no video"))
+    assert lines(out)[0] == prediction("1.mp4").to_dict() | {"error": None} | BY
+    assert lines(out)[1] == {"path": "2.mp4", "error": "'2.mp4' is no video"} | BY
+    with PredictionLog(out, BY) as log:
+        paths = [Path(name) for name in ("1.mp4", "2.mp4", "3.mp4", "3.mp4")]
+        assert [str(path) for path in log.left(paths)] == ["2.mp4", "3.mp4"]
+        log.add(prediction("2.mp4"))
+    assert [line["path"] for line in lines(out)] == ["1.mp4", "2.mp4", "2.mp4"]
+
+
+def test_a_crash_at_any_byte_costs_one_line_at_most(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with PredictionLog(out, BY) as log:
+        for name in ("1.mp4", "ü\udcff.mp4"):
+            log.add(prediction(name))
+    whole = out.read_bytes()
+    for size in range(len(whole) + 1):
+        out.write_bytes(whole[:size])
+        with PredictionLog(out, BY) as log:
+            assert len(log.done) == whole[:size].count(b"\n")
+            for path in log.left([Path("1.mp4"), Path("ü\udcff.mp4")]):
+                log.add(prediction(str(path)))
+        assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("notes of mine", "line 1 of '.*' is no prediction"),
+        ('{"path": "1.mp4"}\n', r"is no prediction \(KeyError: 'network'\)"),
+        ("[1]\n", "is no prediction"),
+        ('{"path": "1.mp4", "network": "other", "views": 30}\n', "has predictions of .*other.*, not of .*run"),
+    ],
+)
+def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: str, message: str) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text(content)
+    with pytest.raises(InputError, match=message):
+        PredictionLog(out, BY)
+    assert out.read_text() == content
+
+
+def test_what_is_no_number_is_null(tmp_path: Path) -> None:
+    nan = replace(prediction("1.mp4"), scores=torch.tensor([math.nan, math.nan]).double())
+    with PredictionLog(tmp_path / "out.jsonl", {}) as log:
+        log.add(nan)
+    (line,) = lines(tmp_path / "out.jsonl")
+    assert [one["probability"] for one in line["top"]] == [None, None]
