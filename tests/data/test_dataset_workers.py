@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import atfr.evaluate.predict as predict_module
 from atfr.data import dataset as dataset_module
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList, VideoRecord
+from atfr.data.workers import WatchedLoader
 from atfr.errors import DataError
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task
@@ -58,6 +60,28 @@ def test_predicting_names_the_file(videos: VideoList) -> None:
     paths = [record.path for record in videos.records]
     with pytest.raises(DataError, match=r"died while it was reading '[^']*/5\.mp4'"):
         list(predict(network(classes=2), paths, Task(("a", "b"), SMALL), num_workers=1))
+
+
+def broken_connection(worker: int) -> None:
+    """What happens to the loader when a worker dies in the middle of handing over a batch."""
+    threading.Timer(0.2, os.kill, (worker, signal.SIGKILL)).start()
+    raise ConnectionResetError("reset by peer")
+
+
+class Unready:
+    """A clip that a worker never gets to hand over."""
+
+    def __reduce__(self) -> tuple:
+        return broken_connection, (os.getpid(),)
+
+
+def test_a_death_while_handing_over_is_told_as_any_other(videos: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ClipDataset(videos, SPEC, train=True)
+    monkeypatch.setattr(ClipDataset, "__getitem__", lambda *_: Unready())
+    options = {"readings": dataset.readings, "path_of": dataset.path}
+    loader = WatchedLoader(dataset, num_workers=1, collate_fn=lambda items: items[0], **options)
+    with pytest.raises(DataError, match=r"died between two videos \(pid \d+: "):
+        list(loader)
 
 
 def test_an_error_in_a_worker_is_one_line(videos: VideoList, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from atfr.train.checkpoints import PREVIOUS, RESUME
+
 ATFR = [sys.executable, "-m", "atfr.cli.main"]
 NETWORK = [
     "--model",
@@ -59,6 +61,12 @@ def kill(process: subprocess.Popen[str], out: Path, rng: random.Random) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def epochs_done(out: Path) -> int:
+    """Return how many epochs the state on disk has; between two moves there is no last one for a moment."""
+    newest = next(path for name in (RESUME, PREVIOUS) if (path := out / name).exists())
+    return torch.load(newest, weights_only=True)["epoch"] + 1
+
+
 def train_through_kills(data: Path, folder: Path, kills: int, epochs: int) -> list[int]:
     """Compare a training that is killed so often with one that is not; return the epochs done at each kill.
 
@@ -69,7 +77,7 @@ def train_through_kills(data: Path, folder: Path, kills: int, epochs: int) -> li
     undisturbed, done = start(data, whole, epochs), []
     for _ in range(kills):
         kill(start(data, out, epochs), out, rng)
-        done.append(torch.load(out / "last.ckpt", weights_only=True)["epoch"] + 1)
+        done.append(epochs_done(out))
     expected, found = finish(undisturbed), finish(start(data, out, epochs))
     assert found["history"] == expected["history"]
     assert [row["epoch"] for row in found["history"]] == list(range(epochs))

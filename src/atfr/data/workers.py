@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from atfr.errors import AtfrError, DataError
 Item = TypeVar("Item")
 
 MAX_WORKERS = 512
+DYING_S = 1.0
 NOTHING = -1
 
 
@@ -47,7 +49,8 @@ class Readings:
             DataError: a worker process died.
         """
         try:
-            yield
+            with deaths_awaited():
+                yield
         except AtfrError as error:
             if not str(error).startswith("Caught "):
                 raise
@@ -64,6 +67,20 @@ class Readings:
                 f"a process that decodes videos died {what} (pid {found[1]}: {found[2].strip(' .')}); if memory is "
                 "short, use fewer workers, otherwise take the file out of the data"
             ) from error
+
+
+@contextmanager
+def deaths_awaited() -> Iterator[None]:
+    """Wait for the news where a connection to a worker broke: one that dies lets go of its connections first.
+
+    Then PyTorch's handler of SIGCHLD raises a RuntimeError here, which says which process it was.
+    """
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        if not str(error).startswith("Caught "):  # what a worker raises, it tells itself
+            time.sleep(DYING_S)
+        raise
 
 
 def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
