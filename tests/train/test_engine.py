@@ -1,6 +1,7 @@
 """The engine around the steps: accumulation, bf16, the linear-scaling rule, precise statistics, states on disk."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from atfr.data.records import VideoList, read_folder
 from atfr.errors import CheckpointError, InputError
 from atfr.models import VideoModel
 from atfr.train import precise_bn
-from atfr.train.checkpoints import DAMAGED, PREVIOUS, RESUME
+from atfr.train.checkpoints import DAMAGED, PREVIOUS, RESUME, WholeFiles
 from atfr.train.loaders import ClipLoaders, EpochShuffle, Share
 from atfr.train.module import learning_rate_factor
 from atfr.train.recipe import Tuning
@@ -150,6 +151,36 @@ def test_a_truncated_state_falls_back_to_the_one_before_and_says_so(
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert (out / DAMAGED).read_bytes() == content[: len(content) // 2]
     assert [torch.load(path, weights_only=True)["epoch"] for path in (previous, last)] == [1, 2]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_stops_before_the_last_move_leaves_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    files, last, move = WholeFiles(), tmp_path / RESUME, Path.replace
+    files.save_checkpoint({"epoch": 0}, last)
+
+    def stopped(path: Path, to: Path) -> Path:
+        if to == last:
+            raise KeyboardInterrupt
+        return move(path, to)
+
+    def refuse(*_: Path) -> None:
+        raise OSError("no hard links here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        if not links:
+            patch.setattr(os, "link", refuse)
+        for _ in range(2 if links else 1):
+            with pytest.raises(KeyboardInterrupt):
+                files.save_checkpoint({"epoch": 1}, last)
+            names = {RESUME, PREVIOUS} if links else {PREVIOUS}
+            assert {path.name: torch.load(path)["epoch"] for path in tmp_path.iterdir()} == dict.fromkeys(names, 0)
+    files.save_checkpoint({"epoch": 1}, last)
+    assert torch.load(last)["epoch"] == 1
+    assert torch.load(tmp_path / PREVIOUS)["epoch"] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {RESUME, PREVIOUS}
 
 
 def test_a_kill_between_moving_two_states_loses_one_epoch_only(splits: dict[str, VideoList], tmp_path: Path) -> None:

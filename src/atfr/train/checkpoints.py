@@ -43,10 +43,23 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             if path.name == RESUME and path.exists():
-                path.replace(path.with_name(PREVIOUS))
+                keep_as_previous(path)
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def keep_as_previous(last: Path) -> None:
+    """Let the last state be the previous one too; where there are no hard links it is moved, and is last no more."""
+    previous, link = last.with_name(PREVIOUS), last.with_name(f".{PREVIOUS}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(last, link)
+        link.replace(previous)
+    except OSError:
+        last.replace(previous)
+    finally:
+        link.unlink(missing_ok=True)  # still there if both are the last one already
 
 
 def is_started(out: Path) -> bool:
