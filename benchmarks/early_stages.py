@@ -134,8 +134,8 @@ def steps(frames: int, size: int) -> dict[str, dict[str, Variant]]:
         return F.linear(maps.permute(0, 2, 3, 4, 1), kernel, pointwise.bias).permute(0, 4, 1, 2, 3)
 
     def onednn_swish(maps: Tensor) -> Tensor:
-        window = (plain.padding, plain.stride, plain.dilation, plain.groups)
-        return torch.ops.mkldnn._convolution_pointwise(maps, plain._prepared(), plain.bias, *window, "swish", [], "")
+        layer = (plain._prepared(maps.shape), plain.bias, plain.padding, plain.stride, plain.dilation, plain.groups)
+        return torch.ops.mkldnn._convolution_pointwise(maps, *layer, "swish", [], "")
 
     def merged_as_maps() -> Tensor:
         weighted = (narrow * weights[:, None, :, None, None]).transpose(1, 2).flatten(0, 1)

@@ -1,8 +1,12 @@
 """FusedConv3d: a convolution, the addition of a shortcut and an activation as one operation.
 
-On CPUs it is an operation of oneDNN that torch.compile uses too; the kernel is brought into oneDNN's own layout once.
-PyTorch's own `conv3d` adds a pass over the maps for each further step, brings the kernel into that layout at every
-call, and takes a slow path of copies and matrix products for many of the narrow 1 x 1 x 1 convolutions of X3D.
+On CPUs it is an operation of oneDNN that torch.compile uses too; the kernel is kept in oneDNN's own layout. PyTorch's
+own `conv3d` adds a pass over the maps for each further step, brings the kernel into that layout at every call, and takes
+a slow path of copies and matrix products for many of the narrow 1 x 1 x 1 convolutions of X3D.
+
+Which layout oneDNN wants for the kernel of a 1 x 1 x 1 convolution depends on the number of maps and their size. A kernel
+in another one it rearranges at every call, which may take fifty times as long as the convolution. So such kernels are
+kept by the shape of the maps; the layouts are few, and each is held once.
 
 N batch, C channels, T frames, H, W.
 """
@@ -36,8 +40,13 @@ class FusedConv3d(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         self.activation: Activation | None = None
-        self._pointwise = self.weight[0, 0].numel() == self.groups == 1 and self.stride == (1, 1, 1)
-        self._kernel: Tensor | None = None
+        self._on_pixels = self.weight[0, 0].numel() == self.groups == 1
+        self._pointwise = self._on_pixels and self.stride == (1, 1, 1)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._by_shape: dict[torch.Size | None, Tensor] = {}
+        self._by_layout: dict[bytes, Tensor] = {}
 
     def forward(
         self, maps: Float[Tensor, "N C T H W"], shortcut: Float[Tensor, "N C2 T2 H2 W2"] | None = None
@@ -90,31 +99,35 @@ class FusedConv3d(nn.Module):
         return form.in_place(result) if form else result
 
     def _onednn(self, maps: Tensor, shortcut: Tensor | None, activation: str, scalars: list[float]) -> Tensor:
-        kernel = self._prepared() if self._kernel is None else self._kernel
-        layer = (kernel, self.bias, self.padding, self.stride, self.dilation, self.groups)
         maps = maps.contiguous(memory_format=FORMAT)
+        layer = (self._prepared(maps.shape), self.bias, self.padding, self.stride, self.dilation, self.groups)
         if shortcut is None:
             return torch.ops.mkldnn._convolution_pointwise(maps, *layer, activation, scalars, "")
         shortcut, unary = shortcut.contiguous(memory_format=FORMAT), None if activation == "none" else activation
         binary = torch.ops.mkldnn._convolution_pointwise.binary
         return binary(maps, shortcut, *layer, "add", 1.0, unary, scalars, "")
 
-    def _prepared(self) -> Tensor:
-        """Bring the kernel into oneDNN's layout, and keep it."""
-        window = (self.padding, self.stride, self.dilation, self.groups)
-        self._kernel = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *window, [])
-        return self._kernel
+    def _prepared(self, shape: torch.Size) -> Tensor:
+        """Return the kernel in the layout that oneDNN wants for maps of this shape; it is kept."""
+        asked = shape if self._on_pixels else None
+        kernel = self._by_shape.get(asked)
+        if kernel is None:
+            window = (self.padding, self.stride, self.dilation, self.groups)
+            made = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *window, list(asked or ()))
+            layout = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(made).tolist())
+            kernel = self._by_shape[asked] = self._by_layout.setdefault(layout, made)
+        return kernel
 
     def _apply(self, *args: Any, **kwargs: Any) -> "FusedConv3d":
-        self._kernel = None  # made anew from weights of another type or device
+        self._forget()  # kernels are made anew from weights of another type or device
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._kernel = None
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kernel": None}  # a copy makes its own
+        return self.__dict__ | {"_by_shape": {}, "_by_layout": {}}  # a copy makes its own
 
     def extra_repr(self) -> str:
         """Show the sizes in the module's printed form."""
