@@ -64,17 +64,8 @@ assert not {"torch", "torchvision", "lightning", "openvino", "onnxruntime", "num
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert [*found] == [
-        "atfr",
-        "python",
-        "torch",
-        "torchvision",
-        "lightning",
-        "av",
-        "openvino",
-        "onnxruntime",
-        "gradio",
-    ]
+    names = ["atfr", "python", "torch", "torchvision", "lightning", "av", "openvino", "onnxruntime", "gradio"]
+    assert [*found] == names
     assert found["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert found["atfr"] == atfr.__version__
     libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))

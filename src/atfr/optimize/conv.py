@@ -1,11 +1,11 @@
 """FusedConv3d: a convolution, the addition of a shortcut and an activation as one operation.
 
 On CPUs it is an operation of oneDNN that torch.compile uses too; the kernel is kept in oneDNN's own layout. PyTorch's
-own `conv3d` adds a pass over the maps for each further step, brings the kernel into that layout at every call, and takes
-a slow path of copies and matrix products for many of the narrow 1 x 1 x 1 convolutions of X3D.
+`conv3d` adds a pass over the maps for each further step, brings the kernel into that layout at every call, and takes a
+slow path of copies and matrix products for many of the narrow 1 x 1 x 1 convolutions of X3D.
 
-Which layout oneDNN wants for the kernel of a 1 x 1 x 1 convolution depends on the number of maps and their size. A kernel
-in another one it rearranges at every call, which may take fifty times as long as the convolution. So such kernels are
+Which layout oneDNN wants for the kernel of a 1 x 1 x 1 convolution depends on the number of maps and their size. One in
+another layout it rearranges at every call, which may take fifty times as long as the convolution. So such kernels are
 kept by the shape of the maps; the layouts are few, and each is held once.
 
 N batch, C channels, T frames, H, W.
