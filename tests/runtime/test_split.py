@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 import atfr
 from atfr.errors import UnsupportedNetworkError
@@ -46,6 +47,19 @@ def test_any_number_of_clips_and_of_maps() -> None:
             torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
         atfr.restore_(model)
         torch.testing.assert_close(parts.after(maps), model(clips()), rtol=1e-9, atol=1e-12)
+
+
+def test_one_compiled_graph_serves_every_number_of_maps() -> None:
+    """torch.compile makes a case of its own of a single map, and none of the others."""
+    compiled = CompileCounter()
+    parts = split(atfr.optimize_for_inference(adapted("x3d_xs", "res2")), SHAPE)
+    late = torch.compile(parts.after, backend=compiled, dynamic=True)
+    with torch.no_grad():
+        (maps,) = parts.before(clips()[:1])
+        for length in (3, 2, *range(1, SHAPE[1] + 1)):
+            kept = maps[:, :, :length].contiguous()
+            torch.testing.assert_close(late(kept), parts.after(kept))
+    assert compiled.frame_count <= 2
 
 
 def test_it_shares_the_parameters() -> None:
