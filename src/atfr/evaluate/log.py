@@ -55,12 +55,13 @@ class PredictionLog:
             try:
                 entry = json.loads(line)
                 path, made_by = entry["path"], {name: entry[name] for name in self.made_by}
+                failed = entry["error"] is not None
             except (ValueError, KeyError, TypeError) as error:
                 what = f"line {number} of '{self.path}' is no prediction ({type(error).__name__}: {error})"
                 raise InputError(f"{what}; give a new file") from error
             if made_by != self.made_by:
                 raise InputError(f"'{self.path}' has predictions of {made_by}, not of {self.made_by}; give a new file")
-            if entry["error"] is None:
+            if not failed:
                 self.done.add(path)
         return end
 
