@@ -43,7 +43,7 @@ def test_table_file_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_checkpoint_and_clips_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), tmp_path / "run")
-    options = ["--active_bins", "[1,3]", "--batches", "[3]", "--rounds", "1", "--json", "--device", "cpu"]
+    options = ["--active_bins", "[1,3]", "--batches", "3", "--rounds", "1", "--json", "--device", "cpu"]
     assert main(["bench", "--checkpoint", str(tmp_path / "run"), *options]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["results"]["batch of 3"]["active_bins"] == {"res2": [1, 3, 1]}

@@ -500,8 +500,10 @@ def test_predictions_in_a_file_are_those_that_are_printed(
     check_width(told.replace(str(out), ""))
     assert main([*command, "--views", "2x1", "--out", str(out)]) == 2
     assert "give a new file" in error_of(capsys)
-    assert main([*command, "--out", str(tmp_path / "none" / "out.jsonl")]) == 2
-    assert "none" in error_of(capsys)
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert str(tmp_path) in error_of(capsys)
+    assert main([*command, "--out", str(tmp_path / "new" / "out.jsonl")]) == 0
+    assert (tmp_path / "new" / "out.jsonl").read_text() == out.read_text()
 
 
 def test_bad_checkpoints_are_one_line(

@@ -24,7 +24,7 @@ def bench(
     after: str | None = None,
     active_bins: int | list[int] | None = None,
     runtime: Runtime = "eager",
-    batches: list[int] | None = None,
+    batches: int | list[int] | None = None,
     num_bins: int | None = None,
     frames: int | None = None,
     size: int | None = None,
@@ -48,7 +48,7 @@ def bench(
             taken in turns by the clips of a batch. By default half of the maps.
         runtime: PyTorch as it is, or `atfr.optimize_for_inference`, or the graphs that `atfr export` makes for OpenVINO
             or ONNX Runtime, which run clips one by one, on the CPU.
-        batches: Clips in a forward pass; by default [1,8,32], in a graph [1].
+        batches: Clips in a forward pass, one number or several; by default [1,8,32], in a graph [1].
         num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in, or the checkpoint's.
         frames: Frames T of the clip; by default those the network was designed for. A checkpoint has its own.
         size: Height and width of the clip in px; by default those the network was designed for. A checkpoint has its
@@ -61,7 +61,9 @@ def bench(
     if (model is None) == (checkpoint is None):
         raise InputError("expected MODEL, a name as x3d_s, or --checkpoint, a folder; one of the two")
     graphs = runtime in ("openvino", "onnx")
-    batches = ([1] if graphs else [1, 8, 32]) if batches is None else batches
+    if batches is None:
+        batches = [1] if graphs else [1, 8, 32]
+    batches = [batches] if isinstance(batches, int) else batches
     if not batches or min(batches) < 1 or (graphs and batches != [1]):
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
     with common.busy("timing"):
@@ -154,8 +156,8 @@ def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
     (site, maps), *_ = first.work.maps.items()
     rows: list[list[object]] = [
         [f"maps kept of {maps}, mean", *(f"{sum(s.work.kept) / n:.3g}" for n, s in savings.items())],
-        ["ms a clip, static", *(f"{s.timing.ms('static').median / n:.3g}" for n, s in savings.items())],
-        ["ms a clip, with SGS", *(f"{s.timing.ms('adaptive').median / n:.3g}" for n, s in savings.items())],
+        ["ms a clip, static", *(f"{s.timing.ms('static').median / n:.4g}" for n, s in savings.items())],
+        ["ms a clip, with SGS", *(f"{s.timing.ms('adaptive').median / n:.4g}" for n, s in savings.items())],
         ["speed-up", *(brief(s.speedup) for s in savings.values())],
         ["ideal speed-up", *(brief(s.ideal) for s in savings.values())],
         ["speed-up / ideal", *(brief(s.efficiency) for s in savings.values())],

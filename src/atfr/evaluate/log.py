@@ -22,7 +22,7 @@ class PredictionLog:
     time.
 
     Args:
-        path: the file; its folder must be there.
+        path: the file; its folder is made.
         made_by: what else the predictions depend on, plain JSON values; it stands in each line.
 
     Attributes:
@@ -37,6 +37,7 @@ class PredictionLog:
     def __init__(self, path: str | os.PathLike[str], made_by: Mapping[str, Any]) -> None:
         self.path, self.made_by = Path(path), dict(made_by)
         self.done: set[str] = set()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
         try:
             self._file.truncate(self._read())
