@@ -10,6 +10,7 @@ import torch
 
 from atfr.bench import conditions, limits, machine, machine_limits, peak_memory, write_result
 from atfr.errors import InputError
+from tests.alone import alone
 
 MB = 2**20
 
@@ -78,6 +79,10 @@ def test_limits_are_rates_of_what_is_done(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc/self/clear_refs: not Linux")
 def test_peak_memory_is_what_a_call_held_at_most() -> None:
+    alone(measure_peak_memory)
+
+
+def measure_peak_memory() -> None:
     def run() -> None:
         for _ in range(3):
             torch.ones(40 * MB // 4)

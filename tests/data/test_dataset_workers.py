@@ -77,7 +77,7 @@ class Unready:
 
 def test_a_death_while_handing_over_is_told_as_any_other(videos: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = ClipDataset(videos, SPEC, train=True)
-    monkeypatch.setattr(ClipDataset, "__getitem__", lambda *_: Unready())
+    monkeypatch.setattr(dataset_module, "train_clip", lambda *_: Unready())
     options = {"readings": dataset.readings, "path_of": dataset.path}
     loader = WatchedLoader(dataset, num_workers=1, collate_fn=lambda items: items[0], **options)
     with pytest.raises(DataError, match=r"died between two videos \(pid \d+: "):

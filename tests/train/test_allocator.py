@@ -6,8 +6,9 @@ import platform
 import pytest
 import torch
 
-from atfr.bench.memory import give_back_free_memory, resident
+from atfr.bench.memory import resident
 from atfr.train.allocator import freed_memory_kept
+from tests.alone import alone
 
 MEBIBYTES = 256
 
@@ -21,7 +22,10 @@ def held() -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_kept_in_the_context_alone() -> None:
-    give_back_free_memory()  # of other tests: a tensor would go there
+    alone(keep_and_give_back)
+
+
+def keep_and_give_back() -> None:
     assert held() < MEBIBYTES // 2
     with freed_memory_kept():
         assert held() > MEBIBYTES // 2

@@ -18,7 +18,7 @@ from atfr.errors import AtfrError, DataError
 Item = TypeVar("Item")
 
 MAX_WORKERS = 512
-DYING_S = 1.0
+DYING_S = 2.0
 NOTHING = -1
 
 
@@ -49,7 +49,7 @@ class Readings:
             DataError: a worker process died.
         """
         try:
-            with deaths_awaited():
+            with self._deaths_awaited():
                 yield
         except AtfrError as error:
             if not str(error).startswith("Caught "):
@@ -68,19 +68,29 @@ class Readings:
                 "short, use fewer workers, otherwise take the file out of the data"
             ) from error
 
+    @contextmanager
+    def _deaths_awaited(self) -> Iterator[None]:
+        """Where a connection to a worker broke, find out whether one has died: it lets go of its connections first."""
+        try:
+            yield
+        except (OSError, EOFError) as error:
+            if str(error).startswith("Caught "):  # what a worker raises, it tells itself
+                raise
+            workers = [pid for pid in self._table[:, 0].tolist() if pid != NOTHING]
+            until_s = time.monotonic() + DYING_S
+            while time.monotonic() < until_s:
+                if dead := [str(pid) for pid in workers if has_ended(pid)]:
+                    raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly") from error
+                time.sleep(0.01)
+            raise
 
-@contextmanager
-def deaths_awaited() -> Iterator[None]:
-    """Wait for the news where a connection to a worker broke: one that dies lets go of its connections first.
 
-    Then PyTorch's handler of SIGCHLD raises a RuntimeError here, which says which process it was.
-    """
+def has_ended(pid: int) -> bool:
+    """Whether a child process has ended and nobody has waited for it; it is left to whoever will."""
     try:
-        yield
-    except (OSError, EOFError) as error:
-        if not str(error).startswith("Caught "):  # what a worker raises, it tells itself
-            time.sleep(DYING_S)
-        raise
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:

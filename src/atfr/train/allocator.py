@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from atfr.bench.memory import give_back_free_memory
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
-KEEP_ALL, NO_MAPPINGS = 2**31 - 1, 0
+KEEP_ALL, NO_MAPPINGS = -1, 0
 USUAL_THRESHOLD, USUAL_MAPPINGS = 2**17, 2**16
 
 
