@@ -11,10 +11,10 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 from atfr.data.records import VideoList
+from atfr.files import Closing
 
 INDEX_FILE = ".atfr-index.jsonl"
 
@@ -38,7 +38,7 @@ class VideoFacts:
     reason: str = ""
 
 
-class VideoIndex:
+class VideoIndex(Closing):
     """The facts of the videos of a folder; close it, or use it in a `with` statement.
 
     One process writes at a time.
@@ -99,14 +99,6 @@ class VideoIndex:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _key(self, path: Path) -> str:
         inside = os.fspath(path).removeprefix(self._prefix)

@@ -4,18 +4,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.predict import Prediction
-from atfr.files import finite
+from atfr.files import Closing, finite
 
 BEGINNING = b'{"path": "'
 """Of every line."""
 
 
-class PredictionLog:
+class PredictionLog(Closing):
     """A file of predictions, a JSON object a line; close it, or use it in a `with` statement.
 
     Each line is written when its video is done. A line that a crash has cut off is removed. One process writes at a
@@ -86,11 +85,3 @@ class PredictionLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
