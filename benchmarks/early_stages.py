@@ -19,7 +19,7 @@ import atfr
 from atfr.bench import Variant, in_turns, script_options, write_result
 from atfr.optimize.conv import FORMAT, FusedConv3d
 from atfr.ragged.rows import mean_over_space
-from atfr.sgs.functional import aggregate
+from atfr.samplers.functional import aggregate
 
 SHAPE, QUICK = (3, 13, 160, 160), (3, 4, 32, 32)
 

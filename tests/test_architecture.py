@@ -14,11 +14,11 @@ SOURCE = Path(atfr.__file__).parent
 ROOMS = [
     "errors",
     "files",
+    "checks",
     "bench",
     "convolution",
     "ragged",
-    "sgs",
-    "baselines",
+    "samplers",
     "trace",
     "meta",
     "adapt",
@@ -69,7 +69,7 @@ def test_imports_run_one_way(file: Path) -> None:
 
 
 def test_the_walk_sees_imports() -> None:
-    assert imported_rooms(SOURCE / "meta.py") == {"ragged", "sgs", "trace"}
+    assert imported_rooms(SOURCE / "meta.py") == {"ragged", "samplers", "trace"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import atfr
 from atfr.adapt import adaptation
 from atfr.errors import AdaptError, InputError
-from tests.sgs.build import noise
+from tests.samplers.build import noise
 
 KERNELS = ["linear", "linear_mean", "kronecker"]
 SITES = ["stem", "res3", "res5"]

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from atfr.ragged import PackedClips as PackedClips
     from atfr.runtime import export_bundle as export_bundle
     from atfr.runtime import load_bundle as load_bundle
-    from atfr.sgs import SimilarityGuidedSampling as SimilarityGuidedSampling
+    from atfr.samplers import SimilarityGuidedSampling as SimilarityGuidedSampling
     from atfr.trace import record as record
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "PackedClips": "ragged",
-    "SimilarityGuidedSampling": "sgs",
+    "SimilarityGuidedSampling": "samplers",
     "adapt_": "adapt",
     "clip_cost": "cost",
     "create_model": "models",

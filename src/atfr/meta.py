@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from atfr.ragged import PackedClips
-from atfr.sgs.sampler import TemporalSampler
+from atfr.samplers.sampler import TemporalSampler
 from atfr.trace import site_names
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.errors import InputError
-from atfr.sgs.sampler import TemporalSampler, observers
-from atfr.sgs.sampling import Sampling
+from atfr.samplers.sampler import TemporalSampler, observers
+from atfr.samplers.sampling import Sampling
 
 CHILD = "sgs"
 """What `adapt_` calls the layer, as a child of the module it stands behind."""

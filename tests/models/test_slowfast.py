@@ -16,7 +16,7 @@ from atfr.models import VideoModel
 from atfr.models.nonlocal_block import NonLocal, attend
 from atfr.models.slowfast import SlowFast, Variant
 from atfr.ragged import PackedClips
-from atfr.sgs import SimilarityGuidedSampling
+from atfr.samplers import SimilarityGuidedSampling
 
 NAMES = list(SlowFast.variants)
 SMALL = "slowfast_8x8_r18"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import atfr
 from atfr.errors import InputError
-from atfr.sgs import SimilarityGuidedSampling
+from atfr.samplers import SimilarityGuidedSampling
 from atfr.speed import forced, ragged
 from atfr.speed.forcing import at_every_site
 

@@ -5,10 +5,10 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from atfr.baselines import Average, Random, TemporalDoubleAttention, Uniform
+from atfr.checks import one_of
 from atfr.errors import InputError
-from atfr.sgs import SimilarityGuidedSampling
-from atfr.sgs.sampler import TemporalSampler, one_of
+from atfr.samplers import Average, Random, SimilarityGuidedSampling, TemporalDoubleAttention, Uniform
+from atfr.samplers.sampler import TemporalSampler
 
 Sampler = Literal["sgs", "uniform", "average", "random", "attention"]
 LAYERS = (TemporalSampler, TemporalDoubleAttention)

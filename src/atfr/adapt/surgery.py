@@ -17,9 +17,9 @@ from atfr.adapt.places import float_like, output_channels, resolve
 from atfr.adapt.trial import try_packed
 from atfr.errors import AdaptError, InputError, UnsupportedOperationError
 from atfr.ragged import PackedClips
-from atfr.sgs import SimilarityGuidedSampling
-from atfr.sgs.functional import Kernel, Order, Similarity, TopEdge
-from atfr.sgs.layer import NumBins
+from atfr.samplers import SimilarityGuidedSampling
+from atfr.samplers.functional import Kernel, Order, Similarity, TopEdge
+from atfr.samplers.sgs import NumBins
 from atfr.trace import CHILD, site_names
 
 

@@ -286,9 +286,10 @@ def settings_of(
     """Return with what is trained, which may be defaults that suit the data."""
     start = " from ImageNet weights" if pretrained else ""
     frozen = f", up to {tuning.freeze} frozen" if tuning.freeze else ""
+    spacing = "spread over the video" if spec.stride == "video" else f"every {spec.stride} frames"
     return (
         f"training {network.config['model']}{start} on {num_videos} videos: clips of {spec.frames} x {spec.size} x "
-        f"{spec.size}, every {spec.stride} frames; {epochs} epochs in batches of {batch_size}, {optimizer} at "
+        f"{spec.size}, {spacing}; {epochs} epochs in batches of {batch_size}, {optimizer} at "
         f"{learning_rate:g}{frozen}"
     )
 

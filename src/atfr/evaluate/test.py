@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from atfr.adapt import adaptation
+from atfr.checks import one_of
 from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError
@@ -24,7 +25,6 @@ from atfr.evaluate.predict import Prediction, Views, as_prediction, check_views,
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
-from atfr.sgs.sampler import one_of
 from atfr.video.spec import ClipSpec
 
 Crops = Literal["uniform", "random"]

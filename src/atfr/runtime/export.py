@@ -13,6 +13,7 @@ import torch
 
 import atfr
 from atfr.adapt import adaptation
+from atfr.checks import one_of
 from atfr.cost import clip_cost
 from atfr.errors import BundleError
 from atfr.evaluate.forward import evaluating
@@ -22,7 +23,6 @@ from atfr.runtime.bundle import ENGINES, Bundle, runner
 from atfr.runtime.description import BUNDLE, Description, Runtime, checksum, multiply_adds
 from atfr.runtime.engines import PACKAGES
 from atfr.runtime.graphs import graphs
-from atfr.sgs.sampler import one_of
 from atfr.trace import record
 
 TOLERANCE = 1e-4

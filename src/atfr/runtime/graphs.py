@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from atfr.runtime.split import Split, split
-from atfr.sgs.sampling import Sampling
+from atfr.samplers.sampling import Sampling
 from atfr.trace import site_names
 
 NETWORK, EARLY, LATE = "network", "early", "late"

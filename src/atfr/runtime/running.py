@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from atfr.ragged import ClipLayout
 from atfr.runtime.engines import Engine
 from atfr.runtime.graphs import PER_SITE
-from atfr.sgs.sampling import Sampling
+from atfr.samplers.sampling import Sampling
 from atfr.trace import SamplingTrace, SiteTrace, record
 
 Answers = tuple[Float[Tensor, "N K"], SamplingTrace]

@@ -19,7 +19,7 @@ from torch.export import Dim
 
 from atfr.errors import UnsupportedNetworkError
 from atfr.meta import on_meta
-from atfr.sgs.sampler import TemporalSampler
+from atfr.samplers.sampler import TemporalSampler
 from atfr.trace import site_names
 
 CHECKS = ("_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from atfr.errors import InputError
-from atfr.sgs.layer import SimilarityGuidedSampling
+from atfr.samplers.sgs import SimilarityGuidedSampling
 from atfr.trace import site_names
 
 SPREAD = (0, 2, -2, 1, -1, 3, -3, 0)

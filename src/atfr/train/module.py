@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import MixUp
 from torchvision.tv_tensors import Video
 
+from atfr.checks import one_of
 from atfr.cost import clip_cost
 from atfr.errors import InputError
 from atfr.models import VideoModel
-from atfr.sgs.sampler import one_of
 from atfr.trace import SamplingTrace, record
 from atfr.train.checkpoints import ARGUMENTS
 from atfr.train.precise_bn import update_batch_norm

@@ -9,7 +9,7 @@ from torch import nn
 from atfr.errors import InputError
 from atfr.models import VideoModel
 from atfr.models.weights import last_linear
-from atfr.sgs.sampler import TemporalSampler
+from atfr.samplers.sampler import TemporalSampler
 from atfr.train.recipe import Tuning
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from atfr.errors import InputError
 from atfr.ragged import PackedClips
-from atfr.sgs import SimilarityGuidedSampling
-from atfr.sgs import functional as sgs
+from atfr.samplers import SimilarityGuidedSampling
+from atfr.samplers import functional as sgs
 from atfr.trace import SamplingTrace, SiteTrace, record, site_names
 from atfr.viz.pathways import last_layers, pathway_of
 

@@ -12,7 +12,7 @@ from atfr.adapt import restore_
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
-from atfr.sgs import SimilarityGuidedSampling
+from atfr.samplers import SimilarityGuidedSampling
 from atfr.trace import CHILD, site_names
 from atfr.viz import CentredClip, Explanation, explain
 

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from atfr.errors import InputError
-from atfr.sgs.sampler import TemporalSampler, pooled
-from atfr.sgs.sampling import Grouping, Sampling, arranged
+from atfr.samplers.sampler import TemporalSampler, pooled
+from atfr.samplers.sampling import Grouping, Sampling, arranged
 
 MULTIPLIER = 73244475  # odd, half of its bits set, and a 32-bit number times it stays within 64 bits
 LEVELS = 2**12  # of a clip's key: fine enough to tell clips apart, coarse beside the rounding of float32

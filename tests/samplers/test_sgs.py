@@ -12,7 +12,7 @@ from torch import nn
 import atfr
 from atfr.errors import AtfrError, InputError
 from tests.reference.sgs import KERNELS
-from tests.sgs.build import chosen_layer, embed, noise, run
+from tests.samplers.build import chosen_layer, embed, noise, run
 
 MAGNITUDE = [[0.3, 3.05, 5.2, 3.3, 7.1], [4.3, 0.9, 1.35, 6.0, 7.5]]
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from atfr.errors import InputError
 from atfr.ragged import ClipLayout
-from atfr.sgs import functional as sgs
+from atfr.samplers import functional as sgs
 
 EPSILON = 1e-4  # a map counts where its weight is larger; float32 places an edge of 128 bins within 2e-5
 WEIGHT_FLOOR = 1e-2  # linear_mean divides by at least this much, so that its gradient stays bounded

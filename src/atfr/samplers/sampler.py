@@ -1,25 +1,24 @@
 """TemporalSampler: a layer that gives each clip its own number of maps; SGS is one, the controls are others."""
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from atfr.checks import at_least_one
 from atfr.convolution import channels_last
 from atfr.errors import InputError, UnsupportedOperationError
 from atfr.ragged import ClipLayout, PackedClips
 from atfr.ragged.rows import mean_over_space
-from atfr.sgs.functional import aggregate
-from atfr.sgs.sampling import Sampling
+from atfr.samplers.functional import aggregate
+from atfr.samplers.sampling import Sampling
 
-Choice = TypeVar("Choice", bound=str)
 Observer = Callable[["TemporalSampler", Sampling], None]
 observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
 """Called with every sampling made in this context; `atfr.record` puts itself here, for its own thread only."""
@@ -123,19 +122,3 @@ def full_precision(device_type: str) -> AbstractContextManager[Any]:
 def pooled(features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T"]:
     """Return the mean of each map over height and width, in float32 at least."""
     return mean_over_space(features, features.dtype if features.dtype == torch.float64 else torch.float32)
-
-
-def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
-    """Return the value when it is among the choices; else raise an InputError that suggests the nearest."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
-    return value
-
-
-def at_least_one(name: str, value: int) -> int:
-    """Return the value when it is an integer of at least 1; else raise an InputError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 
 import atfr
 from tests.reference import sgs as reference
-from tests.sgs.build import chosen_layer, embed, noise
+from tests.samplers.build import chosen_layer, embed, noise
 
 # Away from edges and centres for 4 bins in both readings (frame 4 is the largest); bins are shared by several frames.
 MAGNITUDE = [[0.3, 3.05, 5.2, 3.3, 7.1, 6.3, 0.8], [4.3, 0.9, 1.35, 6.0, 7.5, 2.6, 6.2]]

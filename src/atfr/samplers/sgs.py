@@ -7,10 +7,11 @@ from typing import Any, get_args
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from atfr.checks import at_least_one, one_of
 from atfr.errors import InputError
-from atfr.sgs.functional import Kernel, Order, Similarity, TopEdge
-from atfr.sgs.sampler import TemporalSampler, at_least_one, full_precision, one_of, pooled
-from atfr.sgs.sampling import Sampling, sample
+from atfr.samplers.functional import Kernel, Order, Similarity, TopEdge
+from atfr.samplers.sampler import TemporalSampler, full_precision, pooled
+from atfr.samplers.sampling import Sampling, sample
 
 NumBins = int | Sequence[int] | None
 

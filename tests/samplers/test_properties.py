@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference.sgs import KERNELS
-from tests.sgs.build import chosen_layer, embed, known_clips, noise, run
+from tests.samplers.build import chosen_layer, embed, known_clips, noise, run
 
 OPTIONS = st.fixed_dictionaries(
     {

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atfr.sgs.sampler import at_least_one, check_features, pooled
+from atfr.checks import at_least_one
+from atfr.samplers.sampler import check_features, pooled
 
 
 class TemporalDoubleAttention(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.baselines import Average, Control, Random, Uniform
 from atfr.errors import InputError
 from atfr.ragged import PackedClips
-from tests.sgs.build import noise, run
+from atfr.samplers import Average, Control, Random, Uniform
+from tests.samplers.build import noise, run
 
 CONTROLS = [Uniform, Average, Random]
 NAMES = ["uniform", "average", "random"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.baselines import TemporalDoubleAttention
 from atfr.errors import AdaptError, InputError
-from tests.sgs.build import noise
+from atfr.samplers import TemporalDoubleAttention
+from tests.samplers.build import noise
 
 
 def softmax(values: np.ndarray) -> np.ndarray:

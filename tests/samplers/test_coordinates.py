@@ -15,7 +15,7 @@ from torch.autograd import gradcheck
 import atfr
 from atfr.errors import InputError
 from tests.reference import sgs as reference
-from tests.sgs.build import chosen_layer, expected, noise, run
+from tests.samplers.build import chosen_layer, expected, noise, run
 
 KERNELS = reference.KERNELS
 EDGES = ("center", "paper")

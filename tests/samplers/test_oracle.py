@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import atfr
 from tests.reference import sgs as reference
-from tests.sgs.build import chosen_layer, embed, expected, known_clips, noise, run
+from tests.samplers.build import chosen_layer, embed, expected, known_clips, noise, run
 
 KERNELS = reference.KERNELS
 EDGES = ("center", "paper")

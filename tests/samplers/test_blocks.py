@@ -11,7 +11,7 @@ import atfr
 from atfr.errors import InputError
 from atfr.ragged import PackedClips
 from tests.reference import sgs as reference
-from tests.sgs.build import chosen_layer, noise, run
+from tests.samplers.build import chosen_layer, noise, run
 
 KERNELS = reference.KERNELS
 LENGTHS = (5, 1, 9, 4)

@@ -1,0 +1,25 @@
+"""Checks of arguments: what was expected, what came, and the nearest that would do."""
+
+import difflib
+from collections.abc import Sequence
+from typing import TypeVar
+
+from atfr.errors import InputError
+
+Choice = TypeVar("Choice", bound=str)
+
+
+def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
+    """Return the value when it is among the choices; else raise an InputError that suggests the nearest."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
+    return value
+
+
+def at_least_one(name: str, value: int) -> int:
+    """Return the value when it is an integer of at least 1; else raise an InputError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
