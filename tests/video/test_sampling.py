@@ -21,6 +21,26 @@ def test_worked_cases() -> None:
     assert uniform_starts(5, 4, 2, 3) == [0, 0, 0]
 
 
+def test_clips_that_span_the_video() -> None:
+    assert clip_indices(12, 4, "video", 1).tolist() == [1, 4, 7, 10]
+    assert clip_indices(10, 4, "video", 0).tolist() == [0, 2, 5, 7]
+    assert clip_indices(3, 6, "video", 0).tolist() == [0, 0, 1, 1, 2, 2]  # a short video: frames come several times
+    assert uniform_starts(12, 4, "video", 1) == [1]
+    assert uniform_starts(12, 4, "video", 3) == [0, 1, 2]
+    with pytest.raises(InputError, match="0 to 2"):
+        clip_indices(12, 4, "video", 3)
+
+
+@given(num_frames=count, frames=st.integers(1, 64), num_clips=st.integers(1, 12))
+def test_each_part_of_the_video_gives_one_frame(num_frames: int, frames: int, num_clips: int) -> None:
+    for start in uniform_starts(num_frames, frames, "video", num_clips):
+        for part, index in enumerate(clip_indices(num_frames, frames, "video", start).tolist()):
+            if num_frames >= frames:
+                assert part * num_frames // frames <= index < (part + 1) * num_frames // frames
+            else:
+                assert index == part * num_frames // frames
+
+
 @given(num_frames=count, frames=st.integers(1, 64), stride=st.integers(1, 8), num_clips=st.integers(1, 12))
 def test_uniform_clips_lie_in_the_video_and_mirror_each_other(
     num_frames: int, frames: int, stride: int, num_clips: int

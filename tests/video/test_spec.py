@@ -18,6 +18,7 @@ def test_json_round_trip() -> None:
 
 def test_derived_figures() -> None:
     assert ClipSpec(frames=4, stride=2).span == 7
+    assert ClipSpec(frames=4, stride="video").span == 4
     assert ClipSpec(size=100, resize=120, jitter=(110, 130)).decode_side == 130
     assert ClipSpec(size=100, resize=140, jitter=(110, 130)).decode_side == 140
 
@@ -27,6 +28,7 @@ def test_derived_figures() -> None:
     [
         ({"frames": 0}, "frames must be a whole number"),
         ({"stride": 1.5}, "stride must be a whole number"),
+        ({"stride": "all"}, "stride must be a whole number of at least 1 or \"video\""),
         ({"size": True}, "size must be a whole number"),
         ({"resize": 100}, "resize must be at least size"),
         ({"jitter": (100, 160)}, "jitter must satisfy"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from atfr.video.spec import ClipSpec, Triple
+from atfr.video.spec import ClipSpec, Stride, Triple
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class TestClip:
 
     Args:
         frames: Frames of a clip.
-        stride: Video frames from one of them to the next.
+        stride: Video frames from one of them to the next, or "video": spread over all of the video.
         size: Height and width of a crop, in px.
         resize: The shorter side of the video before it is cropped, in px; by default it changes with the size.
     """
@@ -20,7 +20,7 @@ class TestClip:
     __test__ = False  # no pytest class
 
     frames: int | None = None
-    stride: int | None = None
+    stride: Stride | None = None
     size: int | None = None
     resize: int | None = None
 
@@ -46,7 +46,7 @@ class TrainClip(TestClip):
 
     Args:
         frames: Frames of a clip.
-        stride: Video frames from one of them to the next.
+        stride: Video frames from one of them to the next, or "video": spread over all of the video.
         size: Height and width of a crop, in px.
         resize: The shorter side of a video in tests, in px; by default it changes with the size, as jitter does.
         jitter: The least and the largest shorter side in training, in px.

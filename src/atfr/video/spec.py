@@ -3,16 +3,20 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from atfr.errors import InputError
 
 Triple = tuple[float, float, float]
+Stride = int | Literal["video"]
+"""Video frames from one frame of a clip to the next, or "video" for clips that span all of it."""
 
 
 @dataclass(frozen=True)
 class ClipSpec:
     """The clip a network reads: 3 x `frames` x `size` x `size`, taken every `stride` frames of the video.
+
+    With the stride "video" the frames are spread over all of the video, however long it is.
 
     For testing, the shorter side of the video is resized to `resize` px; in training to a random one of `jitter` (both
     ends included), and clips are mirrored half of the time where `flip` is on. Switch `flip` off where left and right
@@ -20,7 +24,7 @@ class ClipSpec:
     """
 
     frames: int = 16
-    stride: int = 2
+    stride: Stride = 2
     size: int = 112
     resize: int = 128
     jitter: tuple[int, int] = (128, 160)
@@ -33,8 +37,10 @@ class ClipSpec:
             if not isinstance(getattr(self, name), (tuple, list)):
                 raise InputError(f"ClipSpec.{name} must be a list of numbers, got {getattr(self, name)!r}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("frames", "stride", "size", "resize"):
+        for name in ("frames", "size", "resize"):
             _check_count(name, getattr(self, name))
+        if self.stride != "video":
+            _check_count("stride", self.stride, or_else=' or "video"')
         if len(self.jitter) != 2:
             raise InputError(f"ClipSpec.jitter must be two sizes in px (least, largest), got {self.jitter!r}")
         for side in self.jitter:
@@ -52,8 +58,8 @@ class ClipSpec:
 
     @property
     def span(self) -> int:
-        """The video frames from the first to the last frame of a clip, both included."""
-        return (self.frames - 1) * self.stride + 1
+        """The video frames from the first to the last frame of a clip, both included; the least with "video"."""
+        return self.frames if self.stride == "video" else (self.frames - 1) * self.stride + 1
 
     @property
     def decode_side(self) -> int:
@@ -82,9 +88,9 @@ class ClipSpec:
         return cls(**values)
 
 
-def _check_count(name: str, value: object) -> None:
+def _check_count(name: str, value: object, or_else: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"ClipSpec.{name} must be a whole number of at least 1, got {value!r}")
+        raise InputError(f"ClipSpec.{name} must be a whole number of at least 1{or_else}, got {value!r}")
 
 
 def _check_triple(name: str, values: tuple[object, ...]) -> None:
