@@ -263,7 +263,7 @@ def test_restore_leaves_a_layer_of_the_networks_own() -> None:
             return self.sgs(self.conv(clips)).mean((2, 3, 4))
 
     model = Own()
-    with pytest.raises(AdaptError, match="no SGS to take out"):
+    with pytest.raises(AdaptError, match="no sampler to take out"):
         atfr.restore_(model)
     with atfr.record(model) as trace:
         assert model(varied_clips()).shape == (3, 6)

@@ -1,6 +1,7 @@
 """Checks of arguments: what was expected, what came, and the nearest that would do."""
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -23,3 +24,19 @@ def at_least_one(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
     return value
+
+
+def not_negative(name: str, value: int) -> int:
+    """Return the value when it is an integer of at least 0; else raise an InputError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{name} must be an integer of at least 0, got {value!r}")
+    return value
+
+
+def in_range(name: str, value: float, least: float, most: float) -> float:
+    """Return a number when it lies between two others; else raise an InputError."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not least <= value <= most or not math.isfinite(value):
+        bounds = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+        raise InputError(f"{name} must be a number {bounds}, got {value!r}")
+    return float(value)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,10 @@ from atfr.samplers.sampler import TemporalSampler, observers
 from atfr.samplers.sampling import Sampling
 
 CHILD = "sgs"
-"""What `adapt_` calls the layer, as a child of the module it stands behind."""
+"""What `adapt_` calls the layer, as a child of the module it stands behind, or of the network whose input it takes."""
+
+INPUT = "input"
+"""The site of a layer that stands before the first module."""
 
 DOWN_WEIGHTED = 0.5
 """A map is down-weighted where its weight is below this share of the largest in its bin."""
@@ -131,17 +135,35 @@ class SamplingTrace:
 def site_names(model: nn.Module) -> dict[str, TemporalSampler]:
     """Return the samplers of a network by site: the stage's name where the network names stages, else its path.
 
-    Named stages come in the network's own order, which for SlowFast is fast, then slow; others in that of its modules.
+    One at the input comes first. Named stages come in the network's own order, which for SlowFast is fast, then slow;
+    others in that of its modules.
     """
     stages = {path: stage for stage, path in getattr(model, "stage_paths", {}).items() if isinstance(path, str)}
-    sites = {}
+    sites = {INPUT: getattr(model, CHILD)} if isinstance(first_of(model), TemporalSampler) else {}
     for path, module in model.named_modules():
-        if isinstance(module, TemporalSampler):
+        if isinstance(module, TemporalSampler) and module not in sites.values():
             parent, _, own = path.rpartition(".")
             site = parent if own == CHILD and parent else path
             sites[stages.get(site, site)] = module
-    order = {stage: place for place, stage in enumerate(stages.values())}
+    order = {stage: place for place, stage in enumerate([INPUT, *stages.values()])}
     return dict(sorted(sites.items(), key=lambda site: order.get(site[0], len(order))))
+
+
+def run_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Pass a network's clips through the layer that is its child (a forward pre-hook, which `adapt_` registers)."""
+    layer = getattr(module, CHILD)
+    if args:
+        return (layer(args[0]), *args[1:]), kwargs
+    name = next(iter(kwargs), None)
+    return args, kwargs if name is None else kwargs | {name: layer(kwargs[name])}
+
+
+def first_of(model: nn.Module) -> nn.Module | None:
+    """Return the layer that `adapt_` has put before all others of a network, if any."""
+    if type(model).forward is nn.Sequential.forward:  # which runs its children in order
+        name, first = next(iter(model.named_children()), ("", None))
+        return first if name == CHILD else None
+    return getattr(model, CHILD, None) if run_first in model._forward_pre_hooks.values() else None
 
 
 @contextmanager

@@ -1,47 +1,68 @@
-"""What can stand behind a stage: SGS, a control or temporal attention, by its name and its own options."""
+"""What can stand at a place of a network: a sampler or temporal attention, by its name and its own options."""
 
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from torch import nn
 
 from atfr.checks import one_of
 from atfr.errors import InputError
-from atfr.samplers import Average, Random, SimilarityGuidedSampling, TemporalDoubleAttention, Uniform
-from atfr.samplers.sampler import TemporalSampler
+from atfr.samplers import (
+    Average,
+    ChangeGuidedSampling,
+    Random,
+    SimilarityGuidedSampling,
+    TemporalDoubleAttention,
+    TemporalSampler,
+    Uniform,
+)
 
-Sampler = Literal["sgs", "uniform", "average", "random", "attention"]
+Sampler = Literal["sgs", "change", "uniform", "average", "random", "attention"]
+CLASSES: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {
+        "sgs": SimilarityGuidedSampling,
+        "change": ChangeGuidedSampling,
+        "uniform": Uniform,
+        "average": Average,
+        "random": Random,
+        "attention": TemporalDoubleAttention,
+    }
+)
 LAYERS = (TemporalSampler, TemporalDoubleAttention)
 """The classes of layers that `adapt_` puts in."""
 
 
-def make_layer(sampler: Sampler, channels: int, active_bins: float | None, sgs: dict[str, Any]) -> nn.Module:
+def options_of(sampler: Sampler) -> set[str]:
+    """Return the names of a sampler's own options."""
+    return set(inspect.signature(CLASSES[one_of("sampler", sampler, get_args(Sampler))]).parameters) - {"channels"}
+
+
+def make_layer(sampler: Sampler, channels: int, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> nn.Module:
     """Make the layer for maps of so many channels.
 
     Args:
-        active_bins: the mean number of maps that a control keeps; None for the others.
-        sgs: the options of SGS; the others have none of them.
+        options: what was given for any sampler.
+        defaults: what stands for "not given".
 
     Raises:
-        InputError: an unknown sampler, or an option that it does not have.
+        InputError: an unknown sampler, an option that it does not have, or one that it needs.
     """
-    one_of("sampler", sampler, get_args(Sampler))
-    controls = {control.sampler: control for control in (Uniform, Average, Random)}
-    if sampler not in controls and active_bins is not None:
+    own = options_of(sampler)
+    given = {name: value for name, value in options.items() if name not in own and value != defaults[name]}
+    if "active_bins" in given:
         raise InputError(
-            f"active_bins is for sampler='uniform', 'average' and 'random', got {active_bins} with sampler={sampler!r}"
-            + (": SGS finds the number itself, num_bins is the most it keeps" if sampler == "sgs" else "")
+            f"active_bins is for sampler='uniform', 'average' and 'random', got {given['active_bins']} with "
+            f"sampler={sampler!r}"
+            + (f": {sampler} finds the number itself, num_bins is the most it keeps" if "num_bins" in own else "")
         )
-    if sampler == "sgs":
-        return SimilarityGuidedSampling(channels, **sgs)
-    defaults = inspect.signature(SimilarityGuidedSampling).parameters
-    if foreign := [f"{name}={value!r}" for name, value in sgs.items() if value != defaults[name].default]:
-        raise InputError(f"sampler={sampler!r} has no {', '.join(foreign)}: options of sampler='sgs'; leave them out")
-    if sampler == "attention":
-        return TemporalDoubleAttention(channels)
-    if active_bins is None:
+    if given:
+        named = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise InputError(f"sampler={sampler!r} has no {named}; its options are {', '.join(sorted(own)) or 'none'}")
+    if "active_bins" in own and options["active_bins"] is None:
         raise InputError(
             f"sampler={sampler!r} needs active_bins=, the mean number of maps a clip keeps: that of the network it is "
             "compared with, trace.active_bins.float().mean().item()"
         )
-    return controls[sampler](channels, active_bins)
+    return CLASSES[sampler](channels, **{name: value for name, value in options.items() if name in own})

@@ -1,7 +1,8 @@
 """Where a layer goes: from a stage's name to submodules, and to the channels of what really comes out of them."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from atfr.errors import AdaptError
 from atfr.ragged import PackedClips
+from atfr.trace import INPUT
 
 TRIAL_CLIPS = ((16, 112, 112), (32, 224, 224), (16, 312, 312))
 """T, H, W of clips sent through other people's networks on the meta device, the first that passes."""
@@ -16,6 +18,8 @@ TRIAL_CLIPS = ((16, 112, 112), (32, 224, 224), (16, 312, 312))
 
 def resolve(model: nn.Module, after: str | Sequence[str]) -> dict[str, str]:
     """Return the sites that are meant, each with its submodule path: stages by their names, the rest by their paths.
+
+    The path of the input is empty: the network itself.
 
     Raises:
         AdaptError: there is no such stage or submodule, or one is named twice.
@@ -25,10 +29,13 @@ def resolve(model: nn.Module, after: str | Sequence[str]) -> dict[str, str]:
     modules = [path for path, _ in model.named_modules() if path]
     sites: dict[str, str] = {}
     for name in [after] if isinstance(after, str) else after:
+        if name == INPUT and name not in stages and name not in modules:
+            sites[INPUT] = ""
+            continue
         if name not in stages and name not in modules:
             near = difflib.get_close_matches(name, list(dict.fromkeys([*stages, *modules])), n=3, cutoff=0.5)
             known = ", ".join(stages) or ", ".join(child for child, _ in model.named_children())
-            hint = f"; did you mean {', '.join(map(repr, near))}?" if near else f"; there are {known}"
+            hint = f"; did you mean {', '.join(map(repr, near))}?" if near else f"; there are {INPUT}, {known}"
             raise AdaptError(f"{type(model).__name__} has no stage or submodule {name!r}{hint}")
         paths = stages.get(name, name)
         for path in [paths] if isinstance(paths, str) else paths:
@@ -53,11 +60,41 @@ def several(tensor: Tensor, clips: int) -> Tensor:
     return tensor.expand(clips, *tensor.shape[1:]) if tensor.dim() == 5 and len(tensor) == 1 else tensor
 
 
-def output_channels(model: nn.Module, paths: Sequence[str], example: Any = None) -> dict[str, int]:
-    """Return the channels of submodules' real outputs, by a forward pass on the meta device that stops behind them.
+def output_shapes(model: nn.Module, paths: Sequence[str], example: Any = None) -> dict[str, tuple[int, int]]:
+    """Return channels and frames of submodules' outputs, by a forward pass on the meta device that stops behind them.
+
+    Those of the network itself (an empty path) are its input's.
 
     Raises:
         AdaptError: no trial input gets there, or an output is no N x C x T x H x W.
+    """
+    trial = trial_inputs(model, example)[0]
+    if "" in paths:
+        if not isinstance(trial, Tensor) or trial.dim() != 5:
+            raise AdaptError(
+                f"a layer at the input takes clips N x C x T x H x W, {type(model).__name__} takes something else; put "
+                "it behind a module"
+            )
+        inner = [path for path in paths if path]
+        return {"": (trial.shape[1], trial.shape[2])} | (output_shapes(model, inner, example) if inner else {})
+    state = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
+    outputs = outputs_of(model, paths, state, trial)
+    for path, output in outputs.items():
+        if not isinstance(output, Tensor) or isinstance(output, PackedClips) or output.dim() != 5:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise AdaptError(f"SGS goes behind a module whose output is N x C x T x H x W, that of {path!r} is {got}")
+    return {path: (outputs[path].shape[1], outputs[path].shape[2]) for path in paths}
+
+
+class _Reached(Exception):  # noqa: N818  no error: it ends the trial
+    """Every module that was watched has run."""
+
+
+def outputs_of(model: nn.Module, paths: Sequence[str], state: Mapping[str, Tensor], trial: Any) -> dict[str, Any]:
+    """Return submodules' outputs for a trial input and other parameters and buffers; nothing behind them runs.
+
+    Raises:
+        AdaptError: the input does not get there.
     """
     outputs: dict[str, Any] = {}
 
@@ -71,37 +108,34 @@ def output_channels(model: nn.Module, paths: Sequence[str], example: Any = None)
 
     handles = [watch(path) for path in paths]
     try:
-        pass_through(model, trial_inputs(model, example)[0], ", ".join(paths))
+        with torch.no_grad():
+            torch.func.functional_call(model, dict(state), (trial,))
+    except _Reached:
+        pass
+    except Exception as error:
+        raise AdaptError(
+            f"a trial clip did not pass through {type(model).__name__} up to {', '.join(paths)!r} "
+            f"({type(error).__name__}: {error}); pass an input that the network takes: adapt_(model, ..., example=x)"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
     if unused := [path for path in paths if path not in outputs]:
         name = type(model).__name__
         raise AdaptError(f"{unused[0]!r} is not used in the forward pass of {name}; choose one that is")
-    for path, output in outputs.items():
-        if not isinstance(output, Tensor) or isinstance(output, PackedClips) or output.dim() != 5:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise AdaptError(f"SGS goes behind a module whose output is N x C x T x H x W, that of {path!r} is {got}")
-    return {path: outputs[path].shape[1] for path in paths}
+    return outputs
 
 
-class _Reached(Exception):  # noqa: N818  no error: it ends the trial
-    """Every module that was watched has run."""
-
-
-def pass_through(model: nn.Module, trial: Any, goal: str) -> None:
-    """Run a network on the meta device until its hooks have what they want."""
-    state = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and every part of it back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
-        with torch.no_grad():
-            torch.func.functional_call(model, state, (trial,))
-    except _Reached:
-        pass
-    except Exception as error:
-        raise AdaptError(
-            f"a trial clip did not pass through {type(model).__name__} up to {goal!r} "
-            f"({type(error).__name__}: {error}); pass an input that the network takes: adapt_(model, ..., example=x)"
-        ) from error
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def float_like(model: nn.Module) -> Tensor:

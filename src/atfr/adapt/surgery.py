@@ -1,26 +1,25 @@
-"""The operation itself: layers become children of the modules they stand behind.
+"""The operation itself: samplers become children of the modules they stand behind, or of the network at its input."""
 
-A layer is the child named `sgs` of its module. A plain `nn.Sequential` runs its children in order, so it needs no more;
-any other module gets a forward hook that passes its output through its child.
-"""
-
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from atfr.adapt.layers import LAYERS, Sampler, make_layer
-from atfr.adapt.places import float_like, output_channels, resolve
+from atfr.adapt.hooks import check_rows, put_before, put_behind, take_out, was_adapted
+from atfr.adapt.layers import Sampler, make_layer, options_of
+from atfr.adapt.padding import edge_maps_at
+from atfr.adapt.places import float_like, output_shapes, resolve
 from atfr.adapt.trial import try_packed
-from atfr.errors import AdaptError, InputError, UnsupportedOperationError
-from atfr.ragged import PackedClips
-from atfr.samplers import SimilarityGuidedSampling
+from atfr.errors import AdaptError, InputError
+from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
+from atfr.samplers.change import MIX
 from atfr.samplers.functional import Kernel, Order, Similarity, TopEdge
 from atfr.samplers.sgs import NumBins
-from atfr.trace import CHILD, site_names
+from atfr.trace import CHILD, INPUT, site_names
 
 
 @dataclass(frozen=True)
@@ -95,23 +94,35 @@ def adapt_(
     temporal_block: int | Sequence[int | None] | None = None,
     sampler: Sampler = "sgs",
     active_bins: float | Sequence[float] | None = None,
+    mix: float = MIX,
+    dead_zone: float | Sequence[float | None] | None = None,
+    edge_maps: int | Sequence[int] | Literal["found"] | None = None,
 ) -> AdaptReport:
-    """Put SGS behind a stage of a network, or behind several, in place.
+    """Put a sampler at the input of a network, behind a stage, or behind several, in place.
 
     Behind it the network runs on packed clips of different lengths; its forward signature does not change. Do this
-    before the optimiser is made: the similarity network has parameters of its own.
+    before the optimiser is made: the similarity network of SGS has parameters of its own.
 
     Args:
-        after: a stage of our models (stem, res2, res3, res4, res5), or the path of a submodule of any network; or
-            several of them. A stage of SlowFast is two modules, one a pathway ("res2.fast" and "res2.slow" name one).
-        num_bins, kernel, embedding_dim, top_edge, order, similarity: see `SimilarityGuidedSampling`.
+        after: "input"; a stage of our models (stem, res2, res3, res4, res5); or the path of a submodule of any network;
+            or several of them. A stage of SlowFast is two modules, one a pathway ("res2.fast" and "res2.slow" name
+            one). At the input all of the network saves: what costs as much is the network on fewer frames.
+        num_bins: the most maps a clip keeps, of `sampler="sgs"` and "change"; None: as many as come in. SGS has one
+            number for each coordinate, or one for all. "change" has one for each layer, or one for that with the most
+            maps, of which the others have their share.
+        kernel, embedding_dim, top_edge, order, similarity: of SGS, see `SimilarityGuidedSampling`.
         example: an input of the network, where it takes anything else than clips N x 3 x T x H x W.
-        temporal_block: group within blocks of so many maps; for several layers one for each, in their order: SlowFast's
-            stages are (fast, slow), so that the paper's setting for Something-Something is (8, 2).
-        sampler: "sgs"; or at its place a control that keeps the same number of maps without similarity: "uniform"
-            (every k-th map), "average" (means of equal groups), "random" (means of random groups); or "attention", the
-            temporal double attention of the paper's Table A.6, which merges nothing.
+        temporal_block: SGS groups within blocks of so many maps; for several layers one for each, in their order:
+            SlowFast's stages are (fast, slow), so that the paper's setting for Something-Something is (8, 2).
+        sampler: "sgs", the paper's; "change", which keeps maps where the clip changes (`ChangeGuidedSampling`); a
+            control that keeps as many without looking: "uniform" (every k-th map), "average" (means of equal groups),
+            "random" (means of random groups); or "attention", the temporal double attention of the paper's Table A.6,
+            which merges nothing.
         active_bins: the mean number of maps that a control keeps; for several layers one for each.
+        mix, dead_zone: of "change", see `ChangeGuidedSampling`; for several layers one dead zone for each.
+        edge_maps: of SGS and "change": so many maps at either end of a clip are touched by the zero padding of earlier
+            layers, and count as the others do; for several layers one for each. "found" counts them. None: found for
+            "change", and 0 for SGS, which in the paper takes them as they are.
 
     Raises:
         AdaptError: there is no such stage, its output is no N x C x T x H x W, the network is adapted already, or it is
@@ -129,28 +140,27 @@ def adapt_(
     names = list(after) if isinstance(after, Sequence) and not isinstance(after, str) else [after]
     if not isinstance(model, nn.Module) or not names or not all(isinstance(name, str) for name in names):
         raise AdaptError(f"adapt_ takes a network and the names of stages or submodules, got {type(model)}, {after!r}")
-    refuse_wrapped(model)
-    if adapted := [path for path, module in model.named_modules() if was_adapted(module)] or list(site_names(model)):
-        raise AdaptError(
-            f"the network has SGS behind {', '.join(adapted)} already; take it out with atfr.restore_ first"
-        )
-    places = resolve(model, after)
-    for path in places.values():
-        if isinstance(model.get_submodule(path), nn.ModuleList | nn.ModuleDict):
-            raise AdaptError(f"{path!r} is a list of modules, which a new child would join; name the module around it")
-        if hasattr(model.get_submodule(path), CHILD):
-            raise AdaptError(f"{path!r} has an attribute named {CHILD!r} of its own; choose another submodule")
-    channels = output_channels(model, list(places.values()), example)
-    blocks = one_each("temporal_block", temporal_block, list(places))
-    kept = one_each("active_bins", active_bins, list(places))
+    places = checked_places(model, after)
+    shapes = output_shapes(model, list(places.values()), example)
+    own = options_of(sampler)
+    if edge_maps is None and "edge_maps" in own:
+        edge_maps = "found" if sampler == "change" else 0
+    if edge_maps == "found":
+        edge_maps = edge_maps_at(model, list(places.values()), example)
+    if sampler == "change" and isinstance(num_bins, int) and not isinstance(num_bins, bool):
+        most = max(frames for _, frames in shapes.values())
+        num_bins = [max(1, round(num_bins * shapes[path][1] / most)) for path in places.values()]
     options: dict[str, Any] = {"num_bins": num_bins, "kernel": kernel, "embedding_dim": embedding_dim}
-    options |= {"top_edge": top_edge, "order": order, "similarity": similarity}
+    options |= {"top_edge": top_edge, "order": order, "similarity": similarity, "temporal_block": temporal_block}
+    options |= {"active_bins": active_bins, "mix": mix, "dead_zone": dead_zone, "edge_maps": edge_maps}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(adapt_).parameters.items()}
     layers = [
-        make_layer(sampler, channels[path], active, options | {"temporal_block": block})
-        for path, block, active in zip(places.values(), blocks, kept, strict=True)
+        make_layer(sampler, shapes[path][0], own_options, defaults)
+        for path, own_options in zip(places.values(), by_layer(options, sampler, list(places)), strict=True)
     ]
     for path, layer in zip(places.values(), layers, strict=True):
-        put_behind(model.get_submodule(path), layer, float_like(model))
+        put = put_behind if path else put_before
+        put(model.get_submodule(path), layer, float_like(model))
     model.register_forward_hook(check_rows)
     try:
         unknown = try_packed(model, example)
@@ -167,8 +177,40 @@ def adapt_(
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     found = zip(places.items(), sizes, strict=True)
     return AdaptReport(
-        tuple(AdaptedSite(site, path, channels[path], size) for (site, path), size in found), unknown is None
+        tuple(AdaptedSite(site, path, shapes[path][0], size) for (site, path), size in found), unknown is None
     )
+
+
+def checked_places(model: nn.Module, after: str | Sequence[str]) -> dict[str, str]:
+    """Return the sites that are meant, each with its submodule path, where layers can be put.
+
+    Raises:
+        AdaptError: the network is wrapped or adapted already, or a place is none.
+    """
+    refuse_wrapped(model)
+    adapted = [path or INPUT for path, module in model.named_modules() if was_adapted(module)]
+    if adapted := adapted or list(site_names(model)):
+        raise AdaptError(
+            f"the network has a sampler at {', '.join(adapted)} already; take it out with atfr.restore_ first"
+        )
+    places = resolve(model, after)
+    for path in places.values():
+        if isinstance(model.get_submodule(path), nn.ModuleList | nn.ModuleDict):
+            raise AdaptError(f"{path!r} is a list of modules, which a new child would join; name the module around it")
+        if hasattr(model.get_submodule(path), CHILD):
+            raise AdaptError(f"{path or INPUT!r} has an attribute named {CHILD!r} of its own; choose another submodule")
+    return places
+
+
+EACH = ("temporal_block", "active_bins", "dead_zone", "edge_maps")
+"""Options that may differ from layer to layer; the number of bins too, where it is one number."""
+
+
+def by_layer(options: Mapping[str, Any], sampler: Sampler, sites: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the options of each layer."""
+    several = {*EACH, "num_bins"} if sampler == "change" else EACH
+    each = {name: one_each(name, options[name], sites) for name in several}
+    return [{**options, **{name: values[i] for name, values in each.items()}} for i in range(len(sites))]
 
 
 def one_each(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
@@ -180,44 +222,30 @@ def one_each(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
     return list(value)
 
 
-def put_behind(target: nn.Module, layer: nn.Module, like: Tensor) -> None:
-    """Make a layer the child of a module that its output goes through."""
-    layer.train(target.training)
-    layer.to(like.device, like.dtype)
-    target.add_module(CHILD, layer)
-    if not runs_children_in_order(target):
-        target.register_forward_hook(run_child)
-
-
 def restore_(model: nn.Module) -> None:
     """Take SGS out again: the network's logits and state_dict keys are those from before `adapt_`.
 
     Raises:
         AdaptError: the network has no SGS put in by `adapt_`.
     """
-    targets = [module for module in model.modules() if was_adapted(module)]
-    if not targets:
-        raise AdaptError("the network has no SGS to take out; atfr.adapt_ puts one in")
-    for target in targets:
-        delattr(target, CHILD)
-    for module in model.modules():
-        for key, hook in list(module._forward_hooks.items()):
-            if hook in (run_child, check_rows):
-                del module._forward_hooks[key]
+    if not any(was_adapted(module) for module in model.modules()):
+        raise AdaptError("the network has no sampler to take out; atfr.adapt_ puts one in")
+    take_out(model)
 
 
 def set_num_bins_(model: nn.Module, num_bins: NumBins) -> None:
-    """Set the number of similarity bins of every SGS layer, also of a trained network (None: as many as frames).
+    """Set the number of bins of every sampler that has one, also of a trained network (None: as many as maps come in).
 
     Source: Fayyaz et al. 2021, appendix C, Table A.4.
 
     Raises:
-        AdaptError: the network has no SGS.
+        AdaptError: the network has neither SGS nor a sampler guided by change.
         InputError: a number below 1, or another number of numbers than SGS has coordinates.
     """
-    layers = [layer for layer in site_names(model).values() if isinstance(layer, SimilarityGuidedSampling)]
+    kinds = SimilarityGuidedSampling, ChangeGuidedSampling
+    layers = [layer for layer in site_names(model).values() if isinstance(layer, kinds)]
     if not layers:
-        raise AdaptError("the network has no SGS; put one in with atfr.adapt_")
+        raise AdaptError("the network has no sampler with bins (sgs, change); put one in with atfr.adapt_")
     checked = [layer.checked_bins(num_bins) for layer in layers]
     for layer, bins in zip(layers, checked, strict=True):
         layer.num_bins = bins
@@ -231,43 +259,13 @@ def adaptation(model: nn.Module) -> dict[str, Any] | None:
         return None
     named = [path for path in stages if path in layers]
     paths = named + [path for path in layers if path not in named]
-    sites = [stages.get(path, path) for path in paths]
+    sites = [stages.get(path, path) if path else INPUT for path in paths]
     settings = [layers[path].settings() for path in paths]
     if len(sites) == 1:
         return {"after": sites[0], **settings[0]}
-    own = {name for each in settings for name in each} & {"temporal_block", "active_bins"}
+    own = {name for each in settings for name in each} & set(EACH)
+    own |= {"num_bins"} if settings[0].get("sampler") == "change" else set()
     return {"after": sites, **settings[0], **{name: [each.get(name) for each in settings] for name in sorted(own)}}
-
-
-def check_rows(model: nn.Module, args: Any, output: Any) -> None:
-    """Raise where a batch of clips came in and other than one row a clip goes out (a forward hook).
-
-    Operations on packed clips that do not keep them apart raise by themselves; functions of TorchScript do not ask.
-    """
-    clips = args[0] if args else None
-    if isinstance(output, PackedClips):  # a network without a head: its features know their clips
-        return
-    if isinstance(clips, Tensor) and clips.dim() == 5 and isinstance(output, Tensor) and len(output) != len(clips):
-        raise UnsupportedOperationError(
-            f"{len(clips)} clips went into {type(model).__name__} and {len(output)} rows came out: something behind "
-            "SGS mixed the clips, as functions made by torch.jit.script can; replace them by Python functions"
-        )
-
-
-def runs_children_in_order(module: nn.Module) -> bool:
-    """Whether a module is a plain Sequential, which runs a child added to it."""
-    return type(module).forward is nn.Sequential.forward
-
-
-def was_adapted(module: nn.Module) -> bool:
-    """Whether `adapt_` put a layer behind this module; one of the network's own is not its."""
-    runs = runs_children_in_order(module) or run_child in module._forward_hooks.values()
-    return runs and isinstance(getattr(module, CHILD, None), LAYERS)
-
-
-def run_child(module: nn.Module, args: Any, output: Any) -> Any:
-    """Pass a module's output through the SGS layer that is its child (a forward hook)."""
-    return getattr(module, CHILD)(output)
 
 
 def refuse_wrapped(model: nn.Module) -> None:

@@ -1,13 +1,16 @@
-"""Draw one video of the sample action set: a textured shape in motion on a drifting textured background.
+"""Draw one video of the sample action set: a textured shape in motion on a textured background.
 
 See `samples.py` for what the set is. Lengths are in units of the picture's side; x points right, y down.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
+
+from atfr.data.sample_footage import Disturbed, developed
 
 Property = Literal["x", "y", "log_size"]
 
@@ -22,26 +25,28 @@ CHANGES: dict[str, tuple[Property, int]] = {
 """Which property of the shape each class changes, and in which direction."""
 
 RADIUS = (0.14, 0.38)
-TRAVEL = (0.35, 0.8)
+TRAVEL = (0.3, 0.7)
+"""Spread evenly around a half: places wrap around, so those before and after do not tell left from right."""
 GROWTH = (1.7, 2.4)
-SPEED_PER_FRAME = (0.012, 0.045)
-CAMERA_SPEED = 0.01
 GROUND, SHAPE = (0.05, 0.45), (0.6, 1.0)
-MARGIN_FRAMES = 3
+BRIEF = (0.1, 0.2)
+"""How much of a video most motions last."""
+LONG = (0.5, 0.8)
+LONG_SHARE = 0.2
+MARGIN = 0.14
+"""Motions spare this share of a video at its ends, so that every clip of it has all of the motion."""
 
 
 @dataclass(frozen=True)
 class Motion:
     """The truth about one video: the motion happens from `start_frame` to `stop_frame`.
 
-    `speed` is in sides a frame for a move, and in e-folds of the size a frame for growing and shrinking; `camera` is
-    the drift (x, y) of the background in sides a frame.
+    `speed` is in sides a frame for a move, and in e-folds of the size a frame for growing and shrinking.
     """
 
     start_frame: int
     stop_frame: int
     speed: float
-    camera: tuple[float, float]
     x: Float[np.ndarray, "T"]
     y: Float[np.ndarray, "T"]
     radius: Float[np.ndarray, "T"]
@@ -52,7 +57,7 @@ def draw_motion(name: str, frames: int, rng: np.random.Generator) -> Motion:
     changed, sign = CHANGES[name]
     start, stop = _extent(frames, rng)
     progress = np.clip((np.arange(frames) - start) / (stop - start), 0, 1)
-    travel = np.clip(rng.uniform(*TRAVEL), SPEED_PER_FRAME[0] * (stop - start), SPEED_PER_FRAME[1] * (stop - start))
+    travel = rng.uniform(*TRAVEL)
     growth = np.log(rng.uniform(*GROWTH))
     smallest = rng.uniform(np.log(RADIUS[0]), np.log(RADIUS[1]) - growth)
     # The course of each property; one played backwards is as likely as the course itself.
@@ -63,29 +68,32 @@ def draw_motion(name: str, frames: int, rng: np.random.Generator) -> Motion:
     }
     for still in [name for name in course if name != changed]:  # in this order: sets have another in each process
         course[still] = np.full(frames, course[still][rng.integers(frames)])
-    moving_camera = rng.uniform() < 0.5
-    angle, drift = rng.uniform(0, 2 * np.pi), moving_camera * rng.uniform(0.2, 1) * CAMERA_SPEED
     amount = growth if changed == "log_size" else travel
     return Motion(
         start,
         stop,
         float(amount / (stop - start)),
-        (float(drift * np.cos(angle)), float(drift * np.sin(angle))),
         course["x"],
         course["y"],
         np.exp(course["log_size"]),
     )
 
 
-def draw_video(motion: Motion, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+def draw_video(
+    motion: Motion, disturbed: Disturbed, size: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "T H W 3"]:
     """Draw the frames, `size` px a side, with a shape, textures and colours of their own."""
-    drifting = np.arange(len(motion.x) if any(motion.camera) else 1)[:, None]
+    frames = len(motion.x)
     pixel = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    scenery = _texture(2 * size, 6, rng)
     shade, shade_sprite = _colours(rng)
-    rows = (pixel[None] + motion.camera[1] * drifting).astype(np.float32)
-    columns = (pixel[None] + motion.camera[0] * drifting).astype(np.float32)
-    ground = _look_up(scenery, rows[:, :, None] / 2, columns[:, None, :] / 2)
+    rows, columns = ((pixel[None] + disturbed.camera[:, axis, None]).astype(np.float32) for axis in (1, 0))
+    scene = np.empty((frames, size, size, 3), dtype=np.float32)
+    for first, last in pairwise((0, *disturbed.cuts, frames)):
+        shade = shade if first == 0 else _colours(rng)[0]
+        shot = slice(first, last) if disturbed.camera.any() else slice(first, first + 1)
+        ground = _look_up(_texture(2 * size, 6, rng), rows[shot, :, None] / 2, columns[shot, None, :] / 2)
+        for channel in range(3):
+            scene[first:last, ..., channel] = _mix(ground, shade[:, channel])
 
     across = _wrapped(pixel[None] - motion.x[:, None].astype(np.float32))[:, None, :]
     down = _wrapped(pixel[None] - motion.y[:, None].astype(np.float32))[:, :, None]
@@ -93,19 +101,17 @@ def draw_video(motion: Motion, size: int, rng: np.random.Generator) -> UInt8[np.
     u, v = across / radius, down / radius
     inside = np.clip((1 - _distance(u, v, rng)) * radius * size + 0.5, 0, 1)
     skin = _look_up(_texture(64, 3, rng), 0.5 + v / 2.6, 0.5 + u / 2.6)
-
-    video = np.empty((*inside.shape, 3), dtype=np.uint8)
     for channel in range(3):
-        behind, before = _mix(ground, shade[:, channel]), _mix(skin, shade_sprite[:, channel])
-        video[..., channel] = (behind + inside * (before - behind)) * 255 + 0.5
-    return video
+        scene[..., channel] += inside * (_mix(skin, shade_sprite[:, channel]) - scene[..., channel])
+    return developed(scene, disturbed, rng)
 
 
 def _extent(frames: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Draw when the motion starts and stops: short or long, anywhere but in the first and last few frames."""
-    room = frames - 1 - 2 * MARGIN_FRAMES
-    length = int(rng.integers(max(room * 2 // 5, 2), room + 1))
-    start = MARGIN_FRAMES + int(rng.integers(room - length + 1))
+    """Draw when the motion starts and stops: most are brief, some last long; anywhere but at the video's ends."""
+    first, last = round(MARGIN * frames), frames - 1 - round(MARGIN * frames)
+    share = rng.uniform(*(LONG if rng.uniform() < LONG_SHARE else BRIEF))
+    length = min(max(round(share * frames), 2), last - first)
+    start = first + int(rng.integers(last - first - length + 1))
     return start, start + length
 
 

@@ -1,13 +1,21 @@
 """Render the sample action set: short generated videos whose class is a motion, for demos and tests.
 
 A textured shape lies on a textured background. One of its three properties (horizontal place, vertical place, size)
-changes during a part of the video: it moves left or right, up or down, grows or shrinks. The change starts late, stops,
-and is slow or fast, and the camera may drift over the background, so videos differ in how much of them is redundant.
+changes during a part of the video: it moves left or right, up or down, grows or shrinks. Four motions of five are
+brief, a tenth to a fifth of the video; the others last most of it. Around the motion happens what happens in real
+videos: sensor noise, a camera that drifts or shakes, frozen stretches, flashes, cuts to another scene
+(`sample_footage`); `footage=` makes sets with one of these only.
 
-How appearance is kept from giving the class away: every video draws the course of all three properties, and the
-two that do not change stand still at a value that theirs takes at a random time of its course. So at a random time, all
-classes show the same distribution of places and sizes. And left and right (up and down, growing and shrinking) are each
-other played backwards: without the order of the frames they are one. Places wrap around the edges of the picture.
+What gives the class away, and what does not:
+- One frame tells nothing: every video draws the course of all three properties, and the two that do not change stand
+  still at a value that theirs takes at a random time of its course. So at a random time, all classes show the same
+  distribution of places and sizes.
+- Shuffled frames tell the property, not the direction: left and right (up and down, growing and shrinking) are each
+  other played backwards.
+- Frames before and after the motion tell the property, and growing from shrinking. They do not tell left from right or
+  up from down: places wrap around the edges of the picture, and the way is as often more than half of it as less. So
+  who misses a brief motion is right in two thirds of the videos: one third are growing and shrinking, and half of the
+  others are guessed.
 
 Since left and right are classes, train on this set with `ClipSpec(flip=False)`.
 """
@@ -20,18 +28,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import av
 import numpy as np
 from jaxtyping import UInt8
 
+from atfr.data.sample_footage import Footage, draw_disturbed
 from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
 from atfr.errors import DataError, InputError
 
 SAMPLE_CLASSES = tuple(sorted(CHANGES))
 META_FILE, MANIFEST_FILE = "samples.json", "manifest.csv"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class SampleSettings:
     size: int
     frames: int
     fps: int
+    footage: Footage
     version: int = VERSION
 
 
@@ -65,8 +75,13 @@ class SampleClip:
     start_frame: int
     stop_frame: int
     speed: float
-    camera_x: float
-    camera_y: float
+    noise: float
+    drift_x: float
+    drift_y: float
+    shake: float
+    frozen: bool
+    flash: int
+    cuts: str
 
 
 def render_samples(
@@ -78,6 +93,7 @@ def render_samples(
     size: int = 72,
     frames: int = 36,
     fps: int = 24,
+    footage: Footage = "mixed",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Render the set to `root/train/<class>/*.mp4`, `root/test/<class>/*.mp4` and `root/manifest.csv`; return `root`.
@@ -94,6 +110,8 @@ def render_samples(
         size: Side of the square videos, px; even.
         frames: Frames a video, at least 12.
         fps: Frame rate, frames/s.
+        footage: What happens besides the motion: "clean", "noise", "drift", "shake", "freeze", "flash", "cuts" in every
+            video, or "mixed" as they come.
         progress: Called with the number of videos done and the number of all.
 
     Raises:
@@ -101,7 +119,7 @@ def render_samples(
         InputError: A setting is out of range.
     """
     root = Path(root)
-    settings = SampleSettings(clips_per_class_train, clips_per_class_test, seed, size, frames, fps)
+    settings = SampleSettings(clips_per_class_train, clips_per_class_test, seed, size, frames, fps, footage)
     _check(settings)
     if _holds_set(root, settings):
         _render_missing(root, settings, progress)
@@ -127,7 +145,9 @@ def read_manifest(root: str | os.PathLike[str]) -> list[SampleClip]:
         raise DataError(f"expected a rendered sample set, but there is no '{path}'; render_samples makes one")
     kinds = get_type_hints(SampleClip)
     with path.open(encoding="utf-8", newline="") as file:
-        return [SampleClip(**{key: kinds[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    read = {name: (lambda text: text == "True") if kind is bool else kind for name, kind in kinds.items()}
+    return [SampleClip(**{key: read[key](value) for key, value in row.items()}) for row in rows]
 
 
 def _check(settings: SampleSettings) -> None:
@@ -135,6 +155,8 @@ def _check(settings: SampleSettings) -> None:
     for name, bound in least.items():
         if getattr(settings, name) < bound:
             raise InputError(f"{name} must be at least {bound}, got {getattr(settings, name)}")
+    if settings.footage not in get_args(Footage):
+        raise InputError(f"footage must be one of {', '.join(get_args(Footage))}, got {settings.footage!r}")
     if settings.size % 2:
         raise InputError(f"size must be even, got {settings.size}")
 
@@ -187,17 +209,31 @@ def _render_clip(root: Path, settings: SampleSettings, split: str, number: int, 
     clip_seed = int(key.generate_state(1, np.uint64)[0] >> 1)
     rng = np.random.default_rng(clip_seed)
     motion = draw_motion(name, settings.frames, rng)
+    disturbed = draw_disturbed(settings.footage, settings.frames, motion.start_frame, motion.stop_frame, rng)
     path = root / split / name / f"{number:04d}.mp4"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_video(_whole_file(path), draw_video(motion, settings.size, rng), settings.fps)
+        _write_video(_whole_file(path), draw_video(motion, disturbed, settings.size, rng), settings.fps)
         _whole_file(path).replace(path)
-    camera_x, camera_y = (round(settings.size * drift, 4) for drift in motion.camera)
-    speed = motion.speed * (settings.size if name.startswith("move") else 1)
+    side = settings.size
     return SampleClip(
-        path.relative_to(root).as_posix(), label, name, split, clip_seed, settings.frames,
-        motion.start_frame, motion.stop_frame, round(speed, 4), camera_x, camera_y,
-    )  # fmt: skip
+        path=path.relative_to(root).as_posix(),
+        label=label,
+        name=name,
+        split=split,
+        seed=clip_seed,
+        frames=settings.frames,
+        start_frame=motion.start_frame,
+        stop_frame=motion.stop_frame,
+        speed=round(motion.speed * (side if name.startswith("move") else 1), 4),
+        noise=round(disturbed.noise, 4),
+        drift_x=round(side * disturbed.drift[0], 4),
+        drift_y=round(side * disturbed.drift[1], 4),
+        shake=round(side * disturbed.shake, 4),
+        frozen=disturbed.frozen_to > 0,
+        flash=disturbed.flash,
+        cuts=" ".join(map(str, disturbed.cuts)),
+    )
 
 
 def _write_video(path: Path, video: UInt8[np.ndarray, "T H W 3"], fps: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from atfr.adapt import adapt_, adaptation
 from atfr.errors import AtfrError, CheckpointError, InputError
 from atfr.models import checkpoint
+from atfr.ragged import PackedClips
 
 M = TypeVar("M", bound="VideoModel")
 
@@ -188,6 +189,8 @@ def check_clips(clips: Tensor, channels: int = 3, min_side: int = MIN_SIDE) -> N
         InputError: Not 5-D, not so many channels, no floating-point type, empty, or too small a picture.
     """
     form = f"N x {channels} x T x H x W"
+    if isinstance(clips, PackedClips):  # from a sampler at the input, which has checked them
+        return
     if not isinstance(clips, Tensor):
         raise InputError(f"clips must be a float tensor {form}, got {type(clips).__name__}")
     got = f"got {clips.dtype} of shape {list(clips.shape)}"

@@ -1,6 +1,7 @@
 """Operations that move, merge, cut or join axes, or work along one: all but time, which stays whole and in order."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ def part_of(input: Clips, part: Tensor) -> Clips:
 
 
 def getitem(func: Handler, input: Clips, index: Any) -> Clips:
-    """Cut slices of channels, height and width."""
+    """Cut slices of channels, height and width, and every k-th map of each clip, from its first."""
     items = list(index) if isinstance(index, tuple) else [index]
     if (at := next((i for i, item in enumerate(items) if item is Ellipsis), None)) is not None:
         items[at : at + 1] = [slice(None)] * (input.dim() + 1 - len(items))
@@ -103,8 +104,21 @@ def getitem(func: Handler, input: Clips, index: Any) -> Clips:
         raise UnsupportedOperationError(
             f"indexing of packed clips with {index}: slices of channels, height and width only, x[:, :8]"
         )
+    if isinstance(input, PackedClips) and len(items) > TIME and items[TIME].step not in (None, 1):
+        step, items[TIME] = items[TIME], slice(None)
+        if step.start is None and step.stop is None:
+            return getitem(func, every(input, step.step), tuple(items))
+        items[TIME] = step
     only_within_maps(func, input, [dim for dim, item in enumerate(items) if item != slice(None)])
-    return part_of(input, without_override(func, input, index))
+    return part_of(input, without_override(func, input, tuple(items)))
+
+
+def every(input: PackedClips, step: int) -> PackedClips:
+    """Return every `step`-th map of each clip, from its first, as SlowFast's slow pathway takes frames."""
+    starts = accumulate(input.lengths[:-1], initial=0)
+    taken = [range(start, start + length, step) for start, length in zip(starts, input.lengths, strict=True)]
+    index = torch.tensor([place for clip in taken for place in clip], device=input.plain().device)
+    return PackedClips(input.plain().index_select(TIME, index), ClipLayout([len(clip) for clip in taken]))
 
 
 def norm_of_last(func: Handler, input: Clips, normalized_shape: Any, *args: Any, **kwargs: Any) -> Clips:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atfr.ragged.rows import channels_innermost
 
-Kernel = Literal["linear", "linear_mean", "kronecker"]
+Kernel = Literal["linear", "linear_mean", "kronecker", "keep"]
 """How maps are weighed in their bin."""
 
 TopEdge = Literal["center", "paper"]
@@ -149,6 +149,25 @@ def aggregate(
     out_SD = add_up(rows_NTD.flatten(0, 1), weight_NT.flatten(), slot_NT.flatten(), num_slots)
     out_S = out_SD.unflatten(1, frames_NT.shape[2:])
     return (out_S.movedim(3, 1) if last else out_S).transpose(0, 1).unsqueeze(0)
+
+
+def picked(
+    features_NCTHW: Float[Tensor, "N C T H W"],
+    weight_NT: Float[Tensor, "N T"],
+    slot_NT: Int[Tensor, "N T"],
+    num_slots: int,
+) -> Float[Tensor, "1 C S H W"]:
+    """Return what `aggregate` does where each output map is made of one map, and the others weigh 0: nothing is added.
+
+    Work in S, not in T.
+    """
+    place_M = torch.where(weight_NT != 0, slot_NT, num_slots).flatten()
+    maps_M = torch.arange(len(place_M), device=place_M.device)
+    source_S = place_M.new_zeros(num_slots + 1).scatter(0, place_M, maps_M)[:-1]
+    clip_S, time_S = source_S // slot_NT.shape[1], source_S % slot_NT.shape[1]
+    out_SHWC = features_NCTHW.permute(0, 2, 3, 4, 1)[clip_S, time_S]
+    weight_S = weight_NT.flatten()[source_S].to(features_NCTHW.dtype)
+    return (out_SHWC * weight_S[:, None, None, None]).permute(3, 0, 1, 2)[None]
 
 
 def weighted_sums(

@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from atfr.checks import at_least_one
 from atfr.convolution import channels_last
 from atfr.errors import InputError, UnsupportedOperationError
-from atfr.ragged import ClipLayout, PackedClips
+from atfr.ragged import PackedClips
 from atfr.ragged.rows import mean_over_space
-from atfr.samplers.functional import aggregate
+from atfr.samplers.functional import aggregate, picked
 from atfr.samplers.sampling import Sampling
 
 Observer = Callable[["TemporalSampler", Sampling], None]
@@ -67,7 +67,7 @@ class TemporalSampler(nn.Module, ABC):
             return self._merge_packed(features)
         lengths = torch.full((len(features),), features.shape[2], device=features.device)
         sampling = self._observed(self.sampling(self.describe(features), lengths))
-        return merged(features, sampling.weights, sampling.slots, sampling.layout)
+        return merged(features, sampling.weights, sampling.slots, sampling)
 
     def _merge_packed(self, clips: PackedClips) -> PackedClips:
         """Merge clips that differ in length already."""
@@ -78,7 +78,7 @@ class TemporalSampler(nn.Module, ABC):
         def end_to_end(of_maps_NT: Tensor) -> Tensor:
             return torch.cat([row[:length] for row, length in zip(of_maps_NT, lengths, strict=True)])[None]
 
-        return merged(maps, end_to_end(sampling.weights), end_to_end(sampling.slots), sampling.layout)
+        return merged(maps, end_to_end(sampling.weights), end_to_end(sampling.slots), sampling)
 
     def _observed(self, sampling: Sampling) -> Sampling:
         for observe in observers.get():
@@ -87,14 +87,20 @@ class TemporalSampler(nn.Module, ABC):
 
 
 def merged(
-    features: Float[Tensor, "N C T H W"], weights: Float[Tensor, "N T"], slots: Int[Tensor, "N T"], layout: ClipLayout
+    features: Float[Tensor, "N C T H W"], weights: Float[Tensor, "N T"], slots: Int[Tensor, "N T"], sampling: Sampling
 ) -> PackedClips:
-    """Return the output maps of a sampling: packed, but inside torch.export a single clip's as a plain tensor."""
+    """Return the output maps of a sampling: packed, but inside torch.export a single clip's as a plain tensor.
+
+    Args:
+        weights, slots: those of the sampling, along the features' own time axis.
+    """
+    layout = sampling.layout
     if not torch.compiler.is_exporting():
-        return PackedClips(channels_last(aggregate(features, weights, slots, layout.total)), layout)
+        merge = picked if sampling.one_each else aggregate
+        return PackedClips(channels_last(merge(features, weights, slots, layout.total)), layout)
     if len(layout) != 1:
         raise UnsupportedOperationError(
-            f"torch.export of a network with SGS takes one clip, got {len(layout)}: each clip has its own length; "
+            f"torch.export of an adapted network takes one clip, got {len(layout)}: each clip has its own length; "
             "export with a batch of one"
         )
     active_bins = layout.lengths[0]  # a symbol: the exported network finds it for each clip

@@ -36,6 +36,7 @@ class Sampling:
         slots: the packed output map that each map is added to.
         layout: the number of active bins of each clip, as lengths of the packed output.
         maps: the number of maps of each clip that came in.
+        one_each: whether each output map is made of one map.
     """
 
     assignment: Int[Tensor, "N T"]
@@ -43,6 +44,7 @@ class Sampling:
     slots: Int[Tensor, "N T"]
     layout: ClipLayout
     maps: Int[Tensor, " N"]
+    one_each: bool = False
 
     @property
     def active_bins(self) -> Int[Tensor, " N"]:
@@ -67,6 +69,7 @@ def sample(
     order: sgs.Order,
     similarity: sgs.Similarity = "magnitude",
     block: int | None = None,
+    edge_maps: int = 0,
 ) -> Sampling:
     """Group the maps of each clip by the magnitude of their embeddings, or by other coordinates.
 
@@ -79,20 +82,23 @@ def sample(
         lengths_N: how many maps each clip has; what lies behind them in T does not count.
         num_bins: bins of each coordinate; None: as many of each as there are maps.
         block: group within blocks of so many maps, each as if it were a clip; the last may be shorter.
+        edge_maps: so many maps at either end of a clip have coordinates that are held within the range of the others.
 
     Raises:
         InputError: more bins than can be numbered.
     """
     wide_NTL = embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float()
     frames = wide_NTL.shape[1]
-    size, blocks, blocks_MDL, lengths_M = frames, 1, wide_NTL, lengths_N
+    size, blocks, lengths_M = frames, 1, lengths_N
     if block:
         size, blocks = block, -(-frames // block)
-        blocks_MDL = F.pad(wide_NTL, (0, 0, 0, blocks * size - frames)).reshape(-1, size, wide_NTL.shape[2])
         starts = size * torch.arange(blocks, device=lengths_N.device)
         lengths_M = (lengths_N[:, None] - starts).clamp(0, size).flatten()
 
-    coordinates = sgs.coordinates(blocks_MDL, similarity)
+    def by_block(coordinate_NT: Tensor) -> Tensor:
+        return F.pad(coordinate_NT, (0, blocks * size - frames)).reshape(-1, size) if block else coordinate_NT
+
+    coordinates = [by_block(held(each_NT, lengths_N, edge_maps)) for each_NT in sgs.coordinates(wide_NTL, similarity)]
     group = grouping(coordinates, lengths_M, num_bins, kernel, top_edge)
     bins_of_a_block = math.prod(num_bins) if num_bins else size ** len(coordinates)
     if blocks * bins_of_a_block > torch.iinfo(torch.long).max:
@@ -100,7 +106,7 @@ def sample(
             f"{len(coordinates)} coordinates make {blocks * bins_of_a_block} bins, more than can be numbered: "
             "give a smaller num_bins or embedding_dim"
         )
-    return arranged(group, lengths_N, blocks, bins_of_a_block, frames, order)
+    return arranged(group, lengths_N, blocks, bins_of_a_block, frames, order, one_each=kernel == "keep")
 
 
 def grouping(
@@ -131,8 +137,12 @@ def grouping(
     counts_NT = counts_NT | alike_NT
     bin_NT = torch.where(alike_NT, total_N[:, None] - 1, bin_NT)
     weight_NT = torch.where(counts_NT, weight_NT, torch.zeros_like(weight_NT))
-    weight_NT = normalized(weight_NT, counts_NT, bin_NT, kernel)
-    weight_NT = torch.where(alike_NT, 1 / lengths_N.clamp(min=1)[:, None].to(weight_NT.dtype), weight_NT)
+    if kernel == "keep":
+        counts_NT = heaviest(weight_NT.detach(), bin_NT, counts_NT)
+        weight_NT = torch.where(counts_NT, weight_NT + (1 - weight_NT).detach(), 0.0)
+    else:
+        weight_NT = normalized(weight_NT, counts_NT, bin_NT, kernel)
+        weight_NT = torch.where(alike_NT, 1 / lengths_N.clamp(min=1)[:, None].to(weight_NT.dtype), weight_NT)
     return Grouping(bin_NT, torch.where(finite_N1, weight_NT, torch.nan), counts_NT)
 
 
@@ -156,6 +166,22 @@ def one_coordinate(
     return Grouping(bin_NT, psi(coordinate_NT, center_NT, half_width_N), inside_NT)
 
 
+def held(values_NT: Float[Tensor, "N T"], lengths_N: Int[Tensor, " N"], edge_maps: int) -> Float[Tensor, "N T"]:
+    """Return values of which those at either end of a clip lie within the range of the others.
+
+    Zero padding in time makes the maps at the ends of a clip differ from the rest, whatever the clip shows. A clip of
+    which nothing else is left is returned as it is.
+    """
+    if not edge_maps or not values_NT.shape[1]:
+        return values_NT
+    time_T = torch.arange(values_NT.shape[1], device=lengths_N.device)
+    inner_NT = (time_T >= edge_maps) & (time_T < lengths_N[:, None] - edge_maps)
+    least_N1 = values_NT.masked_fill(~inner_NT, torch.inf).amin(1, keepdim=True)
+    most_N1 = values_NT.masked_fill(~inner_NT, -torch.inf).amax(1, keepdim=True)
+    within_NT = values_NT.maximum(least_N1).minimum(most_N1)
+    return torch.where(inner_NT.any(1, keepdim=True), within_NT, values_NT)
+
+
 def ranked(bin_NT: Int[Tensor, "N T"], counts_NT: Bool[Tensor, "N T"]) -> tuple[Int[Tensor, "N T"], Int[Tensor, " N"]]:
     """Number the bins in which a map counts, from the lowest: the number of each map's bin, and how many there are.
 
@@ -167,6 +193,19 @@ def ranked(bin_NT: Int[Tensor, "N T"], counts_NT: Bool[Tensor, "N T"]) -> tuple[
     first_NT = F.pad(differs_NT, (1, 0), value=True) & (sorted_NT < behind)
     rank_NT = torch.zeros_like(bin_NT).scatter(1, place_NT, first_NT.long().cumsum(dim=1) - 1)
     return rank_NT.clamp(min=0), first_NT.sum(dim=1)
+
+
+def heaviest(
+    weight_NT: Float[Tensor, "N T"], bin_NT: Int[Tensor, "N T"], counts_NT: Bool[Tensor, "N T"]
+) -> Bool[Tensor, "N T"]:
+    """Return the map of largest weight in each bin, the middle one in time of several."""
+    rank_NT, _ = ranked(bin_NT, counts_NT)
+    counted_NT = weight_NT.masked_fill(~counts_NT, 0.0)
+    largest_NT = torch.zeros_like(weight_NT).scatter_reduce(1, rank_NT, counted_NT, "amax")
+    best_NT = counts_NT & (weight_NT >= largest_NT.gather(1, rank_NT))
+    same_NTT = (rank_NT[:, :, None] == rank_NT[:, None, :]) & best_NT[:, :, None] & best_NT[:, None, :]
+    before_NT = (same_NTT & torch.ones_like(same_NTT[0]).tril(-1)).sum(2)
+    return best_NT & (before_NT == same_NTT.sum(2) // 2)
 
 
 def normalized(
@@ -189,7 +228,13 @@ def normalized(
 
 
 def arranged(
-    group: Grouping, lengths_N: Int[Tensor, " N"], blocks: int, bins_of_a_block: int, frames: int, order: sgs.Order
+    group: Grouping,
+    lengths_N: Int[Tensor, " N"],
+    blocks: int,
+    bins_of_a_block: int,
+    frames: int,
+    order: sgs.Order,
+    one_each: bool = False,
 ) -> Sampling:
     """Leave out empty bins and number the others, clip after clip, in the order asked for.
 
@@ -198,6 +243,7 @@ def arranged(
         lengths_N: how many maps each clip has.
         blocks: blocks of each clip.
         frames: the maps of a clip, T; padding behind them is cut off.
+        one_each: whether one map of each bin counts.
     """
     rank_MD, active_M = ranked(group.bins, group.counts)
     weight_MD = torch.where(group.counts, group.weights, torch.zeros_like(group.weights))
@@ -216,7 +262,7 @@ def arranged(
         return of_blocks_MD.reshape(len(active_N), -1)[:, :frames]
 
     layout = ClipLayout(active_N.tolist(), active_N)
-    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), layout, lengths_N)
+    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), layout, lengths_N, one_each)
 
 
 def rank_by_time(

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from atfr.checks import at_least_one, one_of
+from atfr.checks import at_least_one, not_negative, one_of
 from atfr.errors import InputError
 from atfr.samplers.functional import Kernel, Order, Similarity, TopEdge
 from atfr.samplers.sampler import TemporalSampler, full_precision, pooled
@@ -46,13 +46,16 @@ class SimilarityGuidedSampling(TemporalSampler):
         num_bins: similarity bins B, the most maps a clip keeps; None: as many as maps come in. With several
             coordinates, one number for each, or one for all.
         kernel: "linear" sums with Eq. (6); "linear_mean" divides by the sum of weights, which keeps the scale of the
-            features; "kronecker" averages as in Eq. (5).
+            features; "kronecker" averages as in Eq. (5); "keep", not in the paper, keeps the map of largest weight in
+            each bin and drops the others.
         embedding_dim: dimension L of the similarity space.
         top_edge: "center" or "paper", see `functional.half_width`.
         order: output maps by "magnitude" as in the paper, or by the mean "time" of their maps.
         similarity: what bins are made of: the "magnitude" of the embedding, its L - 1 angles ("angular"; Table 1 of
             the paper: L = 3, num_bins=(4, 8)), or both ("spherical"; L = 3, num_bins=(2, 4, 4)).
         temporal_block: group within blocks of so many maps only; None: over the whole clip.
+        edge_maps: so many maps at either end of a clip are touched by the zero padding of earlier layers; what they are
+            compared by is held within the range of the other maps. 0, as in the paper, takes them as they are.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class SimilarityGuidedSampling(TemporalSampler):
         order: Order = "magnitude",
         similarity: Similarity = "magnitude",
         temporal_block: int | None = None,
+        edge_maps: int = 0,
     ) -> None:
         super().__init__(channels)
         self.kernel = one_of("kernel", kernel, get_args(Kernel))
@@ -76,6 +80,7 @@ class SimilarityGuidedSampling(TemporalSampler):
             raise InputError(f"similarity={similarity!r} needs embedding_dim of at least 2, got {embedding_dim}")
         self.num_bins = self.checked_bins(num_bins)
         self.temporal_block = None if temporal_block is None else at_least_one("temporal_block", temporal_block)
+        self.edge_maps = not_negative("edge_maps", edge_maps)
         self.similarity = SimilarityNet(channels, embedding_dim)
 
     def checked_bins(self, num_bins: NumBins) -> int | tuple[int, ...] | None:
@@ -106,7 +111,7 @@ class SimilarityGuidedSampling(TemporalSampler):
     def sampling(self, description: Float[Tensor, "N T L"], lengths: Int[Tensor, " N"]) -> Sampling:
         """Group maps by their embeddings."""
         options = (self.kernel, self.top_edge, self.order, self.coordinates, self.temporal_block)
-        return sample(description, lengths, self._bins_by_coordinate, *options)
+        return sample(description, lengths, self._bins_by_coordinate, *options, edge_maps=self.edge_maps)
 
     def possible_active_bins(self, frames: int) -> range:
         """Return the numbers of maps that a clip of so many may keep: 1 to B, in each block."""
@@ -130,6 +135,7 @@ class SimilarityGuidedSampling(TemporalSampler):
         }
         further: dict[str, Any] = {"similarity": self.coordinates} if self.coordinates != "magnitude" else {}
         further |= {"temporal_block": self.temporal_block} if self.temporal_block else {}
+        further |= {"edge_maps": self.edge_maps} if self.edge_maps else {}
         return settings | further
 
     def extra_repr(self) -> str:
@@ -138,4 +144,5 @@ class SimilarityGuidedSampling(TemporalSampler):
         named |= {"L": self.embedding_dim, "top_edge": self.top_edge, "order": self.order}
         named |= {"similarity": self.coordinates} if self.coordinates != "magnitude" else {}
         named |= {"temporal_block": self.temporal_block} if self.temporal_block else {}
+        named |= {"edge_maps": self.edge_maps} if self.edge_maps else {}
         return ", ".join(f"{name}={value}" for name, value in named.items())

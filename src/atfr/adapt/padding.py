@@ -1,0 +1,76 @@
+"""How far zero padding in time reaches: which maps of a clip differ from the others, whatever the clip shows."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atfr.adapt.places import evaluating, outputs_of, trial_inputs
+from atfr.errors import AdaptError
+
+FRAMES, SIDE = 65, 32
+"""A clip that most networks take, and which shows a reach of up to 32 maps."""
+TOLERANCE = 1e-9
+
+
+def edge_maps_at(model: nn.Module, paths: Sequence[str], example: Any = None) -> list[int]:
+    """Return how many maps at either end zero padding has touched, in the output of each submodule; 0 at the input.
+
+    A still clip goes through the network up to there, in float64 on the CPU, with weights that are all positive and
+    without shifts, so that nothing that padding does can cancel out or be cut off. Maps that differ from the one in the
+    middle were touched. The network itself is left alone.
+
+    Raises:
+        AdaptError: no trial clip gets there.
+    """
+    inner = [path for path in paths if path]
+    if not inner:
+        return [0] * len(paths)
+    generator = torch.Generator().manual_seed(0)
+    named = (*model.named_parameters(), *model.named_buffers())
+    state = {name: positive(name, value, generator) for name, value in named}
+    failed: AdaptError | None = None
+    for trial in still_clips(model, example, generator):
+        try:
+            with evaluating(model):
+                found = outputs_of(model, inner, state, trial)
+        except AdaptError as error:
+            failed = error
+            continue
+        return [touched(found[path]) if path else 0 for path in paths]
+    raise AdaptError(f"how far zero padding reaches could not be found; give it as edge_maps=: {failed}") from failed
+
+
+def positive(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
+    """Return what stands for a parameter or buffer: positive weights whose sum is 1 for each output, no shift."""
+    if not value.is_floating_point():
+        return torch.zeros_like(value, device="cpu")
+    if value.dim() < 2:
+        shifts = name.endswith(("bias", "running_mean"))
+        return torch.full(value.shape, 0.0 if shifts else 1.0, dtype=torch.float64)
+    weights = 0.5 + torch.rand(value.shape, dtype=torch.float64, generator=generator)
+    return weights / weights.flatten(1).sum(1).view(-1, *[1] * (value.dim() - 1))
+
+
+def still_clips(model: nn.Module, example: Any, generator: torch.Generator) -> Iterator[Any]:
+    """Yield inputs to try, every clip of which repeats one positive frame."""
+
+    def still(like: Tensor) -> Tensor:
+        frame = torch.rand(1, like.shape[1], 1, *like.shape[3:], dtype=torch.float64, generator=generator)
+        return (0.5 + frame).expand(1, *like.shape[1:])
+
+    trials = trial_inputs(model, example)
+    if isinstance(trials[0], Tensor):
+        yield still(torch.empty(1, trials[0].shape[1], FRAMES, SIDE, SIDE, device="meta"))
+    for trial in trials:
+        yield torch.utils._pytree.tree_map_only(Tensor, still, trial)
+
+
+def touched(maps: Tensor) -> int:
+    """Return how many maps at the end that has more of them differ from the middle one."""
+    by_time = maps.movedim(2, 0).flatten(1)
+    middle = len(by_time) // 2
+    off = (by_time - by_time[middle]).abs().amax(1) > TOLERANCE * by_time[middle].abs().amax()
+    before, behind = off[:middle], off[middle + 1 :].flip(0)
+    return max(int(side.nonzero().max()) + 1 if side.any() else 0 for side in (before, behind))
