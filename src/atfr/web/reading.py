@@ -29,7 +29,9 @@ def prepare() -> None:
         forkserver.ensure_running()
 
 
-def read_apart(path: Path, spec: ClipSpec, limits: Limits, seconds: float = SECONDS) -> CentredClip:
+def read_apart(
+    path: Path, spec: ClipSpec, limits: Limits, seconds: float = SECONDS, memory: int = MEMORY
+) -> CentredClip:
     """Return the centred clip of a video that a process of its own decodes.
 
     Raises:
@@ -37,7 +39,7 @@ def read_apart(path: Path, spec: ClipSpec, limits: Limits, seconds: float = SECO
         InputError: it is beyond a limit.
     """
     ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_answer, args=(theirs, path, spec, limits), daemon=True)
+    process = CONTEXT.Process(target=_answer, args=(theirs, memory, path, spec, limits), daemon=True)
     with ours:
         process.start()
         theirs.close()
@@ -57,10 +59,10 @@ def read_apart(path: Path, spec: ClipSpec, limits: Limits, seconds: float = SECO
     return CentredClip(path=path, **found)
 
 
-def _answer(pipe: Connection, path: Path, spec: ClipSpec, limits: Limits) -> None:
+def _answer(pipe: Connection, memory: int, path: Path, spec: ClipSpec, limits: Limits) -> None:
     """Send what is in a file, or why it is not taken."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process
-    _hold_back()
+    _hold_back(memory)
     out = io.BytesIO()
     torch.save(_read(path, spec, limits), out)
     pipe.send_bytes(out.getvalue())
@@ -78,14 +80,14 @@ def _read(path: Path, spec: ClipSpec, limits: Limits) -> dict[str, Any]:
     return {name: getattr(found, name) for name in ("clips", "numbers", "video_frames", "warning")}
 
 
-def _hold_back() -> None:
+def _hold_back(memory: int) -> None:
     """Limit this process, where the system can: memory, seconds of work, and no file is written."""
     if sys.platform != "linux":
         return
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + MEMORY
+    most = pages * resource.getpagesize() + memory
     for kind, value in (
         (resource.RLIMIT_AS, most),
         (resource.RLIMIT_CPU, SECONDS),
