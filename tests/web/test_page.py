@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -19,99 +12,15 @@ import pytest
 from atfr import viz
 from atfr.cli.main import main
 from atfr.data.samples import SAMPLE_CLASSES
-from atfr.evaluate.task import Task, save_checkpoint
 from tests.cli.test_main import error_of
-from tests.evaluate.build import SPEC, network, write_level
 from tests.web.browser import MISSING, User, user
+from tests.web.served import ODD, TASK, Server
 from tests.web.test_network import by_hand
 
 needs_browser = pytest.mark.skipif(
     bool(MISSING),
     reason=f"no {' and no '.join(MISSING)} on this machine; on Debian: apt install chromium chromium-driver",
 )
-ODD = "${7*7} {{x}} <i>odd</i>"  # a class's name is no template and no markup
-TASK = Task((*SAMPLE_CLASSES[:-1], ODD), replace(SPEC, frames=8, flip=False))
-WATCHER = """
-import os, sys
-def note(event, args):
-    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
-        where = args[0] if event.startswith("socket.get") else args[1]
-        with open(os.environ["ATFR_TEST_ASKED"], "a") as file:
-            print(event, where, file=file)
-sys.addaudithook(note)
-"""
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running `atfr demo`, where it keeps its files, and where it notes what it asks of the network."""
-
-    process: subprocess.Popen[str]
-    address: str
-    temporary: Path
-    asked: Path
-
-    def files(self) -> list[Path]:
-        """What users have sent and is there still; pictures of the samples stay."""
-        return [file for file in self.temporary.rglob("sent/**/*") if file.is_file() and file.suffix != ".webp"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("page")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(folder: Path) -> Path:
-    save_checkpoint(network(), TASK, folder / "checkpoint")
-    return folder / "checkpoint"
-
-
-@pytest.fixture(scope="module")
-def videos(folder: Path) -> dict[str, Path]:
-    """Two videos, and what is none or too much."""
-    made = {
-        name: write_level(folder / f"{name}.mp4", level, 30, seed=level) for name, level in (("one", 3), ("two", 5))
-    }
-    made["long"] = write_level(folder / "long.mp4", 2, frames=110)
-    for name, content in (("notes", b"no video\n"), ("large", bytes(1_100_000))):
-        made[name] = folder / f"{name}.mp4"
-        made[name].write_bytes(content)
-    return made
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
-    """Start the page on a free port; Ctrl-C must end it, and nothing may be left."""
-    (folder / "watch").mkdir()
-    (folder / "watch" / "sitecustomize.py").write_text(WATCHER)
-    temporary, asked = folder / "temporary", folder / "asked"
-    temporary.mkdir()
-    paths = os.pathsep.join([str(folder / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": paths, "ATFR_TEST_ASKED": str(asked)}
-    limits = ["--port", "0", "--max_seconds", "4", "--max_megabytes", "1"]
-    command = [sys.executable, "-m", "atfr.cli.main", "demo", "--checkpoint", str(checkpoint), *limits]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
-        line = process.stdout.readline()
-        if not line.startswith("The page is at http://127.0.0.1:"):
-            process.kill()
-            pytest.fail(line + process.stderr.read())
-        try:
-            yield Server(process, line.split()[4], temporary, asked)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert (process.returncode, out, err) == (130, "", "atfr: interrupted\n")
-    assert not list(temporary.glob("atfr-demo-*"))
-
-
-@pytest.fixture(scope="module")
-def desk(server: Server) -> Iterator[User]:
-    with user(1280, 900) as someone:
-        someone.open(server.address)
-        yield someone
 
 
 def told_by_hand(video: Path, bins: int | None) -> tuple[str, str]:
@@ -188,15 +97,6 @@ def test_what_is_refused(server: Server, desk: User, videos: dict[str, Path]) ->
     assert server.files() == []
     desk.send(videos["one"])  # and it goes on
     desk.see("#answer .name", "one.mp4")
-
-
-def test_an_address_in_the_place_of_a_file_is_not_fetched(server: Server) -> None:
-    file = {"path": "http://other.example/a.mp4", "meta": {"_type": "gradio.FileData"}}
-    for number in (0, 2):  # the place to drop files on, and the slider
-        call = json.dumps({"fn_index": number, "data": [file, file], "session_hash": f"call{number}"}).encode()
-        urlopen(Request(f"{server.address}/gradio_api/queue/join", call, {"Content-Type": "application/json"})).close()
-        with urlopen(f"{server.address}/gradio_api/queue/data?session_hash=call{number}") as answer:
-            assert '"success":false' in answer.read().decode()
 
 
 @needs_browser

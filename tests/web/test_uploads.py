@@ -1,11 +1,13 @@
-"""What users send: refused before it is decoded where it is too long or too large, and removed whatever comes of it."""
+"""What users send: whose it is, read in a process of its own, refused where it is too much, and removed."""
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +15,12 @@ from atfr.data.samples import SAMPLE_CLASSES
 from atfr.errors import DataError, InputError, VideoError
 from atfr.video import decode
 from atfr.viz import centred_clip
-from atfr.web import samples, uploads
-from atfr.web.uploads import Inbox, Limits, check_video
+from atfr.web import limits as limits_module
+from atfr.web import reading, samples
+from atfr.web.limits import Limits, check_video
+from atfr.web.uploads import FullError, Inbox
 from tests.evaluate.build import SPEC, write_level
+from tests.video.video_files import write_video
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +33,15 @@ def inbox(tmp_path: Path) -> Inbox:
     return Inbox(tmp_path / "sent", SPEC, Limits(seconds=60, megabytes=1))
 
 
-def sent(inbox: Inbox, video: Path, place: str = "0123abcd") -> Path:
-    path = inbox.folder / place / video.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copy(video, path))
+def sent(inbox: Inbox, video: Path, session: str = "a") -> str:
+    token = inbox.begin(session, video.stat().st_size)
+    with video.open("rb") as content:
+        inbox.fill(token, video.name, content)
+    return token
 
 
 def test_a_file_is_read_and_removed(inbox: Inbox, video: Path) -> None:
-    path = sent(inbox, video)
-    clip = inbox.take(path)
+    clip = inbox.take(sent(inbox, video))
     wanted = centred_clip(video, SPEC)
     assert torch.equal(clip.clips, wanted.clips)
     assert (clip.path, clip.numbers, clip.video_frames) == (Path("a.mp4"), wanted.numbers, 50)
@@ -44,31 +49,28 @@ def test_a_file_is_read_and_removed(inbox: Inbox, video: Path) -> None:
 
 
 def test_the_same_file_of_two_users(inbox: Inbox, video: Path) -> None:
-    """Both have one place: the first one's turn removes it before the second's."""
-    path = sent(inbox, video)
-    assert torch.equal(inbox.take(path).clips, inbox.take(path).clips)
-    for number in range(uploads.REMEMBERED):
-        inbox.take(sent(inbox, video, str(number)))
-    with pytest.raises(InputError, match=r"'a\.mp4' is not there any more; send it again"):
-        inbox.take(path)
+    """Each has a file of its own, which the other neither takes nor removes."""
+    ours, theirs = sent(inbox, video, "a"), sent(inbox, video, "b")
+    assert [inbox.is_from(*who) for who in (("a", ours), ("b", theirs), ("a", theirs), ("b", ours))] == [1, 1, 0, 0]
+    assert torch.equal(inbox.take(ours).clips, inbox.take(theirs).clips)
+    with pytest.raises(InputError, match="the file is not here any more; send it again"):
+        inbox.take(ours)
 
 
-def test_only_what_was_sent_is_read(inbox: Inbox, video: Path) -> None:
-    inbox.folder.mkdir()
-    link = inbox.folder / "link.mp4"
-    link.symlink_to(video)
-    for path in (video, link, inbox.folder / ".." / "x" / "a.mp4", "/etc/passwd"):
-        with pytest.raises(InputError, match="was not sent to this page"):
-            inbox.take(path)
-    assert video.is_file()
+def test_there_is_room_for_so_many(inbox: Inbox, video: Path) -> None:
+    tokens = [inbox.begin("a", 1_000_000) for _ in range(10)]
+    with pytest.raises(FullError, match="Too many videos are waiting"):
+        inbox.begin("b", 1)
+    inbox.forget(tokens[0])
+    inbox.take(sent(inbox, video))
 
 
 @pytest.mark.parametrize(("content", "told"), [(b"", "is empty"), (b"no video at all", "cannot be opened as one")])
 def test_what_is_no_video_is_refused_and_removed(content: bytes, told: str, inbox: Inbox, tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(content)
-    path = sent(inbox, tmp_path / "b.mp4")
+    token = sent(inbox, tmp_path / "b.mp4")
     with pytest.raises(VideoError, match=f"'b.mp4' {told}") as caught:
-        inbox.take(path)
+        inbox.take(token)
     assert str(inbox.folder) not in str(caught.value)
     assert not list(inbox.folder.iterdir())
 
@@ -88,6 +90,20 @@ def test_a_damaged_file_is_told_by_its_name(inbox: Inbox, video: Path, tmp_path:
     assert str(inbox.folder) not in clip.warning
 
 
+def test_decoding_is_limited_in_time_and_memory(tmp_path: Path) -> None:
+    """A process that is at a limit ends, and the server goes on."""
+    video = write_video(tmp_path / "wide.mp4", np.zeros((4, 1440, 2560, 3), np.uint8))  # 11 MB a frame
+    told = {
+        "takes more than 0 seconds to decode; send a shorter": {"seconds": 0},
+        "Cannot allocate memory|takes too much memory to decode|makes the decoder fail": {"memory": 2**21},
+    }
+    for message, limit in told.items():
+        with pytest.raises(VideoError, match=message):
+            reading.read_apart(video, SPEC, Limits(), **limit)
+        assert multiprocessing.active_children() == []
+    assert reading.read_apart(video, SPEC, Limits()).video_frames == 4
+
+
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
@@ -102,7 +118,7 @@ def test_too_long_and_too_large(limits: Limits, told: str, video: Path) -> None:
 
 
 def test_too_wide(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MAX_SIDE_PX", 40)
+    monkeypatch.setattr(limits_module, "MAX_SIDE_PX", 40)
     with pytest.raises(InputError, match="has frames of 48 x 40 pixels; at most 40 a side"):
         check_video(video, Limits())
 

@@ -34,7 +34,7 @@ def demo(
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs Gradio, which is not installed: pip install 'atfr[demo]'")
-    from atfr.web.uploads import Limits
+    from atfr.web.limits import Limits
 
     limits = Limits(max_seconds, max_megabytes)
     model, task = common.load(checkpoint, device)

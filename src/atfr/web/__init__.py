@@ -1,5 +1,6 @@
 """A page in the browser: drop a video, see what a network makes of it, and what fewer bins change.
 
-`network` and `uploads` know nothing of Gradio, `result` makes HTML of an explanation, `page` puts it together, `serve`
+`network`, `uploads` and `reading` know nothing of Gradio, `result` makes HTML of an explanation, and `page` puts it
+together. Gradio stands `behind` a `gate`, which lets in what `visitors` may ask and what `calls` they may make; `serve`
 lets it out, to this machine alone.
 """

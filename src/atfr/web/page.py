@@ -1,13 +1,11 @@
 """The page: what stands where, and what happens when a video comes or the slider moves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
-from gradio import processing_utils
 
 from atfr.errors import AtfrError, VideoError
 from atfr.viz import CentredClip, Explanation, centred_clip
@@ -20,8 +18,8 @@ from atfr.web.uploads import Inbox
 SESSIONS = 32
 """So many users' clips are kept at most; whose clip is gone sends the video again."""
 KEPT_S = 3600
-FORGOTTEN_S = 600
-"""Files that were sent, but never came to their turn, are removed after so many seconds."""
+WAITING = 16
+"""So many calls wait at most; who comes then is told that the page is busy."""
 NAMED = 8
 
 
@@ -43,7 +41,7 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
         generated: whether these are of the generated sample set.
     """
     title = f"{network.model.config['model']}: what it sees, and what it saves"
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, FORGOTTEN_S)) as page:
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
         page.state_session_capacity = SESSIONS
         gr.HTML(head_html(network, title))
         with gr.Row(equal_height=False):
@@ -70,24 +68,16 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
         once: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
         once |= {"show_progress": "full", "show_progress_on": answer}
         outputs = [shown, answer, bins, change, details]
-        drop.upload(actions.sent, [drop], [drop, *outputs], preprocess=False, **once)  # it leaves an empty file behind
+        drop.upload(actions.sent, [drop], [drop, *outputs], **once)
         gallery.select(actions.chosen, [], outputs, **once)
         bins.input(actions.moved, [shown, bins], [answer, change, details], trigger_mode="always_last", **once)
-    return page
+    return page.queue(max_size=WAITING)
 
 
-def mount(app: FastAPI, blocks: gr.Blocks, largest_bytes: int, host: str) -> FastAPI:
-    """Let an application serve the page, which takes files up to a size."""
-    processing_utils.async_ssrf_protected_get = fetch_nothing
-    return gr.mount_gradio_app(
-        app, blocks, path="", max_file_size=largest_bytes, show_error=False, footer_links=[], ssr_mode=False,
-        theme=theme(), head=head(), server_name=host,
-    )  # fmt: skip
-
-
-async def fetch_nothing(url: str) -> NoReturn:
-    """Stand in the place of what Gradio fetches addresses with, which a client may name instead of a file."""
-    raise gr.Error("This page fetches nothing from other machines.", print_exception=False)
+def pictures(blocks: gr.Blocks) -> list[str]:
+    """Return the paths of the files that belong to the page: pictures of the samples."""
+    (gallery,) = (part for part in blocks.blocks.values() if isinstance(part, gr.Gallery))
+    return [item["image"]["path"] for item in gallery.value]
 
 
 class Actions:
@@ -96,9 +86,9 @@ class Actions:
     def __init__(self, network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample]) -> None:
         self.network, self.inbox, self.samples = network, inbox, samples
 
-    def sent(self, file: Mapping[str, Any]) -> list[Any]:
-        """A file was dropped: answer, and make the place free for the next."""
-        return [None, *self._answer(lambda: self.inbox.take(file["path"]))]
+    def sent(self, _file: None, event: gr.EventData) -> list[Any]:
+        """A file was dropped: answer, and make the place free for the next. The gate names it by its token."""
+        return [None, *self._answer(lambda: self.inbox.take(event.token))]
 
     def chosen(self, event: gr.SelectData) -> list[Any]:
         """A sample was chosen."""

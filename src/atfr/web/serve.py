@@ -1,33 +1,31 @@
 """Let the page out: to this machine unless asked, with no request to any other, and leave nothing behind."""
 
+import asyncio
+import logging
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from atfr.errors import InputError
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
-from atfr.web import samples
+from atfr.web import reading, samples
+from atfr.web.limits import Limits
 from atfr.web.network import SharedNetwork
-from atfr.web.uploads import Inbox, Limits
+from atfr.web.uploads import Inbox
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLOSING_S = 2
-HEADERS = {
-    # the browser itself refuses what is not from here; Gradio writes scripts and styles into its page
-    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+ASKED_S = 10
+CONNECTIONS = 256
+"""So many are answered at once; a page that is open has two."""
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -56,25 +54,37 @@ def serve(
         DataError: there is no video in the folder of examples.
     """
     with listening(host, port) as (listener, address), private() as folder:
-        from atfr.web import page  # Gradio reads the environment when it is imported
+        from atfr.web import behind, gate, page  # Gradio reads the environment when it is imported
 
+        reading.prepare()
         tries = samples.of_folder(examples) if examples else samples.generated(folder / "samples")
         network = SharedNetwork(model, task)
         inbox = Inbox(folder / "sent", task.spec, limits)
         blocks = page.build(network, inbox, tries, generated=examples is None)
-        app = page.mount(guarded(host), blocks, largest_bytes=int(limits.megabytes * 1e6), host=host)
+        gradio = behind.application(blocks, limits.bytes, host)
+        way_in = gate.Gate(gradio, blocks._queue, inbox, page.pictures(blocks), len(tries), network.most_bins)
+        app = way_in.app([*LOOPBACK, "[::1]"] if host in LOOPBACK else None)  # a name of another machine may lead here
         say(address)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=CLOSING_S)
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # clients write nothing on the terminal
+        limited: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": CLOSING_S}
+        config = uvicorn.Config(app, http=Prompt, ws="none", log_level="error", **limited)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def guarded(host: str) -> FastAPI:
-    """Return an application that adds headers, and at a loopback address keeps pages of other machines out."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(WithHeaders)
-    if host in LOOPBACK:  # a name of another machine may lead here
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
-    return app
+class Prompt(H11Protocol):
+    """A connection, which ends where it brings no request for a while: not even an incomplete one keeps it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to watch it."""
+        super().connection_made(transport)
+        self.loop.call_later(ASKED_S, self._watch, None)
+
+    def _watch(self, last: RequestResponseCycle | None) -> None:
+        """End it, unless there was a request since `last`, or that one is still answered."""
+        if self.cycle is last and (last is None or last.response_complete):
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(ASKED_S, self._watch, self.cycle)
 
 
 @contextmanager
@@ -101,31 +111,13 @@ def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
 
 @contextmanager
 def private() -> Iterator[Path]:
-    """Give a folder that is this user's alone, in which Gradio keeps what users send; it goes with the server."""
+    """Give a folder that is this user's alone, for what users send and what the page shows; it goes with the server."""
     with tempfile.TemporaryDirectory(prefix="atfr-demo-", ignore_cleanup_errors=True) as folder:  # mode 0700
-        settings = QUIET | {"GRADIO_TEMP_DIR": f"{folder}/sent"}
+        settings = QUIET | {"GRADIO_TEMP_DIR": f"{folder}/page"}
         before = {name: os.environ.get(name) for name in settings}
         os.environ |= settings
-        (Path(folder) / "sent").mkdir()
         try:
             yield Path(folder)
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-class WithHeaders:
-    """Adds headers to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self.app(scope, receive, sent)

@@ -1,127 +1,107 @@
-"""Files that users send: what is taken, and that nothing of it stays."""
+"""Files that users send: whose they are, how many are held, and that nothing of them stays."""
 
-import os
+import re
+import secrets
 import shutil
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
-import av
-from av.container import InputContainer
-from av.video.stream import VideoStream
-
-from atfr.errors import InputError, VideoError
-from atfr.video.container import open_video
+from atfr.errors import AtfrError, InputError, VideoError
 from atfr.video.spec import ClipSpec
-from atfr.viz import CentredClip, centred_clip
+from atfr.viz import CentredClip
+from atfr.web.limits import Limits
+from atfr.web.reading import read_apart
 
-MAX_SIDE_PX = 4096
-MAX_FPS = 120
-"""A video has at most so many frames for each second that is taken: a file may declare any length and frame rate."""
-USUAL_FPS = 25
-REMEMBERED = 8
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long and how large a video may be that users send."""
-
-    seconds: float = 60
-    megabytes: float = 100
-
-    def __post_init__(self) -> None:
-        if not (self.seconds > 0 and self.megabytes > 0):
-            raise InputError(f"limits must be positive, got {self.seconds} seconds and {self.megabytes} megabytes")
-
-    def __str__(self) -> str:
-        return f"{self.seconds:g} seconds, {self.megabytes:g} MB and {MAX_SIDE_PX} pixels a side"
+HELD = 10
+"""So many of the largest files are held at most, until their turn comes."""
+NAME_LENGTH = 100
 
 
-def check_video(path: Path, limits: Limits) -> None:
-    """Refuse what is too long or too large, without decoding a frame.
-
-    Raises:
-        VideoError: the file is no video.
-        InputError: it is beyond a limit.
-    """
-    if (size := path.stat().st_size) > limits.megabytes * 1e6:
-        raise InputError(f"'{path}' has {size / 1e6:.4g} MB; at most {limits.megabytes:g} MB are taken")
-    with open_video(path, threads=1) as (container, stream):
-        if max(stream.width, stream.height) > MAX_SIDE_PX:
-            raise InputError(
-                f"'{path}' has frames of {stream.width} x {stream.height} pixels; at most {MAX_SIDE_PX} a side are "
-                "taken, so save it smaller"
-            )
-        most = int(limits.seconds * MAX_FPS)
-        frames = count_packets(container, stream, most + 1)
-        seconds = frames / float(stream.average_rate or USUAL_FPS)
-        if frames > most or seconds > limits.seconds:
-            long = f"more than {most} frames" if frames > most else f"{seconds:.3g} seconds"
-            raise InputError(f"'{path}' is {long} long; at most {limits.seconds:g} seconds are taken; cut it")
+class FullError(AtfrError):
+    """There is no room for another file at the moment."""
 
 
-def count_packets(container: InputContainer, stream: VideoStream, most: int) -> int:
-    """Return how many packets the stream has, as far as the file can be read; counting ends at `most`."""
-    count = 0
-    try:
-        for packet in container.demux(stream):
-            count += packet.size > 0
-            if count == most:
-                break
-    except (av.FFmpegError, OSError):
-        pass  # what is left decodes, or does not
-    return count
+@dataclass
+class Sent:
+    """A file that a session has sent, or is sending."""
+
+    session: str
+    size: int
+    path: Path
+    name: str = ""
 
 
 class Inbox:
-    """Reads the clip of a file that a user sent, and removes the file.
+    """Holds files until their turn comes, each for the session that sent it, and reads the clip of one.
 
-    The same bytes of the same name have the same place, whoever sends them, so that a file may be gone when its second
-    sender's turn comes: the last few clips are remembered.
+    A file is known by a token that only its sender is told; its place is named by the token alone.
 
     Args:
-        folder: what users send lies somewhere in it; nothing else is read or removed.
+        folder: where files are held; nothing else is read or removed.
         spec: the clip that is read.
         limits: what is beyond them is refused.
     """
 
     def __init__(self, folder: Path, spec: ClipSpec, limits: Limits) -> None:
-        self.folder, self.spec, self.limits = folder.resolve(), spec, limits
-        self._turn = threading.Lock()
-        self._last: OrderedDict[Path, CentredClip] = OrderedDict()
+        self.folder, self.spec, self.limits = folder, spec, limits
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock = threading.Lock()
+        self._sent: dict[str, Sent] = {}
 
-    def take(self, sent: str | os.PathLike[str]) -> CentredClip:
+    def begin(self, session: str, size: int) -> str:
+        """Make room for a file of so many bytes, and return its token.
+
+        Raises:
+            FullError: there is no room.
+        """
+        token = secrets.token_urlsafe(32)
+        with self._lock:
+            if sum(file.size for file in self._sent.values()) + size > HELD * self.limits.bytes:
+                raise FullError("Too many videos are waiting here; try again in a few minutes.")
+            self._sent[token] = Sent(session, size, self.folder / token)
+        return token
+
+    def fill(self, token: str, name: str, content: BinaryIO) -> None:
+        """Keep the content of a file; of its name, only what stands behind the last slash."""
+        file = self._sent[token]
+        file.name = name.replace("\\", "/").rsplit("/", 1)[-1][-NAME_LENGTH:] or "video"
+        ending = re.search(r"\.\w{1,8}$", file.name, re.ASCII)  # some formats are known by it alone
+        file.path = self.folder / f"{token}{ending.group() if ending else ''}"
+        with file.path.open("xb") as target:
+            shutil.copyfileobj(content, target)
+
+    def is_from(self, session: str, token: str) -> bool:
+        """Whether this session has sent the file, and it is still here."""
+        file = self._sent.get(token)
+        return file is not None and file.session == session
+
+    def forget(self, token: str) -> None:
+        """Remove a file, if it is still here."""
+        with self._lock:
+            if file := self._sent.pop(token, None):
+                file.path.unlink(missing_ok=True)
+
+    def take(self, token: str) -> CentredClip:
         """Return the centred clip of a file, which is removed whatever comes of it; its path is the bare name.
 
         Raises:
             VideoError: the file is no video.
-            InputError: it is too long or too large, does not lie in the folder, or is not there any more.
+            InputError: it is too long or too large, or is not here any more.
         """
-        path = Path(sent).resolve()
-        if self.folder not in path.parents:
-            raise InputError(f"'{path.name}' was not sent to this page")
-        with self._turn:
-            if not path.is_file():
-                if path not in self._last:
-                    raise InputError(f"'{path.name}' is not there any more; send it again")
-                return self._last[path]
-            try:
-                clip = self._read(path)
-            finally:
-                shutil.rmtree(path.parent) if path.parent != self.folder else path.unlink()
-            self._last[path] = clip
-            if len(self._last) > REMEMBERED:
-                self._last.popitem(last=False)
-            return clip
-
-    def _read(self, path: Path) -> CentredClip:
-        """Return the clip of a file, in whose messages the folder is not named."""
-        bare = Path(path.name)
+        file = self._sent.get(token)
+        if file is None:
+            raise InputError("the file is not here any more; send it again")
         try:
-            check_video(path, self.limits)
-            clip = centred_clip(path, self.spec)
+            return replace(self._read(file), path=Path(file.name))
+        finally:
+            self.forget(token)
+
+    def _read(self, file: Sent) -> CentredClip:
+        """Return the clip of a file, in whose messages the bare name stands for its place."""
+        try:
+            clip = read_apart(file.path, self.spec, self.limits)
         except (InputError, VideoError) as error:
-            raise type(error)(str(error).replace(str(path), str(bare))) from error
-        warning = clip.warning and clip.warning.replace(str(path), str(bare))
-        return replace(clip, path=bare, warning=warning)
+            raise type(error)(str(error).replace(str(file.path), file.name)) from error
+        return replace(clip, warning=clip.warning and clip.warning.replace(str(file.path), file.name))

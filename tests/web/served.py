@@ -1,0 +1,37 @@
+"""A running `atfr demo`, and the task of the network that it shows."""
+
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from atfr.data.samples import SAMPLE_CLASSES
+from atfr.evaluate.task import Task
+from tests.evaluate.build import SPEC
+
+ODD = "${7*7} {{x}} <i>odd</i>"  # a class's name is no template and no markup
+TASK = Task((*SAMPLE_CLASSES[:-1], ODD), replace(SPEC, frames=8, flip=False))
+WATCHER = """
+import os, sys
+def note(event, args):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        where = args[0] if event.startswith("socket.get") else args[1]
+        if event == "socket.connect" and not isinstance(where, tuple):
+            return  # a socket of this machine, by which the server starts the processes that decode
+        with open(os.environ["ATFR_TEST_ASKED"], "a") as file:
+            print(event, where, file=file)
+sys.addaudithook(note)
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `atfr demo`, where it keeps its files, and where it notes what it asks of the network."""
+
+    process: subprocess.Popen[str]
+    address: str
+    temporary: Path
+    asked: Path
+
+    def files(self) -> list[Path]:
+        """What users have sent and is there still."""
+        return [file for file in self.temporary.rglob("sent/**/*") if file.is_file()]
