@@ -17,6 +17,11 @@ from atfr.errors import VideoError
 MAX_SIDE_PX = 16_384
 MAX_FRAME_PX = 64 * 2**20
 MAX_ASPECT = 64
+REFERRING = frozenset(
+    "applehttp avisynth concat concatf dash hls imf rtp rtsp sap sdp vapoursynth webm_dash_manifest".split()
+)
+"""Formats of files that name other files or addresses, or are programs: who sends one would see what is there."""
+FORMATS = ",".join(sorted(name for name in av.formats_available if not REFERRING & set(name.split(","))))
 NO_VIDEO_FORMATS = frozenset({"tty"})  # FFmpeg would draw any text file as a picture
 
 
@@ -120,13 +125,10 @@ def _check_file(path: Path) -> None:
 
 @contextmanager
 def _open(path: Path) -> Iterator[InputContainer]:
-    """Open the file and nothing else: a playlist must not lead to the network, nor a colon in a name to a protocol."""
+    """Open the file and nothing else: no playlist leads to other files, nor a colon in a name to a protocol."""
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PX)}
     try:
-        container = av.open(
-            f"file:{path}",
-            metadata_errors="ignore",
-            options={"protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PX)},  # some decoders start right here
-        )
+        container = av.open(f"file:{path}", metadata_errors="ignore", options=options)
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"expected a video, but '{path}' cannot be opened as one ({reason})") from error
