@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from atfr.data.records import read_csv, read_folder
-from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
-from atfr.data.samples import SAMPLE_CLASSES, read_manifest, render_samples
+from atfr.data.sample_footage import DISTURBANCES, draw_disturbed
+from atfr.data.sample_motion import CHANGES, Motion, draw_motion, draw_video
+from atfr.data.samples import SAMPLE_CLASSES, SampleClip, manifest_of, read_manifest, render_samples
 from atfr.errors import DataError, InputError
 from atfr.video.decode import decode
 
@@ -23,6 +24,17 @@ SMALL = {"clips_per_class_train": 3, "clips_per_class_test": 2, "size": 48, "fra
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render_samples(tmp_path_factory.mktemp("set") / "sample set ü", **SMALL)
+
+
+def drawn_again(clip: SampleClip, size: int, footage: str) -> tuple[Motion, np.ndarray]:
+    rng = np.random.default_rng(clip.seed)
+    motion = draw_motion(clip.name, clip.frames, rng)
+    disturbed = draw_disturbed(footage, clip.frames, motion.start_frame, motion.stop_frame, rng)
+    return motion, draw_video(motion, disturbed, size, rng)
+
+
+def changes_of(video: np.ndarray) -> np.ndarray:
+    return np.abs(np.diff(video.astype(int), axis=0)).mean(axis=(1, 2, 3))
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -48,16 +60,52 @@ def test_videos_are_what_was_drawn_and_move_when_the_manifest_says(root: Path) -
         assert frames.data.shape == (24, 3, 48, 48)
         assert frames.fps == 24
         assert frames.warning is None
-        rng = np.random.default_rng(clip.seed)
-        drawn = draw_video(draw_motion(clip.name, 24, rng), 48, rng)
-        assert np.abs(frames.data.permute(0, 2, 3, 1).numpy().astype(int) - drawn).mean() < 6
-        changes = np.abs(np.diff(drawn.astype(int), axis=0)).mean(axis=(1, 2, 3))
-        moving = np.arange(23)
-        moving = (moving >= clip.start_frame) & (moving < clip.stop_frame)
-        assert (changes[moving] > 0).all()
-        if clip.camera_x == clip.camera_y == 0:
-            assert (changes[~moving] == 0).all()
+        motion, drawn = drawn_again(clip, 48, "mixed")
+        assert np.abs(frames.data.permute(0, 2, 3, 1).numpy().astype(int) - drawn).mean() < 8
+        assert (motion.start_frame, motion.stop_frame) == (clip.start_frame, clip.stop_frame)
+        assert (changes_of(drawn)[clip.start_frame : clip.stop_frame] > 0).all()
         assert 0 < clip.start_frame < clip.stop_frame < 24
+
+
+@pytest.mark.parametrize("footage", ["clean", *DISTURBANCES])
+def test_each_disturbance_is_there_and_alone(tmp_path: Path, footage: str) -> None:
+    root = render_samples(tmp_path / "set", **SMALL | {"frames": 36}, footage=footage)
+    for clip in read_manifest(root):
+        kinds = {
+            "noise": clip.noise > 0,
+            "drift": (clip.drift_x, clip.drift_y) != (0, 0),
+            "shake": clip.shake > 0,
+            "freeze": clip.frozen,
+            "flash": clip.flash >= 0,
+            "cuts": bool(clip.cuts),
+        }
+        assert {kind for kind, there in kinds.items() if there} == {footage} - {"clean"}
+        change = changes_of(drawn_again(clip, 48, footage)[1])
+        still = np.ones(35, dtype=bool)
+        still[clip.start_frame : clip.stop_frame] = False
+        if footage in ("clean", "freeze"):
+            assert (change[still] == 0).all()
+        elif footage in ("noise", "drift", "shake"):
+            assert (change[still] > 0).all()
+        else:
+            at = [clip.flash - 1, clip.flash + 1] if footage == "flash" else [int(cut) - 1 for cut in clip.cuts.split()]
+            assert np.flatnonzero(still & (change > 0)).tolist() == sorted(at)
+
+
+def test_mixed_videos_have_each_disturbance_now_and_then(root: Path) -> None:
+    clips = read_manifest(root)
+    for there in (lambda c: c.noise > 0, lambda c: c.drift_x != 0, lambda c: c.shake > 0, lambda c: c.frozen):
+        assert 0 < sum(map(there, clips)) < len(clips)
+
+
+def test_the_truth_of_a_list_of_videos(root: Path, tmp_path: Path) -> None:
+    videos = read_folder(root)["test"]
+    truth = manifest_of(videos)
+    assert [(root / clip.path).resolve() for clip in truth] == [record.path.resolve() for record in videos.records]
+    for name in ("one.mp4", "other.mp4"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_bytes((root / truth[0].path).read_bytes())
+    assert manifest_of(read_folder(tmp_path)["test"]) == []
 
 
 def test_the_same_settings_are_reused_and_render_the_same_bytes(root: Path, tmp_path: Path) -> None:
@@ -72,8 +120,10 @@ def test_the_same_settings_are_reused_and_render_the_same_bytes(root: Path, tmp_
 def test_other_processes_draw_the_same() -> None:
     """Strings hash differently in each process, so that sets of them have another order."""
     code = """import hashlib, numpy
+from atfr.data.sample_footage import draw_disturbed
 from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
-draw = lambda name, rng: draw_video(draw_motion(name, 12, rng), 32, rng).tobytes()
+disturbed = lambda rng: draw_disturbed("mixed", 12, 4, 8, rng)
+draw = lambda name, rng: draw_video(draw_motion(name, 12, rng), disturbed(rng), 32, rng).tobytes()
 print(hashlib.sha256(b"".join(draw(name, numpy.random.default_rng(0)) for name in CHANGES)).hexdigest())"""
     found = set()
     for seed in ("1", "2", "3"):
@@ -139,9 +189,10 @@ def test_damaged_meta_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"size": 47}, {"size": 2}, {"frames": 4}, {"clips_per_class_test": 0}, {"seed": -1}]
+    "change",
+    [{"size": 47}, {"size": 2}, {"frames": 4}, {"clips_per_class_test": 0}, {"seed": -1}, {"footage": "rain"}],
 )
-def test_wrong_settings(tmp_path: Path, change: dict[str, int]) -> None:
+def test_wrong_settings(tmp_path: Path, change: dict[str, int | str]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
         render_samples(tmp_path / "set", **{**SMALL, **change})
     assert not list(tmp_path.iterdir())
@@ -209,3 +260,12 @@ def test_each_class_changes_one_property_in_its_direction(name: str) -> None:
         np.testing.assert_allclose(steps[changed][moving], sign * motion.speed, rtol=1e-6)
         lengths[motion.stop_frame - motion.start_frame] += 1
     assert len(lengths) > 10
+    brief = sum(count for length, count in lengths.items() if length <= 8)
+    assert 0.7 < brief / 200 < 0.9
+
+
+def test_frames_before_and_after_do_not_tell_left_from_right() -> None:
+    """Places wrap around: the way mod 1 is distributed alike, seen forward and backward."""
+    for forward, backward, axis in (("move_left", "move_right", "x"), ("move_up", "move_down", "y")):
+        ways = [np.array([(c[axis][-1] - c[axis][0]) % 1 for c in courses(name)]) for name in (forward, backward)]
+        assert distance(*ways) < ALIKE

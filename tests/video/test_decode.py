@@ -230,6 +230,30 @@ def test_file_cut_before_its_first_frame(tmp_path: Path, clip: Path) -> None:
         decode(clip)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.5,\n{video}\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile {video.name}\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile {video.name}\n"),
+    ],
+)
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, name: str, content: str) -> None:
+    """Who sends one to a server would see what lies there."""
+    video = tmp_path / "private.ts"
+    with av.open(str(video), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for _ in range(30):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode())
+    assert len(decode(video)) > 0
+    (tmp_path / name).write_text(content.format(video=video))
+    with pytest.raises(VideoError, match="cannot be opened"):
+        decode(tmp_path / name)
+
+
 def test_a_playlist_opens_no_other_address(tmp_path: Path) -> None:
     playlist = tmp_path / "list.m3u8"
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")

@@ -34,6 +34,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from atfr.data.records import VideoList
 from atfr.data.sample_footage import Footage, draw_disturbed
 from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
 from atfr.errors import DataError, InputError
@@ -144,10 +145,21 @@ def read_manifest(root: str | os.PathLike[str]) -> list[SampleClip]:
     if not path.is_file():
         raise DataError(f"expected a rendered sample set, but there is no '{path}'; render_samples makes one")
     kinds = get_type_hints(SampleClip)
+    read = {name: (lambda text: text == "True") if kind is bool else kind for name, kind in kinds.items()}
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    read = {name: (lambda text: text == "True") if kind is bool else kind for name, kind in kinds.items()}
     return [SampleClip(**{key: read[key](value) for key, value in row.items()}) for row in rows]
+
+
+def manifest_of(videos: VideoList) -> list[SampleClip]:
+    """Return the true motion of each video of a list; nothing where they are not of one rendered set."""
+    roots = {record.path.parents[2] for record in videos.records}
+    root = roots.pop()
+    if roots or not (root / MANIFEST_FILE).is_file() or not (root / META_FILE).is_file():
+        return []
+    clips = {(root / clip.path).resolve(): clip for clip in read_manifest(root)}
+    found = [clips.get(record.path.resolve()) for record in videos.records]
+    return [clip for clip in found if clip] if all(found) else []
 
 
 def _check(settings: SampleSettings) -> None:
