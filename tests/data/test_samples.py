@@ -98,13 +98,25 @@ def test_mixed_videos_have_each_disturbance_now_and_then(root: Path) -> None:
         assert 0 < sum(map(there, clips)) < len(clips)
 
 
+def test_trimmed_videos_are_the_same_around_their_motion(root: Path, tmp_path: Path) -> None:
+    trimmed = read_manifest(render_samples(tmp_path / "set", **SMALL, trimmed=True))
+    for clip, cut in zip(read_manifest(root), trimmed, strict=True):
+        first = clip.start_frame - cut.start_frame
+        assert (cut.path, cut.stop_frame + first) == (clip.path, clip.stop_frame)
+        assert cut.start_frame == min(4, clip.start_frame)
+        assert cut.frames == min(clip.frames, clip.stop_frame + 5) - first
+        whole, part = decode(root / clip.path).data, decode(tmp_path / "set" / cut.path).data
+        assert len(part) == cut.frames
+        assert (whole[first : first + cut.frames].float() - part.float()).abs().mean() < 4  # both are compressed
+
+
 def test_the_truth_of_a_list_of_videos(root: Path, tmp_path: Path) -> None:
     videos = read_folder(root)["test"]
     truth = manifest_of(videos)
     assert [(root / clip.path).resolve() for clip in truth] == [record.path.resolve() for record in videos.records]
-    for name in ("one.mp4", "other.mp4"):
-        (tmp_path / "a").mkdir(exist_ok=True)
-        (tmp_path / "a" / name).write_bytes((root / truth[0].path).read_bytes())
+    for name in ("a/one.mp4", "a/other.mp4", "b/one.mp4", "b/other.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((root / truth[0].path).read_bytes())
     assert manifest_of(read_folder(tmp_path)["test"]) == []
 
 

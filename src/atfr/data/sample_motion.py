@@ -29,7 +29,7 @@ TRAVEL = (0.3, 0.7)
 """Spread evenly around a half: places wrap around, so those before and after do not tell left from right."""
 GROWTH = (1.7, 2.4)
 GROUND, SHAPE = (0.05, 0.45), (0.6, 1.0)
-BRIEF = (0.1, 0.2)
+BRIEF = (0.07, 0.15)
 """How much of a video most motions last."""
 LONG = (0.5, 0.8)
 LONG_SHARE = 0.2

@@ -2,9 +2,10 @@
 
 A textured shape lies on a textured background. One of its three properties (horizontal place, vertical place, size)
 changes during a part of the video: it moves left or right, up or down, grows or shrinks. Four motions of five are
-brief, a tenth to a fifth of the video; the others last most of it. Around the motion happens what happens in real
-videos: sensor noise, a camera that drifts or shakes, frozen stretches, flashes, cuts to another scene
-(`sample_footage`); `footage=` makes sets with one of these only.
+brief, a fourteenth to a seventh of the video; the others last most of it. Around the motion happens what happens in
+real videos: sensor noise, a camera that drifts or shakes, frozen stretches, flashes, cuts to another scene
+(`sample_footage`); `footage=` makes sets with one of these only. `trimmed=True` cuts the same videos down to the motion
+and a little before and behind, as the data sets of the field are cut.
 
 What gives the class away, and what does not:
 - One frame tells nothing: every video draws the course of all three properties, and the two that do not change stand
@@ -42,6 +43,8 @@ from atfr.errors import DataError, InputError
 SAMPLE_CLASSES = tuple(sorted(CHANGES))
 META_FILE, MANIFEST_FILE = "samples.json", "manifest.csv"
 VERSION = 2
+TRIMMED_TO = 4
+"""Frames that a trimmed video has before and behind its motion."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class SampleSettings:
     frames: int
     fps: int
     footage: Footage
+    trimmed: bool
     version: int = VERSION
 
 
@@ -95,6 +99,7 @@ def render_samples(
     frames: int = 36,
     fps: int = 24,
     footage: Footage = "mixed",
+    trimmed: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Render the set to `root/train/<class>/*.mp4`, `root/test/<class>/*.mp4` and `root/manifest.csv`; return `root`.
@@ -113,6 +118,7 @@ def render_samples(
         fps: Frame rate, frames/s.
         footage: What happens besides the motion: "clean", "noise", "drift", "shake", "freeze", "flash", "cuts" in every
             video, or "mixed" as they come.
+        trimmed: Cut each video down to its motion and four frames on either side.
         progress: Called with the number of videos done and the number of all.
 
     Raises:
@@ -120,7 +126,7 @@ def render_samples(
         InputError: A setting is out of range.
     """
     root = Path(root)
-    settings = SampleSettings(clips_per_class_train, clips_per_class_test, seed, size, frames, fps, footage)
+    settings = SampleSettings(clips_per_class_train, clips_per_class_test, seed, size, frames, fps, footage, trimmed)
     _check(settings)
     if _holds_set(root, settings):
         _render_missing(root, settings, progress)
@@ -222,10 +228,13 @@ def _render_clip(root: Path, settings: SampleSettings, split: str, number: int, 
     rng = np.random.default_rng(clip_seed)
     motion = draw_motion(name, settings.frames, rng)
     disturbed = draw_disturbed(settings.footage, settings.frames, motion.start_frame, motion.stop_frame, rng)
+    first, end = 0, settings.frames
+    if settings.trimmed:
+        first, end = max(0, motion.start_frame - TRIMMED_TO), min(end, motion.stop_frame + TRIMMED_TO + 1)
     path = root / split / name / f"{number:04d}.mp4"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_video(_whole_file(path), draw_video(motion, disturbed, settings.size, rng), settings.fps)
+        _write_video(_whole_file(path), draw_video(motion, disturbed, settings.size, rng)[first:end], settings.fps)
         _whole_file(path).replace(path)
     side = settings.size
     return SampleClip(
@@ -234,17 +243,17 @@ def _render_clip(root: Path, settings: SampleSettings, split: str, number: int, 
         name=name,
         split=split,
         seed=clip_seed,
-        frames=settings.frames,
-        start_frame=motion.start_frame,
-        stop_frame=motion.stop_frame,
+        frames=end - first,
+        start_frame=motion.start_frame - first,
+        stop_frame=motion.stop_frame - first,
         speed=round(motion.speed * (side if name.startswith("move") else 1), 4),
         noise=round(disturbed.noise, 4),
         drift_x=round(side * disturbed.drift[0], 4),
         drift_y=round(side * disturbed.drift[1], 4),
         shake=round(side * disturbed.shake, 4),
         frozen=disturbed.frozen_to > 0,
-        flash=disturbed.flash,
-        cuts=" ".join(map(str, disturbed.cuts)),
+        flash=disturbed.flash - first if first <= disturbed.flash < end else -1,
+        cuts=" ".join(str(cut - first) for cut in disturbed.cuts if first < cut < end),
     )
 
 
