@@ -23,6 +23,7 @@ ROOMS = [
     "meta",
     "adapt",
     "cost",
+    "calibrate",
     "models",
     "optimize",
     "paper",

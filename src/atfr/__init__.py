@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from atfr.adapt import adapt_ as adapt_
     from atfr.adapt import restore_ as restore_
     from atfr.adapt import set_num_bins_ as set_num_bins_
+    from atfr.calibrate import calibrate_ as calibrate_
     from atfr.cost import clip_cost as clip_cost
     from atfr.models import create_model as create_model
     from atfr.models import from_pretrained as from_pretrained
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
     from atfr.ragged import PackedClips as PackedClips
     from atfr.runtime import export_bundle as export_bundle
     from atfr.runtime import load_bundle as load_bundle
+    from atfr.samplers import ChangeGuidedSampling as ChangeGuidedSampling
     from atfr.samplers import SimilarityGuidedSampling as SimilarityGuidedSampling
     from atfr.trace import record as record
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ChangeGuidedSampling": "samplers",
     "PackedClips": "ragged",
     "SimilarityGuidedSampling": "samplers",
     "adapt_": "adapt",
+    "calibrate_": "calibrate",
     "clip_cost": "cost",
     "create_model": "models",
     "from_pretrained": "models",

@@ -21,7 +21,7 @@ class StandIn(nn.Module):
             features on as they are.
         passes: how often it has run.
         frames: maps that each clip had in the last pass.
-        merging: multiply-adds of the weighted sum in the last pass.
+        merging: multiply-adds of the weighted sum in the last pass, if there is one.
     """
 
     def __init__(self, layer: TemporalSampler) -> None:
@@ -42,7 +42,7 @@ class StandIn(nn.Module):
             return features
         maps = features.plain() if isinstance(features, PackedClips) else features
         self.layer.describe(maps)
-        self.merging = maps.numel()
+        self.merging = 0 if self.layer.one_each else maps.numel()
         return PackedClips.pack([clip[:, : self.keep[min(i, len(self.keep) - 1)]] for i, clip in enumerate(clips)])
 
 

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from atfr.adapt.places import evaluating, outputs_of, trial_inputs
 from atfr.errors import AdaptError
 
-FRAMES, SIDE = 65, 32
-"""A clip that most networks take, and which shows a reach of up to 32 maps."""
+FRAMES, SIDE = 192, 16
+"""A clip that most networks take: many maps are left where some pathway strides over time, and no stride drops any."""
 TOLERANCE = 1e-9
 
 
 def edge_maps_at(model: nn.Module, paths: Sequence[str], example: Any = None) -> list[int]:
     """Return how many maps at either end zero padding has touched, in the output of each submodule; 0 at the input.
 
-    A still clip goes through the network up to there, in float64 on the CPU, with weights that are all positive and
-    without shifts, so that nothing that padding does can cancel out or be cut off. Maps that differ from the one in the
-    middle were touched. The network itself is left alone.
+    A still clip goes through the network up to there, in float64 on the CPU: once with weights that are all positive,
+    so that nothing that padding does can cancel out or be cut off, and once with random ones, so that no max pool hides
+    it. Maps that differ from the one in the middle were touched. The network itself is left alone.
 
     Raises:
         AdaptError: no trial clip gets there.
@@ -29,26 +29,28 @@ def edge_maps_at(model: nn.Module, paths: Sequence[str], example: Any = None) ->
         return [0] * len(paths)
     generator = torch.Generator().manual_seed(0)
     named = (*model.named_parameters(), *model.named_buffers())
-    state = {name: positive(name, value, generator) for name, value in named}
+    states = [{name: drawn(name, value, positive, generator) for name, value in named} for positive in (True, False)]
     failed: AdaptError | None = None
     for trial in still_clips(model, example, generator):
         try:
             with evaluating(model):
-                found = outputs_of(model, inner, state, trial)
+                found = [outputs_of(model, inner, state, trial) for state in states]
         except AdaptError as error:
             failed = error
             continue
-        return [touched(found[path]) if path else 0 for path in paths]
+        return [max(touched(outputs[path]) for outputs in found) if path else 0 for path in paths]
     raise AdaptError(f"how far zero padding reaches could not be found; give it as edge_maps=: {failed}") from failed
 
 
-def positive(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    """Return what stands for a parameter or buffer: positive weights whose sum is 1 for each output, no shift."""
+def drawn(name: str, value: Tensor, positive: bool, generator: torch.Generator) -> Tensor:
+    """Return what stands for a parameter or buffer: weights that keep the scale of maps, scales of 1, no shifts."""
     if not value.is_floating_point():
         return torch.zeros_like(value, device="cpu")
     if value.dim() < 2:
-        shifts = name.endswith(("bias", "running_mean"))
-        return torch.full(value.shape, 0.0 if shifts else 1.0, dtype=torch.float64)
+        shift = name.endswith(("bias", "running_mean"))
+        return torch.full(value.shape, 0.0 if shift else 1.0, dtype=torch.float64)
+    if not positive:
+        return torch.randn(value.shape, dtype=torch.float64, generator=generator) * (2 / value[0].numel()) ** 0.5
     weights = 0.5 + torch.rand(value.shape, dtype=torch.float64, generator=generator)
     return weights / weights.flatten(1).sum(1).view(-1, *[1] * (value.dim() - 1))
 

@@ -23,7 +23,7 @@ def cost(
     embedding_dim: int = 8,
     similarity: Literal["magnitude", "angular", "spherical"] = "magnitude",
     temporal_block: int | list[int | None] | None = None,
-    sampler: Literal["sgs", "uniform", "average", "random", "attention"] = "sgs",
+    sampler: Literal["sgs", "change", "uniform", "average", "random", "attention"] = "sgs",
     active_bins: float | list[float] | None = None,
     frames: int | None = None,
     size: int | None = None,
@@ -37,15 +37,16 @@ def cost(
 
     Args:
         model: A name, as x3d_s, or a checkpoint folder.
-        after: The stage that SGS stands behind (stem, res2, ...; several as [res2,res4]), or none; by default res2. A
-            checkpoint has its own, and its own options below but for the number of bins.
+        after: Where the sampler stands: input, or behind a stage (stem, res2, ...; several as [res2,res4]), or none; by
+            default res2. A checkpoint has its own, and its own options below but for the number of bins.
         num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in. With several coordinates
             a number for each, as [4,8].
         embedding_dim: Dimension of the similarity space.
         similarity: What bins are made of.
         temporal_block: Maps are grouped within blocks of so many; for several layers one for each, as [8,2] for
             SlowFast's fast and slow pathway. By default over the whole clip.
-        sampler: SGS, or at its place a control without similarity, or temporal attention, which merges nothing.
+        sampler: sgs; change, which keeps maps where the clip changes; a control that does not look (uniform, average,
+            random); or temporal attention, which merges nothing.
         active_bins: The mean number of maps that a control keeps; for several layers one for each.
         frames: Frames T of the clip; by default those the network was designed for.
         size: Height and width of the clip in px; by default those the network was designed for.

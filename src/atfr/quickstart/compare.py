@@ -1,9 +1,9 @@
-"""quickstart: train a base, fine-tune it with and without SGS, test both, time both in turns, write what came out.
+"""quickstart: train a base, fine-tune it with each sampler and with none, test, time in turns, write what came out.
 
-out/base, static, adaptive/   checkpoint folders, for `atfr predict` and `atfr test`
-out/static/test, adaptive/test/   what their tests found, for `atfr report`
-out/quickstart.json           every figure, with its conditions
-out/quickstart.png            the same as a picture
+out/base, static, fewer_frames, adaptive, sgs/   checkpoint folders, for `atfr predict` and `atfr test`; all but the
+                                                 base have a folder test/ with what their tests found, for `atfr report`
+out/quickstart.json                              every figure, with its conditions
+out/quickstart.png                               the same as a picture
 """
 
 import copy
@@ -27,10 +27,12 @@ from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.evaluate.forward import forward_in_turns
 from atfr.evaluate.result import TestResult, folder_of
+from atfr.evaluate.runs import Difference, paired_difference
 from atfr.evaluate.test import test
-from atfr.files import whole, write_whole
+from atfr.files import finite, whole, write_whole
 from atfr.models import VideoModel, create_model
 from atfr.quickstart.figure import draw
+from atfr.quickstart.placement import Placement, placements
 from atfr.train.fit import fit
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec
@@ -38,8 +40,8 @@ from atfr.video.spec import ClipSpec
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
 
-TUNE_EPOCHS, TUNE_LEARNING_RATE = 0.6, 2 / 3
-"""Of what comes from the base, as shares of the base's."""
+TUNE_LEARNING_RATE = 2 / 3
+"""Of what comes from the base, as a share of the base's."""
 
 TIMED_BATCH = 16
 TIMED_BATCHES = 6
@@ -51,13 +53,15 @@ class Row:
 
     Attributes:
         test: accuracy, multiply-adds and active bins on the held-out videos.
-        ms_per_clip: forward pass of a batch over its clips, median, the two networks taking turns.
+        ms_per_clip: forward pass of a batch over its clips, median, the networks taking turns.
+        speedup: time per clip of the static network over this one's, median of the batches' own ratios.
         tune_s: time of the fine-tuning.
     """
 
     name: str
     test: TestResult
     ms_per_clip: float
+    speedup: float
     tune_s: float
 
 
@@ -66,22 +70,41 @@ class Comparison:
     """What a quickstart found.
 
     Attributes:
-        rows: the static and the adaptive network.
-        speedup: time per clip of the static network over that of the adaptive one, median of the batches' own ratios.
+        rows: of each network, by its name.
+        over: how much more often the adaptive network is right than each other, on the same videos.
+        placement: where frames are kept, by network, in generated videos, whose truth is known.
         conditions: what the figures depend on: videos, clips, training, machine and versions.
     """
 
-    rows: tuple[Row, Row]
-    speedup: float
+    rows: dict[str, Row]
+    over: dict[str, Difference]
+    placement: dict[str, Placement]
     conditions: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the comparison into plain JSON values."""
         networks = {
-            row.name: {"ms_per_clip": row.ms_per_clip, "tune_s": row.tune_s, "test": row.test.to_dict()}
-            for row in self.rows
+            name: {key: getattr(row, key) for key in ("ms_per_clip", "speedup", "tune_s")}
+            | {"test": row.test.to_dict()}
+            for name, row in self.rows.items()
         }
-        return {"conditions": self.conditions, "speedup": self.speedup, "networks": networks}
+        return {
+            "conditions": self.conditions,
+            "networks": networks,
+            "adaptive_over": {name: asdict(difference) for name, difference in self.over.items()},
+            "placement": {name: asdict(placement) for name, placement in self.placement.items()},
+        }
+
+
+def samplers(recipe: Recipe) -> dict[str, dict[str, Any] | None]:
+    """Return the networks that are compared, each with the arguments of `adapt_` that make it of the static one."""
+    kept = recipe.frames_kept
+    return {
+        "static": None,
+        "fewer_frames": {"after": "input", "sampler": "uniform", "active_bins": kept},
+        "adaptive": {"after": "input", "sampler": "change", "num_bins": kept},
+        "sgs": {"kernel": recipe.kernel, "num_bins": recipe.num_bins, "order": recipe.order, "edge_maps": "found"},
+    }
 
 
 def quickstart(
@@ -94,14 +117,13 @@ def quickstart(
     say: Callable[[str], None] = lambda _: None,
     watch: Watch = lambda _: nullcontext(lambda *_: None),
 ) -> Comparison:
-    """Train, test and time a static and an adaptive network on the same videos.
+    """Train, test and time networks on the same videos: with all frames, with fewer, with those that matter, with SGS.
 
-    Both start from the same trained base, and are fine-tuned for as long, on the same clips in the same order. (From
-    random weights SGS learns too, but more slowly, see docs/results.md.)
+    All start from the same base, and are fine-tuned for as long, on the same clips in the same order.
 
     Args:
-        splits: the lists "train" and "test".
-        recipe: how both are made and trained.
+        splits: the lists "train" and "test", and "trimmed" where there are such videos, from which the base learns.
+        recipe: how they are made and trained.
         out: the folder for checkpoints, JSON and picture.
         epochs: of the base; by default the recipe's, for so many videos.
         seed: of weights, clips and order.
@@ -114,17 +136,19 @@ def quickstart(
     base = create_model(recipe.model, num_classes=len(splits["train"].labels), **start)
     spec = replace(recipe.clip, mean=base.mean, std=base.std)
     epochs = epochs or recipe.epochs(len(splits["train"]))
-    tune_epochs = math.ceil(TUNE_EPOCHS * epochs)
+    tune_epochs = math.ceil(recipe.tune_share * epochs)
     origin = "ImageNet" if recipe.pretrained else "random"
-    say(f"training the base, {recipe.model} from {origin} weights: {epochs} epochs of {len(splits['train'])} videos")
-    train(base, splits["train"], spec, recipe, out / "base", epochs=epochs, rate=1, seed=seed)
+    first = splits.get("trimmed", splits["train"])
+    kind = "trimmed videos" if "trimmed" in splits else "videos"
+    say(f"training the base, {recipe.model} from {origin} weights: {epochs} epochs of {len(first)} {kind}")
+    train(base, first, replace(spec, frames=recipe.base_frames), recipe, out / "base", epochs=epochs, rate=1, seed=seed)
     networks: dict[str, VideoModel] = {}
     results: dict[str, TestResult] = {}
     tune_s: dict[str, float] = {}
-    for name in ("static", "adaptive"):
+    for name, sampler in samplers(recipe).items():
         network = networks[name] = copy.deepcopy(base)
-        if name == "adaptive":
-            adapt_(network, kernel=recipe.kernel, num_bins=recipe.num_bins, order=recipe.order)
+        if sampler:
+            adapt_(network, **sampler)
         say(f"fine-tuning the {name} network: {tune_epochs} epochs")
         tune_s[name] = train(
             network,
@@ -140,18 +164,20 @@ def quickstart(
         with watch("testing") as progress:
             results[name] = test(network, splits["test"], spec, num_clips=1, num_crops=1, progress=progress)
         results[name].save(folder_of(out / name))
-    say(f"timing both, in turns, {TIMED_BATCH} clips at a time")
+    say(f"timing them in turns, {TIMED_BATCH} clips at a time")
     decoded = {video.path for video in results["static"].videos}
     records = tuple(record for record in splits["test"].records if str(record.path) in decoded)
     batches = some_batches(replace(splits["test"], records=records), spec)
     with watch("timing") as progress:
         timing = forward_in_turns(networks, batches, at_least=len(batches), budget_s=0, progress=progress)
-    rows = tuple(
-        Row(name, results[name], timing.ms(name).median / TIMED_BATCH, tune_s[name]) for name in ("static", "adaptive")
-    )
-    speedup = timing.speedup("adaptive", over="static").median
+    rows = {}
+    for name, result in results.items():
+        speedup = timing.speedup(name, over="static").median
+        rows[name] = Row(name, result, timing.ms(name).median / TIMED_BATCH, speedup, tune_s[name])
+    over = {name: paired_difference(results["adaptive"], results[name]) for name in results if name != "adaptive"}
+    at_input = {name: networks[name] for name in ("fewer_frames", "adaptive")}
     found = conditions(splits, spec, recipe, seed) | {"base_epochs": epochs, "tune_epochs": tune_epochs}
-    comparison = Comparison(rows, speedup, found)  # type: ignore[arg-type]
+    comparison = Comparison(rows, over, placements(at_input, splits["test"], spec), found)
     write(comparison, out)
     return comparison
 
@@ -213,6 +239,6 @@ def conditions(splits: Mapping[str, VideoList], spec: ClipSpec, recipe: Recipe, 
 
 def write(comparison: Comparison, out: Path) -> None:
     """Write quickstart.json and quickstart.png, each whole or not at all."""
-    write_whole(out / "quickstart.json", json.dumps(comparison.to_dict(), indent=2) + "\n")
+    write_whole(out / "quickstart.json", json.dumps(finite(comparison.to_dict()), indent=2, allow_nan=False) + "\n")
     with whole(out / "quickstart.png") as scratch:
         draw(comparison.to_dict(), scratch)

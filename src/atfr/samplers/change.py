@@ -27,6 +27,8 @@ NOISE_OF_LARGEST = 0.125
 """A noise floor found from a clip is at most this share of its largest step: a clip of even motion is not noise."""
 MIX = 0.15
 """This and the two above were chosen by measurement: docs/results.md, "Where to keep frames"."""
+STILL = 1e-5
+"""A step up to this share of a clip's mean size is rounding, or what is left of padding far from the edge."""
 ROUNDING = 1e-4
 """Where a bin ends is found in float32: a map so little before the end of a bin belongs to the next."""
 
@@ -61,6 +63,8 @@ class ChangeGuidedSampling(TemporalSampler):
         edge_maps: so many maps at either end of a clip are touched by the zero padding of earlier layers, which makes
             them differ; `atfr.adapt_` counts them. Their steps count no more than the largest of the others.
     """
+
+    one_each = True
 
     def __init__(
         self,
@@ -99,21 +103,28 @@ class ChangeGuidedSampling(TemporalSampler):
         weight_NT = torch.where(finite_N1, kept_NT.to(description.dtype), torch.nan)
         frames = description.shape[1]
         group = Grouping(bin_NT.clamp(max=frames - 1), weight_NT, kept_NT)
-        return arranged(group, lengths, 1, frames, frames, "magnitude", one_each=True)
+        return arranged(group, lengths, 1, frames, frames, "magnitude", self.one_each)
 
     def path(self, description: Float[Tensor, "N T L"], lengths: Int[Tensor, " N"]) -> Path:
         """Return how far each map has come, in bins."""
         measured_NT = steps(description, lengths)
-        step_NT = measured_NT.nan_to_num(0.0, 0.0, 0.0)
-        step_NT = F.pad(held(step_NT[:, 1:], lengths - 1, self.edge_maps), (1, 0))
+        step_NT = self._held(measured_NT, lengths)
         floor = noise_floor(step_NT, lengths) if self.dead_zone is None else self.dead_zone
-        step_NT = (step_NT - floor).clamp(min=0)
+        step_NT = torch.where(step_NT > STILL, step_NT - floor, 0.0).clamp(min=0)
         bins_N1 = self._most(lengths)[:, None].to(step_NT.dtype)
         place_NT = filled(step_NT, bins_N1).cumsum(1)
         if self.mix:
             even_T = torch.arange(place_NT.shape[1], device=lengths.device, dtype=place_NT.dtype)
             place_NT = (1 - self.mix) * place_NT + self.mix * bins_N1 * even_T / lengths[:, None]
         return Path(measured_NT, place_NT, step_NT.amax(1, keepdim=True) > 0)
+
+    def floor(self, description: Float[Tensor, "N T L"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N 1"]:
+        """Return the noise floor that each clip has by itself."""
+        return noise_floor(self._held(steps(description, lengths), lengths), lengths)
+
+    def _held(self, step_NT: Float[Tensor, "N T"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N T"]:
+        finite_NT = step_NT.nan_to_num(0.0, 0.0, 0.0)
+        return F.pad(held(finite_NT[:, 1:], lengths - 1, self.edge_maps), (1, 0))
 
     def _most(self, lengths: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
         return lengths if self.num_bins is None else lengths.clamp(max=self.num_bins)

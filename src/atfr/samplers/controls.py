@@ -54,7 +54,9 @@ class Control(TemporalSampler):
         weight_NT = self.weights(place_NT, group_NT, kept_N1, lengths[:, None]).to(description.dtype)
         counts_NT = there_NT & (weight_NT > 0)
         frames = description.shape[1]
-        return arranged(Grouping(group_NT, weight_NT, counts_NT), lengths, 1, frames, frames, "magnitude")
+        return arranged(
+            Grouping(group_NT, weight_NT, counts_NT), lengths, 1, frames, frames, "magnitude", self.one_each
+        )
 
     def places(self, time_NT: Int[Tensor, "N T"], noise_NT: Float[Tensor, "N T"]) -> Int[Tensor, "N T"]:
         """Return the order of the maps in which they are cut into groups."""
@@ -90,6 +92,7 @@ class Uniform(Control):
     """Keeps the middle one of equal groups of neighbouring maps: every k-th map."""
 
     sampler = "uniform"
+    one_each = True
 
     def weights(
         self, place_NT: Tensor, group_NT: Int[Tensor, "N T"], kept_N1: Int[Tensor, "N 1"], lengths_N1: Tensor

@@ -31,6 +31,9 @@ class TemporalSampler(nn.Module, ABC):
         channels: channels C of the maps.
     """
 
+    one_each: bool = False
+    """Whether each output map is one of the maps that came in, so that nothing is added up."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = at_least_one("channels", channels)

@@ -139,7 +139,7 @@ def grouping(
     weight_NT = torch.where(counts_NT, weight_NT, torch.zeros_like(weight_NT))
     if kernel == "keep":
         counts_NT = heaviest(weight_NT.detach(), bin_NT, counts_NT)
-        weight_NT = torch.where(counts_NT, weight_NT + (1 - weight_NT).detach(), 0.0)
+        weight_NT = torch.where(counts_NT, 1 + (weight_NT - weight_NT.detach()), 0.0)  # exactly 1
     else:
         weight_NT = normalized(weight_NT, counts_NT, bin_NT, kernel)
         weight_NT = torch.where(alike_NT, 1 / lengths_N.clamp(min=1)[:, None].to(weight_NT.dtype), weight_NT)
@@ -200,12 +200,12 @@ def heaviest(
 ) -> Bool[Tensor, "N T"]:
     """Return the map of largest weight in each bin, the middle one in time of several."""
     rank_NT, _ = ranked(bin_NT, counts_NT)
-    counted_NT = weight_NT.masked_fill(~counts_NT, 0.0)
-    largest_NT = torch.zeros_like(weight_NT).scatter_reduce(1, rank_NT, counted_NT, "amax")
-    best_NT = counts_NT & (weight_NT >= largest_NT.gather(1, rank_NT))
-    same_NTT = (rank_NT[:, :, None] == rank_NT[:, None, :]) & best_NT[:, :, None] & best_NT[:, None, :]
-    before_NT = (same_NTT & torch.ones_like(same_NTT[0]).tril(-1)).sum(2)
-    return best_NT & (before_NT == same_NTT.sum(2) // 2)
+    same_NTT = (rank_NT[:, :, None] == rank_NT[:, None, :]) & counts_NT[:, None, :]  # pairs: runtimes have no amax
+    heavier_NTT = same_NTT & (weight_NT[:, None, :] > weight_NT[:, :, None])
+    best_NT = counts_NT & ~heavier_NTT.any(2)
+    level_NTT = same_NTT & best_NT[:, None, :]
+    before_NT = (level_NTT & torch.ones_like(level_NTT[0]).tril(-1)).sum(2)
+    return best_NT & (before_NT == level_NTT.sum(2) // 2)
 
 
 def normalized(

@@ -72,6 +72,7 @@ class SimilarityGuidedSampling(TemporalSampler):
     ) -> None:
         super().__init__(channels)
         self.kernel = one_of("kernel", kernel, get_args(Kernel))
+        self.one_each = kernel == "keep"
         self.embedding_dim = at_least_one("embedding_dim", embedding_dim)
         self.top_edge = one_of("top_edge", top_edge, get_args(TopEdge))
         self.order = one_of("order", order, get_args(Order))

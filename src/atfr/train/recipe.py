@@ -59,6 +59,9 @@ class Recipe:
         kernel: of SGS. Sums leave the scale that weights from elsewhere expect.
         num_bins: of SGS; None: as many as maps come in. Magnitudes of one clip lie close together, so most bins stay
             empty, and more of them keep more maps.
+        frames_kept: of those that the clip has, where a sampler stands at the input.
+        base_frames: of the clips that a base learns from, before it is fine-tuned.
+        tune_share: epochs of the fine-tuning, as a share of the base's.
         order: of the merged maps. Weights that convolve in time know maps in the order of time.
         clip: what the network reads; its normalisation is the weights' own.
         clips_seen: training clips in all epochs together.
@@ -68,6 +71,9 @@ class Recipe:
     pretrained: bool
     kernel: Literal["linear", "linear_mean"]
     num_bins: int | None
+    frames_kept: int
+    base_frames: int
+    tune_share: float
     order: Literal["magnitude", "time"]
     clip: ClipSpec
     clips_seen: int
@@ -86,6 +92,9 @@ FROM_IMAGES = Recipe(
     pretrained=True,
     kernel="linear_mean",
     num_bins=32,
+    frames_kept=4,
+    base_frames=8,
+    tune_share=0.6,
     order="time",
     clip=ClipSpec(frames=8, stride=6, size=112, resize=128, jitter=(128, 144)),
     clips_seen=1000,

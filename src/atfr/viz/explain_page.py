@@ -4,7 +4,7 @@ from atfr.viz import figures, maps
 from atfr.viz.explain import Explanation
 from atfr.viz.figures import brief, frame_bins
 from atfr.viz.page import Section, Table, page
-from atfr.viz.watch import Merging
+from atfr.viz.watch import CHANGE, Merging
 
 
 def explanation_page(explanation: Explanation) -> str:
@@ -36,7 +36,7 @@ def lead(explanation: Explanation, found: dict[str, Merging]) -> str:
         return f"{answer} The network is static: it keeps the temporal resolution of every clip."
     kept = " and ".join(f"{one.active_bins} of {len(one.slots)} maps at {site}" for site, one in found.items())
     spent = change(prediction.total_gflops, static_gflops(explanation))
-    return f"{answer} It kept {kept}, and spent {spent} GFLOPs than without SGS."
+    return f"{answer} It kept {kept}, and spent {spent} GFLOPs than without the sampler."
 
 
 def change(now: float, before: float) -> str:
@@ -73,6 +73,8 @@ def strip(explanation: Explanation, found: dict[str, Merging]) -> Section:
     ]
     if found:
         text.append("Frames of one colour and number share a bin: the network goes on with one map for all of them.")
+        if any((one.slots < 0).any() for one in found.values()):
+            text.append("Grey frames were dropped.")
     columns, rows = ["frame"], [[number] for number in explanation.numbers]
     told = []
     for site, one in found.items():
@@ -108,11 +110,17 @@ def magnitudes(explanation: Explanation) -> Section:
                 f"{one.name} at {site}: from {values[low]:.3g} at map {low} to {values[high]:.3g} at map {high}."
             )
     text = [
-        "What SGS compares maps by: maps between the same two lines fall into one bin. The vertical axis shows the "
-        "range of the values and need not begin at 0; numbers are bins."
+        "What the sampler compares maps by: maps between the same two lines fall into one bin. The vertical axis shows "
+        "the range of the values and need not begin at 0; numbers are bins."
     ]
+    guided = any(one.name == CHANGE for maps in explanation.watched.sites.values() for one in maps.coordinates[0])
+    if guided:
+        text.append(
+            "The line rises where the clip changes by more than noise; of each bin the middle map is kept (a point),"
+            " the others are dropped (crosses)."
+        )
     return Section(
-        "Why: similarity over time",
+        "Why: change over time" if guided else "Why: similarity over time",
         text,
         figures.magnitudes(explanation.watched),
         "Over time, with lines between bins. " + " ".join(told),
@@ -212,7 +220,7 @@ def saving(explanation: Explanation) -> Section:
     """What it saved."""
     prediction, timing = explanation.prediction, explanation.timing
     alt = f"GFLOPs: {brief(prediction.total_gflops)}, static {brief(static_gflops(explanation))}."
-    text = ["GFLOPs are multiply-adds / 1e9 of this clip. Static is the same network with SGS taken out."]
+    text = ["GFLOPs are multiply-adds / 1e9 of this clip. Static is the same network with the sampler taken out."]
     if timing is not None:
         alt += f" Milliseconds: {brief(timing.ms('adaptive').median)}, static {brief(timing.ms('static').median)}."
         text.append(f"{explanation.speedup:.2f} x as fast as static, median of the rounds. {how_timed(explanation)}")

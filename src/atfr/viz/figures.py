@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from atfr.evaluate.predict import Prediction
 
 WIDTH_IN = 4.4
-COLOURS = {"static": "#6b7280", "adaptive": "#0072b2"}  # told apart by the colour-blind, and in print
+COLOURS = {
+    "static": "#6b7280",
+    "fewer_frames": "#b45309",
+    "adaptive": "#0072b2",
+    "sgs": "#7a3e9d",
+}  # told apart by the colour-blind, and in print
 DROPPED = "#9a9a9a"
 DARK, LIGHT = "#010101", "#ffffff"  # of text on colours; black itself takes the page's colour
 LONGEST = 50  # characters of a class's name
@@ -152,7 +157,7 @@ def show_frames(axes: Axes, frames: np.ndarray, names: Sequence[str]) -> None:
 
 
 def magnitudes(watched: Watched, *, clip: int = 0) -> Figure:
-    """Draw what SGS compares the maps by, over time, and the edges of the bins; one axes a site and coordinate.
+    """Draw what samplers compare the maps by, over time, and the edges of the bins; one axes a site and coordinate.
 
     The vertical axis shows the range of the values, and may not begin at 0.
 

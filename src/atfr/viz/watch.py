@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from atfr.errors import InputError
 from atfr.ragged import PackedClips
-from atfr.samplers import SimilarityGuidedSampling
+from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
 from atfr.samplers import functional as sgs
 from atfr.trace import SamplingTrace, SiteTrace, record, site_names
 from atfr.viz.pathways import last_layers, pathway_of
+
+CHANGE = "accumulated change, in bins"
 
 
 class Block(NamedTuple):
@@ -27,10 +29,10 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A number by which SGS compares the maps of a clip.
+    """A number by which a sampler compares the maps of a clip.
 
     Attributes:
-        name: "magnitude", or "angle 1" and so on.
+        name: "magnitude", or "angle 1" and so on; of change, the bins that have been passed.
         values: of each map.
         blocks: the bins made of it; one block, unless SGS groups within temporal blocks. A block whose values are all
             0 has no edges: its maps are alike.
@@ -170,7 +172,9 @@ def kept(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def coordinates(layer: nn.Module, features: Float[Tensor, "C T H W"]) -> tuple[Coordinate, ...]:
-    """Return what an SGS layer compares the maps of a clip by, and the edges of its bins (Eq. 1-3)."""
+    """Return what a sampler compares the maps of a clip by, and the edges of its bins (of SGS: Eq. 1-3)."""
+    if isinstance(layer, ChangeGuidedSampling):
+        return (change(layer, features),)
     if not isinstance(layer, SimilarityGuidedSampling):
         return ()
     embedding_1TL = layer.describe(features[None])
@@ -193,6 +197,14 @@ def coordinates(layer: nn.Module, features: Float[Tensor, "C T H W"]) -> tuple[C
         Coordinate(name, value_1T[0].cpu(), blocks(value_1T, number))
         for name, value_1T, number in zip(names, values, bins, strict=True)
     )
+
+
+def change(layer: ChangeGuidedSampling, features: Float[Tensor, "C T H W"]) -> Coordinate:
+    """Return how many bins have been passed up to each map."""
+    frames = features.shape[1]
+    path = layer.path(layer.describe(features[None]), torch.tensor([frames], device=features.device))
+    lines = torch.arange(min(layer.num_bins or frames, frames) + 1).float()
+    return Coordinate(CHANGE, path.place[0].float().cpu(), (Block(0, frames, lines),))
 
 
 def edges(value_1T: Float[Tensor, "1 T"], num_bins: int, top_edge: sgs.TopEdge) -> Float[Tensor, " E"]:

@@ -4,6 +4,7 @@ import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,11 @@ from atfr.adapt import restore_
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
-from atfr.samplers import SimilarityGuidedSampling
+from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
 from atfr.trace import CHILD, site_names
 from atfr.viz import CentredClip, Explanation, explain
 
+WITH_BINS = SimilarityGuidedSampling, ChangeGuidedSampling
 TIMING_S = 1.0
 """A slider that is moved should be answered soon: fewer rounds are timed than on the page of `atfr explain`."""
 
@@ -34,7 +36,7 @@ class SharedNetwork:
         self.model, self.task = model, task
         self._turn = threading.Lock()
         layers = site_names(model).items()
-        self._layers = {site: layer for site, layer in layers if isinstance(layer, SimilarityGuidedSampling)}
+        self._layers: dict[str, Any] = {site: layer for site, layer in layers if isinstance(layer, WITH_BINS)}
         maps = maps_by_layer(model, task) if self._layers else {}
         self._trained = {site: layer.num_bins for site, layer in self._layers.items()}
         self._own = {site: layer.num_bins or maps[id(layer)] for site, layer in self._layers.items()}
@@ -44,8 +46,9 @@ class SharedNetwork:
         """What kind of network this is."""
         places = " and ".join(site_names(self.model))
         if self._layers:
-            return f"network with SGS behind {places}"
-        return f"network with a control behind {places}, in the place of SGS," if places else "static network"
+            guided = all(isinstance(layer, ChangeGuidedSampling) for layer in self._layers.values())
+            return f"network with {'change-guided sampling' if guided else 'SGS'} at {places}"
+        return f"network with a control at {places}, in the place of SGS," if places else "static network"
 
     @property
     def most_bins(self) -> int:
@@ -75,7 +78,7 @@ class SharedNetwork:
 
 
 def maps_by_layer(model: VideoModel, task: Task) -> dict[int, int]:
-    """Return how many maps of a clip come to each SGS layer, where none before it merges any; by the layer's id."""
+    """Return how many maps come to each sampler with bins, where none before it merges any; by the layer's id."""
     found: dict[int, int] = {}
 
     def note(layer: nn.Module, maps: Tensor) -> None:
@@ -84,7 +87,9 @@ def maps_by_layer(model: VideoModel, task: Task) -> dict[int, int]:
     static = copy.deepcopy(model)
     restore_(static)
     for path, layer in model.named_modules():
-        if isinstance(layer, SimilarityGuidedSampling):
+        if isinstance(layer, WITH_BINS) and path == CHILD:
+            found[id(layer)] = task.spec.frames
+        elif isinstance(layer, WITH_BINS):
             before = static.get_submodule(path.removesuffix(f".{CHILD}"))
             before.register_forward_hook(lambda _module, _args, maps, layer=layer: note(layer, maps))
     with evaluating(static), torch.inference_mode():

@@ -58,7 +58,7 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
                 answer = gr.HTML(waiting_html(), elem_id="answer")
                 bins = gr.Slider(
                     1, max(network.most_bins, 2), value=max(network.most_bins, 2), step=1, label="Bins", visible=False,
-                    info="How finely SGS tells maps apart. Fewer bins: fewer maps, less work.", elem_id="bins",
+                    info="How finely maps are told apart. Fewer bins: fewer maps, less work.", elem_id="bins",
                     buttons=[],
                 )  # fmt: skip
                 change = gr.HTML(elem_id="change")

@@ -1,0 +1,68 @@
+"""Where a sampler at the input keeps frames, held against where the motion of a generated video is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from atfr.data.dataset import ClipDataset
+from atfr.data.records import VideoList
+from atfr.data.samples import manifest_of
+from atfr.evaluate.analysis import rank_correlation
+from atfr.trace import INPUT, record, site_names
+from atfr.video.sampling import clip_indices, uniform_starts
+from atfr.video.spec import ClipSpec
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where frames were kept in N videos.
+
+    Attributes:
+        inside: the share of the kept frames that lie between the start and the stop of the motion.
+        correlation: rank correlation, over videos, of the mean time of the kept frames with the middle of the motion.
+    """
+
+    inside: float
+    correlation: float
+
+
+def placements(networks: Mapping[str, nn.Module], videos: VideoList, spec: ClipSpec) -> dict[str, Placement]:
+    """Return where each network keeps frames of centred clips; nothing where the videos' truth is not known."""
+    truth = manifest_of(videos)
+    if not truth:
+        return {}
+    dataset = ClipDataset(videos, spec, train=False)
+    clips = torch.cat([dataset[index][0] for index in range(len(dataset))])
+    numbers = torch.stack([frames_of(clip.frames, spec) for clip in truth]).float()
+    start, stop = (
+        torch.tensor([getattr(clip, name) for clip in truth])[:, None] for name in ("start_frame", "stop_frame")
+    )
+    moving = (numbers >= start) & (numbers <= stop)
+    middle = (start + stop).float()[:, 0] / 2
+    return {name: placement(kept_frames(network, clips), numbers, moving, middle) for name, network in networks.items()}
+
+
+def frames_of(video_frames: int, spec: ClipSpec) -> Tensor:
+    """Return the numbers of the frames of a video's centred clip."""
+    start = uniform_starts(video_frames, spec.frames, spec.stride, 1)[0]
+    return clip_indices(video_frames, spec.frames, spec.stride, start)
+
+
+@torch.inference_mode()
+def kept_frames(network: nn.Module, clips: Float[Tensor, "N C T H W"]) -> Bool[Tensor, "N T"]:
+    """Return which frames the sampler at the input of a network keeps; nothing behind it runs."""
+    with record(network) as trace:
+        site_names(network)[INPUT](clips)
+    return trace.sites[INPUT].assignment >= 0
+
+
+def placement(
+    kept: Bool[Tensor, "N T"], numbers: Float[Tensor, "N T"], moving: Bool[Tensor, "N T"], middle: Float[Tensor, " N"]
+) -> Placement:
+    """Hold kept frames against the motion."""
+    mean_time = (numbers * kept).sum(1) / kept.sum(1)
+    inside = float((kept & moving).sum() / kept.sum())
+    return Placement(inside, rank_correlation(mean_time.tolist(), middle.tolist()))
