@@ -257,3 +257,31 @@ def test_what_only_writes_is_not_needed_to_run(folders: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "torch.Size([1, 5])"
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
+@pytest.mark.parametrize("after", ["input", "res2"])
+def test_change_guided_sampling_in_a_bundle(tmp_path: Path, runtime: Runtime, after: str) -> None:
+    torch.manual_seed(0)
+    model = atfr.create_model("resnet3d_18", num_classes=len(task().labels)).eval()
+    atfr.adapt_(model, after, sampler="change", num_bins=5)
+    bundle = atfr.export_bundle(model, task(), tmp_path / "bundle", runtime)
+    with torch.no_grad(), atfr.record(model) as trace:
+        logits = model(clips())
+    answer = bundle(clips())
+    assert off(answer.logits, logits) < 1e-4
+    assert answer.trace.sites[after].assignment.tolist() == trace.sites[after].assignment.tolist()
+    assert answer.trace.kept_maps == trace.kept_maps
+    assert atfr.load_bundle(tmp_path / "bundle").cost == atfr.clip_cost(model, task().clip_shape)
+
+
+def test_sgs_that_keeps_one_map_a_bin_in_openvino(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = atfr.create_model("resnet3d_18", num_classes=len(task().labels)).eval()
+    atfr.adapt_(model, kernel="keep", edge_maps=1)
+    bundle = atfr.export_bundle(model, task(), tmp_path / "bundle", "openvino")
+    with torch.no_grad(), atfr.record(model) as trace:
+        logits = model(clips())
+    answer = bundle(clips())
+    assert off(answer.logits, logits) < 1e-4
+    assert answer.trace.kept_maps == trace.kept_maps

@@ -133,3 +133,41 @@ def test_what_cannot_be_explained_is_refused(video: Path) -> None:
     nn.init.constant_(broken.res2.sgs.similarity.output.bias, torch.nan)
     with pytest.raises(InputError, match="similarity at res2 is not finite"):
         viz.explain(broken, video, TASK)
+
+
+@pytest.mark.parametrize("after", ["input", "res2"])
+def test_change_over_time_stands_in_the_place_of_similarity(tmp_path: Path, after: str) -> None:
+    torch.manual_seed(0)
+    model = atfr.create_model("resnet3d_18", num_classes=len(NAMES)).eval()
+    atfr.adapt_(model, after, sampler="change", num_bins=2)
+    video = tmp_path / "moving.mp4"
+    write_moving(video)
+    found = viz.explain(model, video, TASK)
+    (maps,) = found.watched.sites.values()
+    ((path,),) = maps.coordinates
+    layer = next(module for module in model.modules() if isinstance(module, atfr.ChangeGuidedSampling))
+    place = layer.path(layer.describe(maps.before[0][None]), torch.tensor([4])).place[0]
+    torch.testing.assert_close(path.values, place)
+    assert path.blocks[0].edges.tolist() == [0, 1, 2]
+    kept = [t for t, slot in enumerate(found.to_dict()["sites"][after]["output_maps"]) if slot >= 0]
+    assert 1 <= len(kept) <= 2
+    assert torch.equal(maps.after[0], maps.before[0][:, kept])
+    page = viz.explain_page.explanation_page(found)
+    check_stands_alone(page)
+    assert "Why: change over time" in page
+    assert "accumulated change" in page
+
+
+def write_moving(path: Path) -> None:
+    """A video of a bright square that moves."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 48
+        for time in range(12):
+            image = np.zeros((48, 48, 3), dtype=np.uint8)
+            image[8:24, 2 * time : 2 * time + 16] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())

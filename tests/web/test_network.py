@@ -124,3 +124,15 @@ def test_static_networks_and_controls_have_no_bins_to_set(options: dict | None, 
     assert ("It kept 2 of 4 maps" in result.answer_html(found)) == bool(options)
     sections = Page(result.details_html(found))
     assert len(sections.all("svg")) == (5 if options else 3)
+
+
+def test_bins_of_change_guided_sampling_at_the_input(clips: list[viz.CentredClip]) -> None:
+    torch.manual_seed(0)
+    model = atfr.create_model("resnet3d_18", num_classes=len(TASK.labels)).eval()
+    atfr.adapt_(model, "input", sampler="change")
+    shared = SharedNetwork(model, TASK)
+    assert shared.most_bins == SPEC.frames
+    assert shared.kind == "network with change-guided sampling at input"
+    answer = shared.explain(clips[0], 2).prediction
+    assert answer.active_bins["input"][0] <= 2
+    assert model.get_submodule("sgs").num_bins is None
