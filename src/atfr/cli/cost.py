@@ -161,7 +161,7 @@ def print_cost(report: dict[str, Any]) -> None:
     what = {"sgs": "SGS", "attention": "temporal attention"}.get(report["sampler"], report["sampler"])
     if report["after"]:
         after = [report["after"]] if isinstance(report["after"], str) else report["after"]
-        title += f", {what} after {', '.join(after)}"
+        title += f", {what} at the input" if after == ["input"] else f", {what} after {', '.join(after)}"
     note = f"GFLOPs are multiply-adds / 1e9. Parameters: {report['parameters'] / 1e6:.3f} M"
     note += f", {report['sgs_parameters'] / 1e3:.3g} k more of {what}." if report["sgs_parameters"] else "."
     if several:

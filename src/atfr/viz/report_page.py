@@ -3,6 +3,7 @@
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference
+from atfr.trace import INPUT
 from atfr.viz import report_sections as sections_of
 from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table, page
@@ -94,7 +95,7 @@ def compared(report: Report) -> Section:
     """All runs beside each other."""
     rows: list[list[object]] = [
         ["network", *(result.network["model"] for result in report.runs.values())],
-        ["in SGS's place", *(sampler(result) for result in report.runs.values())],
+        ["sampler", *(sampler(result) for result in report.runs.values())],
     ]
     rows += [[name, *cells] for name, cells in measures(report)]
     differences, bad, text = report.differences, report.not_comparable, []
@@ -112,12 +113,13 @@ def compared(report: Report) -> Section:
 
 
 def sampler(result: TestResult) -> str:
-    """Return what stands in the place of SGS, and where."""
+    """Return which sampler the network has, and where."""
     sgs = result.network["sgs"]
     if sgs is None:
         return "nothing (static)"
     places = sgs["after"] if isinstance(sgs["after"], list) else [sgs["after"]]
-    return f"{sgs.get('sampler', 'sgs')} behind {listed(places)}"
+    where = "at the input" if places == [INPUT] else f"behind {listed(places)}"
+    return f"{sgs.get('sampler', 'sgs')} {where}"
 
 
 def points(difference: Difference) -> str:

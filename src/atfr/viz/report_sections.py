@@ -35,7 +35,7 @@ def accuracy(report: Report) -> Section:
     ]
     text = [
         "Top-1 with its standard error against the GFLOPs of a clip. A line goes from a static network to the same "
-        "network with SGS, a dotted one to a control."
+        "network with a sampler, a dotted one to a control."
     ]
     if report.not_comparable:
         text.append("Points of runs that are not comparable say nothing about each other.")

@@ -130,7 +130,7 @@ def accuracy_against_gflops(runs: Runs) -> Figure:
     axes = figure.subplots()
     for name, base in bases(results).items():
         points = [(one.gflops_per_clip.mean, 100 * one.top1) for one in (results[base], results[name])]
-        solid = results[name].network["sgs"].get("sampler", "sgs") == "sgs"
+        solid = results[name].network["sgs"].get("sampler", "sgs") in ("sgs", "change")
         axes.plot(*zip(*points, strict=True), color=styles[name][0], linewidth=1.2, linestyle="-" if solid else ":")
     for name, result in results.items():
         colour, marker = styles[name]
