@@ -47,6 +47,12 @@ def test_the_cost_that_was_wished_for_is_kept_and_told(after: str, share: float)
     assert more > wanted or more == pytest.approx(statistics.fmean(spent))  # all moving frames are kept already
 
 
+@pytest.mark.parametrize("options", [{}, {"sampler": "sgs", "kernel": "linear_mean"}])
+def test_bins_may_become_more_than_they_were(options: dict[str, str]) -> None:
+    model = adapted(num_bins=2, **options)
+    assert atfr.calibrate_(model, clips_with_events(5), share=0.6).num_bins > 2
+
+
 def test_the_noise_floor_is_the_median_of_what_clips_have() -> None:
     model, clips = adapted(), clips_with_events(7)
     layer = model.get_submodule("sgs")

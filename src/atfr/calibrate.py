@@ -99,8 +99,8 @@ def calibrate_(
     seen = watched(model, layers, batches)
     guided = {site: layer for site, layer in layers.items() if isinstance(layer, ChangeGuidedSampling)}
     zones = {site: set_dead_zone(layer, seen[site]) for site, layer in guided.items()}
-    cost = clip_cost(model, tuple(batches[0].shape[1:]))
     site, layer = next(iter(layers.items()))
+    cost = cost_by_any_bins(model, layer, batches[0])
     wanted = cost.static * share if share is not None else None if gflops is None else gflops * 1e9
     if wanted is not None:
         layer.num_bins = bins_for(wanted, layer, seen[site], cost)
@@ -114,6 +114,15 @@ def calibrate_(
         None if spent is None else spread(spent),
         cost.static / 1e9,
     )
+
+
+def cost_by_any_bins(model: nn.Module, layer: Any, clips: Tensor) -> ClipCost:
+    """Return the cost of a clip by its active bins, whatever the number of bins of the layer is now."""
+    before, layer.num_bins = layer.num_bins, None
+    try:
+        return clip_cost(model, tuple(clips.shape[1:]))
+    finally:
+        layer.num_bins = before
 
 
 def watched(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor]) -> dict[str, Seen]:

@@ -169,7 +169,7 @@ def adapt_(
         raise
     if unknown is not None:
         warnings.warn(
-            f"adapt_ could not try whether {type(model).__name__} works behind SGS, with no trial clip or with "
+            f"adapt_ could not try whether {type(model).__name__} works behind the sampler, with no trial clip or with "
             f"example=: {unknown}. What does not work will raise at the first batch; an input that the network takes "
             "tells now: adapt_(model, ..., example=x)",
             stacklevel=2,

@@ -39,8 +39,8 @@ def quickstart(
         dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
         split: The split of UCF101 or HMDB51.
         out: The folder for everything that is written; what an earlier quickstart left there is replaced.
-        epochs: Passes of the base over the training videos, and 0.6 times as many of each fine-tuning; by
-            default as many as take a few minutes on two CPU cores.
+        epochs: Passes of the base over the training videos; each fine-tuning has 0.6 times as many, 0.2 times on the
+            generated videos. By default as many as take a few minutes on two CPU cores.
         seed: Of weights, clips and their order.
         json: Print JSON instead of a table.
     """
