@@ -138,7 +138,7 @@ def test_bfloat16_maps_are_compared_in_float32() -> None:
     assert ChangeGuidedSampling(3, 5)(clips).dtype == torch.bfloat16
 
 
-@given(st.lists(st.floats(0, 1) | st.just(0.0), min_size=1, max_size=20), st.integers(1, 20))
+@given(st.lists(st.floats(1e-3, 1) | st.just(0.0), min_size=1, max_size=20), st.integers(1, 20))
 @settings(deadline=None)
 def test_steps_fill_the_bins(steps: list[float], bins: int) -> None:
     given_N = torch.tensor([steps], dtype=torch.float64)
