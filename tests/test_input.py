@@ -171,10 +171,11 @@ def test_slowfast_pathways_see_the_same_moments_at_the_input() -> None:
 def test_a_still_clip_keeps_one_map_where_half_of_them_are_out_of_reach_of_padding(family: str) -> None:
     """With what keeps maps by their change, and with SGS that is told which maps padding has touched."""
     base = network(family)
-    for stage in ["input", "stem", "res2", "res3", "res4"]:
-        paths = list(resolve(base, stage).values())
-        reach = edge_maps_at(base, paths)
-        frames = {"res3": 48, "res4": 64}.get(stage, 24)
+    places = {stage: list(resolve(base, stage).values()) for stage in ["input", *base.stage_paths]}
+    found = iter(edge_maps_at(base, [path for paths in places.values() for path in paths]))
+    for stage, paths in places.items():
+        reach = [next(found) for _ in paths]
+        frames = {"res3": 48, "res4": 64, "res5": 80}.get(stage, 24)
         still = torch.rand(1, 3, 1, 8, 8, dtype=torch.float64).expand(-1, -1, frames, -1, -1)
         for options in ({"sampler": "change"}, {"num_bins": 16}):
             model = copy.deepcopy(base)

@@ -29,6 +29,10 @@ class VideoError(AtfrError, ValueError):
     """A file cannot be decoded as a video."""
 
 
+class VideoTooLongError(VideoError):
+    """The frames of a video do not fit in the memory that they may take."""
+
+
 class DataError(AtfrError, ValueError):
     """A data set is missing, empty or inconsistent."""
 

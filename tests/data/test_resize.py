@@ -113,8 +113,8 @@ def test_an_encoder_that_loses_a_frame_is_noticed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "atfr.data.resize._encode",
-        lambda frames, path: write_video(path.with_suffix(".mp4"), ramp_video(frames=19)).rename(path),
+        "atfr.data.resize._with_times",
+        lambda numbered, path, *_: write_video(path.with_suffix(".mp4"), ramp_video(frames=19)).rename(path),
     )
     done = resize_video(_Job(source / "a" / "large.avi", tmp_path / "out" / "large.avi", 48, True))
     assert done.outcome == "failed"
@@ -124,7 +124,7 @@ def test_an_encoder_that_loses_a_frame_is_noticed(
 
 
 def test_a_full_disk_leaves_nothing_half_written(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(frames: object, path: Path) -> None:
+    def full(source: Path, side: int, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

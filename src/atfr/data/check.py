@@ -7,7 +7,7 @@ from pathlib import Path
 from atfr.data.index import VideoFacts, VideoIndex
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.errors import VideoError
-from atfr.video.decode import decode
+from atfr.video.decode import Reading
 
 LOOK_PX = 16
 """Every frame is decoded in full and scaled down to this shorter side: whether it decodes is all that is asked."""
@@ -30,13 +30,15 @@ class Problem:
 
 def look(path: Path) -> VideoFacts:
     """Decode a whole video and return what was found."""
+    reading = Reading(path, shorter_side=LOOK_PX)
     try:
-        frames = decode(path, shorter_side=LOOK_PX)
+        for _ in reading:
+            pass
     except VideoError as error:
         return VideoFacts(0, problem="broken", reason=str(error))
-    duration_s = float(frames.pts_s[-1] - frames.pts_s[0]) + 1 / frames.fps
-    problem = "damaged" if frames.warning else None
-    return VideoFacts(len(frames), duration_s, frames.fps, problem, frames.warning or "")
+    pts_s, fps = reading.times()
+    problem = "damaged" if reading.warning else None
+    return VideoFacts(reading.count, float(pts_s[-1] - pts_s[0]) + 1 / fps, fps, problem, reading.warning or "")
 
 
 def check_videos(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from atfr.data.records import VideoList
 from atfr.data.workers import Readings
-from atfr.errors import DataError, InputError, VideoError
+from atfr.errors import DataError, InputError, VideoError, VideoTooLongError
 from atfr.video.decode import Frames, decode
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
@@ -38,8 +38,9 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
     videos do not decode, both raise `DataError`. A video of which only a part decodes is used; it is listed in
     `damaged` once all of it was decoded. Both lists hold what all workers met.
 
-    Until `cache_bytes` are full, whole videos are decoded and kept in memory, already at `spec.decode_side`; with
-    workers, each has its own cache of its share, and it lives as long as the worker (`persistent_workers=True`).
+    Whole videos are decoded and kept in memory, already at `spec.decode_side`, where there is room for them in
+    `cache_bytes`; of the others only the frames that a clip takes are converted, whatever their length. With workers,
+    each has its own cache of its share, and it lives as long as the worker (`persistent_workers=True`).
     Training clips are cut from the same pixels whether they come from the cache or from the file. How many frames a
     video has is kept for all workers; `num_frames` hands over what is known, and spares the first look at a file.
 
@@ -91,7 +92,7 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         self.readings = Readings()
         self._cache: dict[int, Frames] = {}
         self._cached_bytes = 0
-        self._cache_full = cache_bytes == 0
+        self._too_long: set[int] = set()  # for what room was left when they were met
         # In shared memory, so that the epoch reaches running workers and their findings come back.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._state = torch.zeros(len(video_list), dtype=torch.uint8).share_memory_()
@@ -158,17 +159,17 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         if index in self._cache:
             return self._cache[index]
         how: dict[str, Any] = {"shorter_side": self.spec.decode_side, "threads": self.decode_threads}
-        if self._cache_full:
-            return VideoFile(self.path(index), num_frames=int(self._num_frames[index]) or None, **how)
-        frames = decode(self.path(index), **how)
         worker = get_worker_info()
-        share = self.cache_bytes // (worker.num_workers if worker else 1)
-        if self._cached_bytes + frames.data.nbytes <= share:
-            self._cache[index] = frames
-            self._cached_bytes += frames.data.nbytes
-        else:
-            self._cache_full = True
-        return frames
+        room = self.cache_bytes // (worker.num_workers if worker else 1) - self._cached_bytes
+        if room > 0 and index not in self._too_long:
+            try:
+                frames = self._cache[index] = decode(self.path(index), max_bytes=room, **how)
+            except VideoTooLongError:
+                self._too_long.add(index)
+            else:
+                self._cached_bytes += frames.data.nbytes
+                return frames
+        return VideoFile(self.path(index), num_frames=int(self._num_frames[index]) or None, **how)
 
     def _label(self, index: int) -> int:
         return self.video_list.records[index].label

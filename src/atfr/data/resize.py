@@ -16,19 +16,24 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+from jaxtyping import Float64
 
-from atfr.data.check import look
+from atfr.data.check import LOOK_PX, look
 from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.data.records import VIDEO_ENDINGS
 from atfr.data.walk import walk
 from atfr.errors import DataError, InputError, VideoError
 from atfr.video.container import open_video
-from atfr.video.decode import Frames, decode
+from atfr.video.decode import Reading
 
 KEY_FRAMES = 16
 ENCODER = {"crf": "20", "preset": "fast"}
 TIME_BASE = Fraction(1, 90_000)
+NUMBERED = Fraction(25)
+"""Frames/s of a file whose times stand for numbers."""
 SETTINGS_FILE = ".atfr-resize.json"
 PART = ".part"
 
@@ -122,13 +127,12 @@ def resize_video(job: _Job) -> _Done:
         done = _Done("kept")
     else:
         try:
-            frames = decode(job.source, shorter_side=job.side)
             with open_video(job.source, 1) as (_, stream):
                 small = 0 < min(stream.width, stream.height) <= job.side
             if small:
-                done = _Done("copied", job.target, _write(job.target, partial(shutil.copyfile, job.source)))
+                done = _Done("copied", job.target, _write(job.target, partial(_copy_video, job.source)))
             else:
-                done = _Done("written", encoded, _write(encoded, partial(_encode, frames), len(frames)))
+                done = _Done("written", encoded, _write(encoded, partial(_encode, job.source, job.side)))
         except VideoError as error:
             return _Done("failed", reason=str(error))
     if job.remove_source:
@@ -136,14 +140,14 @@ def resize_video(job: _Job) -> _Done:
     return done
 
 
-def _write(place: Path, write: Callable[[Path], object], num_frames: int | None = None) -> VideoFacts:
-    """Write beside, decode what was written, and only then give it its name."""
+def _write(place: Path, write: Callable[[Path], int]) -> VideoFacts:
+    """Write beside, decode what was written, and only then give it its name; `write` returns how many frames it has."""
     part = place.with_name(f".{place.name}{PART}")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write(part)
+        num_frames = write(part)
         facts = look(part)
-        if num_frames is not None and facts.frames != num_frames:
+        if facts.frames != num_frames:
             raise VideoError(f"'{place}' was written with {num_frames} frames, but {facts.frames} decode again")
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -153,21 +157,69 @@ def _write(place: Path, write: Callable[[Path], object], num_frames: int | None 
     return facts
 
 
-def _encode(frames: Frames, path: Path) -> None:
-    """Write the frames with their times; H.264 takes even sides only, so an odd row or column at the edge goes."""
-    images = frames.data.permute(0, 2, 3, 1).numpy()
-    height, width = (length // 2 * 2 for length in images.shape[1:3])
-    with av.open(str(path), "w", format="mp4", container_options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(frames.fps).limit_denominator(1001), options=ENCODER)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.gop_size = KEY_FRAMES
-        stream.codec_context.time_base = TIME_BASE
-        stream.codec_context.thread_count = 1
-        for image, time_s in zip(images, frames.pts_s.tolist(), strict=True):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
-            frame.pts, frame.time_base = round(time_s / TIME_BASE), TIME_BASE
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+def _copy_video(source: Path, path: Path) -> int:
+    """Copy a video as it is, if it is one."""
+    reading = Reading(source, shorter_side=LOOK_PX)
+    frames = sum(1 for _ in reading)
+    shutil.copyfile(source, path)
+    return frames
+
+
+def _encode(source: Path, side: int, path: Path) -> int:
+    """Write the frames with their times; H.264 takes even sides only, so an odd row or column at the edge goes.
+
+    The times are known when the last frame is, since a broken clock is seen by the whole. So frames are encoded with
+    their numbers for times, one at a time, and get their times when the packets are copied.
+    """
+    reading = Reading(source, shorter_side=side)
+    numbered = path.with_name(f"{path.name}.numbered")
+    try:
+        with av.open(str(numbered), "w", format="mp4") as container:
+            for number, image in enumerate(reading):
+                if number == 0:
+                    height, width = (length // 2 * 2 for length in image.shape[:2])
+                    stream = _encoder(container, width, height)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+                frame.pts, frame.time_base = number, 1 / NUMBERED
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        _with_times(numbered, path, *reading.times())
+    finally:
+        numbered.unlink(missing_ok=True)
+    return reading.count
+
+
+def _encoder(container: OutputContainer, width: int, height: int) -> VideoStream:
+    stream = container.add_stream("libx264", rate=NUMBERED, options=ENCODER)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.gop_size = KEY_FRAMES
+    stream.codec_context.time_base = 1 / NUMBERED
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _with_times(numbered: Path, path: Path, pts_s: Float64[np.ndarray, " T"], fps: float) -> None:
+    """Copy the packets of a file whose frames have their numbers for times, and give them these."""
+
+    def ticks(time: int | None) -> int:
+        number = round((time or 0) * time_base * NUMBERED)
+        inside = min(max(number, 0), len(pts_s) - 1)
+        return round((pts_s[inside] + (number - inside) / fps) / TIME_BASE)  # decoding begins before the first
+
+    options = {"movflags": "+faststart"}
+    with (
+        av.open(str(numbered)) as numbers,
+        av.open(str(path), "w", format="mp4", container_options=options) as container,
+    ):
+        source = numbers.streams.video[0]
+        stream = container.add_stream_from_template(source)
+        stream.time_base = TIME_BASE
+        time_base = source.time_base or Fraction(1)
+        for packet in numbers.demux(source):
+            if packet.size:
+                packet.pts, packet.dts = ticks(packet.pts), ticks(packet.dts)
+                packet.time_base, packet.duration, packet.stream = TIME_BASE, 0, stream
+                container.mux(packet)
 
 
 def _check_folders(source: Path, target: Path) -> None:

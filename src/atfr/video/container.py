@@ -13,6 +13,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from atfr.errors import VideoError
+from atfr.video.declared import declared_samples, is_cut_off
 
 MAX_SIDE_PX = 16_384
 MAX_FRAME_PX = 64 * 2**20
@@ -30,13 +31,16 @@ class Findings:
     """What was met while the file at `path` was decoded: frames, packets that do not decode, damaged frames."""
 
     path: Path
-    expected: int | None
     count: int = 0
     errors: list[str] = field(default_factory=list)
-    corrupt: int = 0
+    damaged_packets: int = 0
+    damaged_frames: int = 0
 
     def warning(self) -> str | None:
         """Say what is wrong with the file after all of it has been decoded; None where nothing is.
+
+        How many frames the file declares says nothing: frames that are cut away by an edit list, or left out because
+        nothing changes, are declared too.
 
         Raises:
             VideoError: no frame was decoded.
@@ -48,14 +52,14 @@ class Findings:
                 f"larger than {MAX_FRAME_PX / 1e6:.3g} million pixels?"
             )
         parts = []
-        if self.expected is not None and self.count < self.expected - max(2, self.expected // 50):
-            parts.append(
-                f"the file declares {self.expected} frames and {self.count} decode: it is truncated or damaged"
-            )
+        if is_cut_off(self.path):
+            parts.append(f"it is truncated: it ends before the end that it declares, and {self.count} frames decode")
         if self.errors:
             parts.append(f"{len(self.errors)} of its packets do not decode ({self.errors[0]})")
-        if self.corrupt:
-            parts.append(f"{self.corrupt} of {self.count} frames are damaged")
+        elif self.damaged_packets:
+            parts.append(f"{self.damaged_packets} of its packets are damaged")
+        if self.damaged_frames:
+            parts.append(f"{self.damaged_frames} of {self.count} frames are damaged")
         return f"'{self.path}': {'; '.join(parts)}; what decodes is used" if parts else None
 
 
@@ -82,10 +86,10 @@ def decoded(container: InputContainer, stream: VideoStream, findings: Findings) 
     Raises:
         VideoError: a frame is absurdly large.
     """
-    for frame in _frames(container, stream, findings.errors):
+    for frame in _frames(container, stream, findings):
         check_size(frame.width, frame.height, findings.path)
         findings.count += 1
-        findings.corrupt += frame.is_corrupt
+        findings.damaged_frames += frame.is_corrupt
         yield frame
 
 
@@ -101,7 +105,7 @@ def check_size(width: int, height: int, path: Path) -> None:
 
 
 def expected_frames(container: InputContainer, stream: VideoStream) -> int | None:
-    """The number of frames that the file declares, where it declares one."""
+    """The number of frames that the file declares, where it declares one: a guess."""
     if stream.frames:
         return stream.frames
     rate = stream.average_rate
@@ -119,8 +123,16 @@ def _check_file(path: Path) -> None:
         raise VideoError(f"expected a video file, but '{path}' is a folder; name a file in it")
     if not path.exists():
         raise VideoError(f"there is no video file at '{path}'; check the path")
-    if path.is_file() and path.stat().st_size == 0:
+    if not path.is_file():
+        raise VideoError(
+            f"expected a video file, but '{path}' is a pipe or a device, which may never end; save it first"
+        )
+    if (size := path.stat().st_size) == 0:
         raise VideoError(f"expected a video, but '{path}' is empty (0 bytes)")
+    if (samples := declared_samples(path)) > size:
+        raise VideoError(
+            f"'{path}' declares {samples} samples in {size} bytes, which cannot be; it is damaged, or a trap"
+        )
 
 
 @contextmanager
@@ -151,8 +163,9 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def _frames(container: InputContainer, stream: VideoStream, errors: list[str]) -> Iterator[av.VideoFrame]:
-    """Every frame that decodes; a packet that does not is noted in `errors` and passed over."""
+def _frames(container: InputContainer, stream: VideoStream, findings: Findings) -> Iterator[av.VideoFrame]:
+    """Every frame that decodes; a packet that does not is noted and passed over."""
+    errors = findings.errors
     packets = container.demux(stream)
     while True:
         try:
@@ -162,6 +175,7 @@ def _frames(container: InputContainer, stream: VideoStream, errors: list[str]) -
             return
         if packet is None:
             return
+        findings.damaged_packets += packet.is_corrupt
         try:
             yield from packet.decode()
         except av.EOFError:

@@ -4,6 +4,7 @@ Nothing here knows of clips: sampling and cropping are in `sampling.py` and `tra
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from atfr.errors import InputError, VideoError
-from atfr.video.container import Findings, decoded, expected_frames, open_video
+from atfr.errors import InputError, VideoTooLongError
+from atfr.video.container import Findings, decoded, open_video
 from atfr.video.pictures import Pictures, stack
 
 FALLBACK_FPS = 25.0
@@ -57,6 +58,56 @@ class Frames:
         return f"Frames({str(self.path)!r}, {frames} frames, {width} x {height} px, {self.fps:.5g} fps{warning})"
 
 
+class Reading:
+    """One pass over a video: gives its frames in display order, and knows afterwards what `Frames` says of them.
+
+    Only the frame that was given last is in memory, so a video of any length can be read.
+
+    Args:
+        path: The video file.
+        shorter_side: Scale larger frames down to this shorter side while decoding. Smaller frames stay as they are.
+        threads: Decoder threads; 0 lets FFmpeg choose. One is best where data-loader workers run side by side.
+
+    Attributes:
+        warning: What is wrong with the file, where only a part of it decodes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, shorter_side: int | None = None, threads: int = 1) -> None:
+        if shorter_side is not None and shorter_side < 1:
+            raise InputError(f"shorter_side must be at least 1 px, got {shorter_side}")
+        self.path = Path(path)
+        self.shorter_side = shorter_side
+        self.threads = threads
+        self.warning: str | None = None
+        self._findings = Findings(self.path)
+        self._times_s: list[float | None] = []
+        self._rate: float | None = None
+
+    @property
+    def count(self) -> int:
+        """How many frames were given."""
+        return self._findings.count
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Decode, once.
+
+        Raises:
+            VideoError: There is no such file, it is no video, none of its frames decodes, or they are absurdly large.
+        """
+        pictures = Pictures(self.path, self.shorter_side)
+        with open_video(self.path, self.threads) as (container, stream):
+            for frame in decoded(container, stream, self._findings):
+                self._times_s.append(frame.time)
+                yield pictures.picture(frame)
+            rate = stream.average_rate or stream.guessed_rate
+        self._rate = float(rate) if rate else None
+        self.warning = self._findings.warning()
+
+    def times(self) -> tuple[Float64[np.ndarray, " T"], float]:
+        """Return the time of each frame on the file's clock, s, and the mean rate, frames/s."""
+        return _repair_times(self._times_s, self._rate)
+
+
 def decode(
     path: str | os.PathLike[str],
     *,
@@ -73,40 +124,26 @@ def decode(
         path: The video file.
         shorter_side: Scale larger frames down to this shorter side while decoding, so that a long HD video fits in
             memory. Smaller frames stay as they are.
-        max_bytes: Refuse a video whose decoded frames take more memory than this.
+        max_bytes: Refuse a video whose decoded frames take more memory than this; `VideoFile` reads any length.
         threads: Decoder threads; 0 lets FFmpeg choose. One is best where data-loader workers run side by side.
 
     Raises:
-        VideoError: There is no such file, it is no video, none of its frames decodes, its frames are absurdly large, or
-            it does not fit in `max_bytes`.
+        VideoError: There is no such file, it is no video, none of its frames decodes, or its frames are absurdly large.
+        VideoTooLongError: It does not fit in `max_bytes`.
     """
-    path = Path(path)
-    if shorter_side is not None and shorter_side < 1:
-        raise InputError(f"shorter_side must be at least 1 px, got {shorter_side}")
-    pictures = Pictures(path, shorter_side)
+    reading = Reading(path, shorter_side=shorter_side, threads=threads)
     images: list[np.ndarray] = []
-    times_s: list[float | None] = []
-    with open_video(path, threads) as (container, stream):
-        findings = Findings(path, expected_frames(container, stream))
-        for frame in decoded(container, stream, findings):
-            images.append(pictures.picture(frame))
-            times_s.append(frame.time)
-            _check_memory(findings, images[0], max_bytes)
-        rate = stream.average_rate or stream.guessed_rate
-    warning = findings.warning()
-    pts_s, fps = _repair_times(times_s, float(rate) if rate else None)
-    return Frames(stack(images), torch.from_numpy(pts_s), fps, path, warning)
-
-
-def _check_memory(findings: Findings, image: np.ndarray, max_bytes: int) -> None:
-    count = max(findings.count, findings.expected or 0)
-    if count * image.nbytes > max_bytes:
-        height, width = image.shape[:2]
-        raise VideoError(
-            f"'{findings.path}' has {'' if findings.expected else 'at least '}{count} frames of {width} x {height} px, "
-            f"{count * image.nbytes / 2**30:.3g} GiB decoded, more than max_bytes allows "
-            f"({max_bytes / 2**30:.3g} GiB); give a smaller shorter_side, a larger max_bytes, or cut the video"
-        )
+    for image in reading:
+        images.append(image)
+        if len(images) * image.nbytes > max_bytes:
+            height, width = image.shape[:2]
+            raise VideoTooLongError(
+                f"'{path}' has at least {len(images)} frames of {width} x {height} px, more than max_bytes allows "
+                f"({max_bytes / 2**30:.3g} GiB decoded); give a smaller shorter_side or a larger max_bytes, or take "
+                "single frames with atfr.video.file.VideoFile"
+            )
+    pts_s, fps = reading.times()
+    return Frames(stack(images), torch.from_numpy(pts_s), fps, reading.path, reading.warning)
 
 
 def _repair_times(times_s: list[float | None], rate: float | None) -> tuple[np.ndarray, float]:

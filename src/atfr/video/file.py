@@ -96,8 +96,9 @@ class VideoFile:
         kept_bytes = 0
         pictures = Pictures(self.path, self.shorter_side)
         with open_video(self.path, self.threads) as (container, stream):
-            findings = Findings(self.path, expected_frames(container, stream))
-            expected = set(self._expected(findings.expected).tolist()) if self._expected and findings.expected else ()
+            findings = Findings(self.path)
+            declared = expected_frames(container, stream)
+            expected = set(self._expected(declared).tolist()) if self._expected and declared else ()
             for number, frame in enumerate(decoded(container, stream, findings)):
                 if number == 0:
                     pictures.start(frame)
@@ -125,7 +126,7 @@ class VideoFile:
             except NotExactError:
                 pass
         with open_video(self.path, self.threads) as (container, stream):
-            frames = decoded(container, stream, Findings(self.path, None))
+            frames = decoded(container, stream, Findings(self.path))
             images = list(self._from_the_first(frames, wanted, pictures))
         if len(images) < len(wanted):
             raise VideoError(
