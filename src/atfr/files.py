@@ -1,12 +1,14 @@
 """Write files whole or not at all, and what JSON can hold."""
 
 import csv
+import errno
 import io
 import math
 import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,14 +19,31 @@ def whole(path: Path) -> Iterator[Path]:
     """Give a scratch file beside a path, which takes its place when all went well and is gone when not.
 
     The path's folder is made. Nobody sees half a file, and one that was there stays until the new one is complete.
+    Where the path is a link, the file it leads to is written; a device or pipe (`/dev/stdout`) is written to.
+
+    Raises:
+        OSError: it cannot be written; the message names the path, also where the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield scratch
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    place = Path(os.path.realpath(path))
+    special = place.exists() and not place.is_file()
+    if place.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "expected a file to write, but this is a folder", str(path))
+    with tempfile.TemporaryDirectory(prefix="atfr-") if special else nullcontext(place.parent) as folder:
+        scratch = Path(folder) / f".{place.name}.{os.getpid()}.tmp{place.suffix}"
+        try:
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            yield scratch
+            if special:
+                with place.open("wb") as device:
+                    device.write(scratch.read_bytes())
+            else:
+                scratch.replace(place)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from atfr.data.check import Problem, check_videos, look
 from atfr.data.dataset import ClipDataset
-from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex, index_path
+from atfr.data.index import INDEX_FILE, VERSION, VideoFacts, VideoIndex, fingerprint, index_path, is_same
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.data.records import VideoList, VideoRecord
 from atfr.video.decode import decode
@@ -234,13 +234,61 @@ def test_what_was_found_before_an_interruption_is_kept(tmp_path: Path, monkeypat
     assert [known.get(path) for path in paths] == [FACTS, FACTS, None, None]
 
 
-def test_a_large_index_is_read_in_a_moment(tmp_path: Path) -> None:
-    """A data set as large as Kinetics must not delay a start: a look-up costs a line and a file's size and time."""
-    entry = {"size": 1, "mtime_ns": 2, "frames": 300, "duration_s": 10.0, "fps": 30.0, "problem": None, "reason": ""}
+def test_a_large_index_is_read_in_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set as large as Kinetics must not delay a start: no video is looked at before it is asked for."""
+    entry = {
+        "version": VERSION,
+        "size": 1,
+        "mtime_ns": 2,
+        "frames": 300,
+        "duration_s": 10.0,
+        "fps": 30.0,
+        "problem": None,
+        "reason": "",
+    }
     with (tmp_path / INDEX_FILE).open("w") as out:
         out.writelines(
             json.dumps({"path": f"train/class/{i:011d}_000001_000011.mp4"} | entry) + "\n" for i in range(30_000)
         )
-    start_s = time.monotonic()
+    looked_at: list[str] = []
+    monkeypatch.setattr(Path, "stat", lambda path, **_: looked_at.append(str(path)) or os.stat(path))
     assert len(VideoIndex(tmp_path)) == 30_000
-    assert time.monotonic() - start_s < 5
+    assert set(looked_at) == {str(tmp_path / INDEX_FILE)}
+
+
+def test_an_index_that_is_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes a data set names its files, and must not write those names into a file of the user's."""
+    clip = write_video(tmp_path / "v.mp4", ramp_video())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    mine = tmp_path / "mine"
+    mine.write_text("mine\n")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / INDEX_FILE).symlink_to(mine)
+    with VideoIndex(data) as index:
+        index.add(clip, VideoFacts(12))
+        assert index.path.parent == tmp_path / "cache" / "atfr"
+    (data / INDEX_FILE).unlink()
+    with VideoIndex(data) as index:
+        (data / INDEX_FILE).symlink_to(mine)  # only now
+        with pytest.raises(OSError, match="symbolic links"):
+            index.add(clip, VideoFacts(12))
+    assert mine.read_text() == "mine\n"
+
+
+def test_a_fingerprint_tells_a_file_from_what_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"one")
+    found, then = fingerprint(path), path.stat()
+    assert is_same(path, found)
+    assert is_same(path, found, by_content=True)
+    os.utime(path, ns=(0, 0))
+    assert is_same(path, found)  # another time, the same content
+    path.write_bytes(b"two")
+    assert not is_same(path, found)
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert is_same(path, found)
+    assert not is_same(path, found, by_content=True)
+    path.write_bytes(b"three")
+    assert not is_same(path, found)
+    assert not is_same(path, "")

@@ -1,5 +1,6 @@
 """resize_videos: the same videos smaller, each whole or not at all, whatever happens; the source is left alone."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from atfr.data.index import VideoIndex
-from atfr.data.resize import KEY_FRAMES, Resized, _Job, resize_video, resize_videos
+from atfr.data.resize import KEY_FRAMES, Resized, _Job, _settled, resize_video, resize_videos
 from atfr.errors import DataError, InputError
+from atfr.files import csv_text
 from atfr.video.container import open_video
 from atfr.video.decode import decode
 from tests.video.video_files import ramp_video, set_display_matrix, write_video
@@ -133,6 +135,57 @@ def test_a_full_disk_leaves_nothing_half_written(source: Path, tmp_path: Path, m
         resize_video(_Job(source / "a" / "large.avi", tmp_path / "out" / "large.avi", 48, True))
     assert list((tmp_path / "out").iterdir()) == []
     assert (source / "a" / "large.avi").is_file()
+
+
+def test_a_source_that_was_replaced_is_done_again_and_never_removed_for_its_old_copy(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atfr.data.resize.each_in_processes", one_by_one)
+    target, video = tmp_path / "target", source / "a" / "large.avi"
+    resize_videos(source, target, side=48, num_workers=1)
+    before = video.stat()
+    new = write_video(tmp_path / "new.avi", ramp_video(frames=9, height=96, width=130), fps=12)
+    content = new.read_bytes().ljust(before.st_size, b"\0")[: max(before.st_size, new.stat().st_size)]
+    video.write_bytes(content)
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (video.stat().st_size, video.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)  # by content only
+    result = resize_videos(source, target, side=48, num_workers=1, remove_source=True)
+    assert (result.written, result.kept) == (1, 1)
+    assert len(decode(target / "a" / "large.mp4")) == 9
+    small = source / "b [1]" / "small.mp4"
+    write_video(small, ramp_video(frames=5, height=64, width=80))  # is too large now, and gets another name
+    result = resize_videos(source, target, side=48, num_workers=1)
+    assert result.written == 1
+    assert len(decode(target / "b [1]" / "small.mp4")) == 5
+
+
+def test_a_list_of_the_videos_names_their_copies(source: Path, tmp_path: Path) -> None:
+    """Relative to the list, relative to the folder of the data, and absolute."""
+    rows = [
+        ["path", "label"],
+        ["a/large.avi", "x"],
+        [str(source / "a" / "large.avi"), "y, z"],
+        ["b [1]/small.mp4", "w"],
+    ]
+    text = csv_text(rows[0], rows[1:])
+    (source / "mine.csv").write_text(text)
+    (source / "a" / "lists.csv").write_text("path,label\nlarge.avi,x\na/large.avi,x\n")
+    (source / "other.csv").write_text("1;2\n")
+    target = tmp_path / "target"
+    for _ in range(2):
+        resize_videos(source, target, side=48, num_workers=1)
+        copied = ["a/large.mp4,x", f'{target}/a/large.mp4,"y, z"', "b [1]/small.mp4,w"]
+        assert (target / "mine.csv").read_text().splitlines()[1:] == copied
+        assert (target / "a" / "lists.csv").read_text() == "path,label\nlarge.mp4,x\na/large.mp4,x\n"
+        assert (target / "other.csv").read_text() == "1;2\n"
+    assert (source / "mine.csv").read_text() == text
+
+
+def test_one_process_at_a_time_works_on_a_target(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    resize_videos(source, target, side=48, num_workers=1)
+    with _settled(target, 48), pytest.raises(DataError, match="another process"):
+        resize_videos(source, target, side=48, num_workers=1)
 
 
 RUN = """

@@ -25,6 +25,11 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
     """
     if out.is_dir() or not out.parent.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out is the page to write in a folder that is there, as report.html; got '{out}'")
+    if not out.exists() and (taken := [path for path in map(out.with_suffix, (".json", ".csv")) if path.exists()]):
+        raise InputError(
+            f"beside '{out}' its figures would be written over {' and '.join(path.name for path in taken)}, which no "
+            "report has written; give another name"
+        )
     with common.busy("reading the results"):
         from json import dumps
 

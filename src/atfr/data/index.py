@@ -1,9 +1,9 @@
 """What decoding a video once has told: kept in a small file, so that nobody has to decode it again to know.
 
-The file is `.atfr-index.jsonl` in the folder of the data, or, where that cannot be written, in the user's cache folder
-(`$XDG_CACHE_HOME/atfr`, by default `~/.cache/atfr`). It holds a JSON object a line; of two on the same video the later
-counts, and one that a crash has cut off is passed over. An entry counts as long as the video has the same size and time
-of change. Remove the file to forget everything.
+The file is `.atfr-index.jsonl` in the folder of the data, or, where that cannot be written or is a link, in the user's
+cache folder (`$XDG_CACHE_HOME/atfr`, by default `~/.cache/atfr`). It holds a JSON object a line; of two on the same
+video the later counts, and one that a crash has cut off is passed over. An entry counts as long as the video has the
+same size and time of change. Remove the file to forget everything.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from atfr.data.records import VideoList
 from atfr.files import Closing
 
 INDEX_FILE = ".atfr-index.jsonl"
+VERSION = 2
+"""Of what is looked for in a video: entries of another are passed over."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class VideoFacts:
         fps: the mean rate, frames/s.
         problem: "broken" where nothing decodes, "damaged" where only a part does, or None.
         reason: what was wrong.
+        source: what the video was made of, if it was made of another: its `fingerprint`.
     """
 
     frames: int
@@ -36,6 +39,7 @@ class VideoFacts:
     fps: float = 0.0
     problem: str | None = None
     reason: str = ""
+    source: str = ""
 
 
 class VideoIndex(Closing):
@@ -57,6 +61,8 @@ class VideoIndex(Closing):
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
+                    if entry.pop("version") != VERSION:
+                        continue
                     path, size, mtime_ns = (entry.pop(name) for name in ("path", "size", "mtime_ns"))
                     self._entries[path] = (size, mtime_ns, VideoFacts(**entry))
                 except (ValueError, TypeError, KeyError, AttributeError):
@@ -86,11 +92,12 @@ class VideoIndex(Closing):
         now = path.stat()
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
+            no_link = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            self._file = os.fdopen(no_link, "a", encoding="utf-8")
             self._file.write("\n")  # ends a line that a crash has cut off
         key = self._key(path)
         self._entries[key] = (now.st_size, now.st_mtime_ns, facts)
-        entry = {"path": key, "size": now.st_size, "mtime_ns": now.st_mtime_ns, **asdict(facts)}
+        entry = {"version": VERSION, "path": key, "size": now.st_size, "mtime_ns": now.st_mtime_ns, **asdict(facts)}
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
@@ -106,10 +113,32 @@ class VideoIndex(Closing):
         return relative.replace(os.sep, "/")
 
 
+def fingerprint(path: Path) -> str:
+    """Return what tells a file from others and from what it was before: size, time of change, hash of the content."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    now = path.stat()
+    return f"{now.st_size} {now.st_mtime_ns} {found}"
+
+
+def is_same(path: Path, found: str, *, by_content: bool = False) -> bool:
+    """Return whether a file still has a `fingerprint`: by size and time, or else by size and content.
+
+    Args:
+        by_content: whether the content must be the same in any case.
+    """
+    size, _, rest = found.partition(" ")
+    now = path.stat()
+    if str(now.st_size) != size:
+        return False
+    same_time = rest.startswith(f"{now.st_mtime_ns} ")
+    return (same_time and not by_content) or fingerprint(path).split()[-1] == found.rsplit(maxsplit=1)[-1]
+
+
 def index_path(root: Path) -> Path:
     """Return where the index of a folder is: in the folder, or in the cache folder where it cannot be written."""
     beside = root / INDEX_FILE
-    if os.access(beside if beside.exists() else root, os.W_OK):
+    if not beside.is_symlink() and os.access(beside if beside.exists() else root, os.W_OK):
         return beside
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "atfr" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.jsonl"

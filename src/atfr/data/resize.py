@@ -5,11 +5,13 @@ A frame larger than training needs costs time in every epoch. So each video is d
 with a key frame every `KEY_FRAMES`, so that a clip in its middle is reached fast. Sound is left out.
 """
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -21,11 +23,13 @@ from av.video.stream import VideoStream
 from jaxtyping import Float64
 
 from atfr.data.check import LOOK_PX, look
-from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex
+from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex, fingerprint, is_same
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.data.records import VIDEO_ENDINGS
+from atfr.data.relist import relist
 from atfr.data.walk import walk
 from atfr.errors import DataError, InputError, VideoError
+from atfr.files import write_whole
 from atfr.video.container import open_video
 from atfr.video.decode import Reading
 
@@ -54,6 +58,8 @@ class _Job:
     target: Path
     side: int
     remove_source: bool
+    there: Path | None = None  # what an earlier call has written
+    made_of: str = ""  # the fingerprint of what that was made of
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ def resize_videos(
     A video that is small enough already is copied as it is; so are all other files, so that `target` is the data set
     again. A file gets its name only when it is whole, and has been decoded with every frame there; so a crash costs the
     videos in work and no more, and the next call goes on. A video that does not decode is named, and has no file in
-    `target`. The numbers of frames go to the index of `target`.
+    `target`. The numbers of frames go to the index of `target`. A video that has changed in `source` since is done
+    again. CSV files name the videos as they are called and where they lie in `target`.
 
     Args:
         source: the folder of the data; only read, but for `remove_source`.
@@ -96,45 +103,61 @@ def resize_videos(
         raise InputError(f"side must be at least 2 px, got {side}")
     _check_folders(source, target)
     videos, others = _files(source)
-    _settle(target, side)
-    for path in others:
-        place = target / path.relative_to(source)
-        if not place.exists():
-            _copy(path, place)
-    jobs = [_Job(path, target / path.relative_to(source), side, remove_source) for path in videos]
-    counts = {"written": 0, "copied": 0, "kept": 0, "failed": 0}
-    failed = []
-    if progress:
-        progress(0, len(jobs))
-    with VideoIndex(target) as index:
+    with _settled(target, side), VideoIndex(target) as index:
+        for path in others:
+            if not (place := target / path.relative_to(source)).exists():
+                _copy(path, place)
+        jobs = [_job(path, target / path.relative_to(source), side, remove_source, index) for path in videos]
+        counts = {"written": 0, "copied": 0, "kept": 0, "failed": 0}
+        failed, places = [], {}
+        if progress:
+            progress(0, len(jobs))
         for number, (job, done) in enumerate(each_in_processes(resize_video, jobs, num_workers), 1):
             result = _Done("failed", reason=f"'{job.source}': {done}") if isinstance(done, WorkerDiedError) else done
             if result.path and result.facts:
                 index.add(result.path, result.facts)
+            if result.path:
+                places[job.source] = result.path
             if result.reason:
                 failed.append((job.source, result.reason))
             counts[result.outcome] += 1
             if progress:
                 progress(number, len(jobs))
+        for path in others:
+            if path.suffix.lower() == ".csv":
+                relist(path, target / path.relative_to(source), source, places)
     return Resized(counts["written"], counts["copied"], counts["kept"], tuple(sorted(failed)))
+
+
+def _job(source: Path, target: Path, side: int, remove_source: bool, index: VideoIndex) -> _Job:
+    there = next((path for path in (target, target.with_suffix(".mp4")) if path.exists()), None)
+    facts = index.get(there) if there else None
+    return _Job(source, target, side, remove_source, there, facts.source if facts else "")
 
 
 def resize_video(job: _Job) -> _Done:
     """Do one video, whole or not at all."""
     encoded = job.target.with_suffix(".mp4")
-    there = next((path for path in (job.target, encoded) if path.exists()), None)
-    if there:
-        done = _Done("kept")
+    if job.there and is_same(job.source, job.made_of, by_content=job.remove_source):
+        done = _Done("kept", job.there)
     else:
+        made_of = fingerprint(job.source)
         try:
             with open_video(job.source, 1) as (_, stream):
                 small = 0 < min(stream.width, stream.height) <= job.side
-            if small:
-                done = _Done("copied", job.target, _write(job.target, partial(_copy_video, job.source)))
-            else:
-                done = _Done("written", encoded, _write(encoded, partial(_encode, job.source, job.side)))
+            place, write = (
+                (job.target, partial(_copy_video, job.source))
+                if small
+                else (encoded, partial(_encode, job.source, job.side))
+            )
+            facts = replace(_write(place, write), source=made_of)
         except VideoError as error:
             return _Done("failed", reason=str(error))
+        if not is_same(job.source, made_of):
+            return _Done("failed", reason=f"'{job.source}' was changed while it was read; give the same line again")
+        if job.there and job.there != place:
+            job.there.unlink()
+        done = _Done("copied" if small else "written", place, facts)
     if job.remove_source:
         job.source.unlink()
     return done
@@ -249,20 +272,22 @@ def _files(source: Path) -> tuple[list[Path], list[Path]]:
     return videos, others
 
 
-def _settle(target: Path, side: int) -> None:
-    """Make the target, or see that it is one of this side."""
+@contextmanager
+def _settled(target: Path, side: int) -> Iterator[None]:
+    """Make the target, or see that it is one of this side; one process at a time works on it."""
     settings = target / SETTINGS_FILE
-    if settings.is_file():
-        found = settings.read_text(encoding="utf-8").strip()
-        if found != json.dumps({"side": side}):
+    if not settings.is_file():
+        if target.is_dir() and any(path.name != INDEX_FILE for path in target.iterdir()):
+            raise DataError(f"the target '{target}' is not empty; choose a new folder")
+        write_whole(settings, json.dumps({"side": side}) + "\n")
+    with settings.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process resizes videos into '{target}': wait for it") from None
+        if (found := file.read().strip()) != json.dumps({"side": side}):
             raise DataError(f"'{target}' holds videos of other settings ({found}); choose another folder")
-        return
-    if target.is_dir() and any(path.name != INDEX_FILE for path in target.iterdir()):
-        raise DataError(f"the target '{target}' is not empty; choose a new folder")
-    target.mkdir(parents=True, exist_ok=True)
-    part = settings.with_name(settings.name + PART)
-    part.write_text(json.dumps({"side": side}) + "\n", encoding="utf-8")
-    part.replace(settings)
+        yield
 
 
 def _copy(source: Path, place: Path) -> None:

@@ -1,5 +1,6 @@
 """log: predictions in a file as they come, so that a run over an archive that is interrupted goes on where it was."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ class PredictionLog(Closing):
     """A file of predictions, a JSON object a line; close it, or use it in a `with` statement.
 
     Each line is written when its video is done. A line that a crash has cut off is removed. One process writes at a
-    time.
+    time: a second is refused.
 
     Args:
         path: the file; its folder is made.
@@ -29,7 +30,7 @@ class PredictionLog(Closing):
             run tries again, and of two lines on a path the later counts.
 
     Raises:
-        InputError: the file is no such file, or was made by something else.
+        InputError: the file is no such file, was made by something else, or another process is writing to it.
         OSError: it cannot be read or written.
     """
 
@@ -37,9 +38,15 @@ class PredictionLog(Closing):
         self.path, self.made_by = Path(path), dict(made_by)
         self.done: set[str] = set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(f"expected a file for predictions, but '{self.path}' is a folder, a pipe or a device")
         self._file = self.path.open("a+b")
         try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file.truncate(self._read())
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"another process writes predictions to '{self.path}': wait, or give a new file") from None
         except BaseException:
             self._file.close()
             raise
