@@ -40,6 +40,17 @@ def test_a_bad_task_file_is_named(tmp_path: Path, content: str | None, message: 
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_network_of_another_type_computes_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    """As a training with --trainer.precision bf16-true leaves it."""
+    model, task = network().to(dtype), Task(NAMES, SPEC)
+    save_checkpoint(model, task, tmp_path)
+    loaded, _ = load_checkpoint(tmp_path)
+    clips = torch.rand(2, *task.clip_shape)
+    with torch.inference_mode():
+        assert torch.equal(loaded(clips), model.float()(clips))
+
+
 def test_labels_must_be_names() -> None:
     with pytest.raises(InputError, match="names of the classes"):
         Task((), SPEC)

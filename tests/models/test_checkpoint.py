@@ -239,6 +239,19 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
         from_pretrained(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused(value: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Or every answer would be the first class."""
+    model = create_model("x3d_xs", num_classes=4).to(dtype)
+    name = next(name for name, _ in model.named_buffers() if name.endswith("running_var"))
+    model.get_buffer(name)[3] = value
+    model.save_pretrained(tmp_path)
+    for load in (from_pretrained, lambda folder: atfr.load_weights(create_model("x3d_xs", num_classes=4), folder)):
+        with pytest.raises(CheckpointError, match=rf"NaN or infinity in 1 of its \d+ tensors.*{name}.*earlier"):
+            load(tmp_path)
+
+
 def test_another_class_says_which_one_it_is(saved: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'resnet3d_18'.*expected one of: x3d_xs.*atfr\.from_pretrained"):
         X3D.from_pretrained(saved)

@@ -75,12 +75,14 @@ def save_checkpoint(model: "VideoModel", task: Task, folder: str | os.PathLike[s
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]:
     """Read a network (in evaluation mode, on the CPU) and its task from a checkpoint folder.
 
+    The network computes in float32, in whatever type it was saved: clips are float32. `atfr.from_pretrained` keeps it.
+
     Raises:
         CheckpointError: Files are missing, damaged or unsafe to load, or do not fit together.
     """
     from atfr.models import from_pretrained
 
-    model = from_pretrained(Path(folder))
+    model = from_pretrained(Path(folder)).float()
     task = load_task(folder)
     check_classes(model, task)
     return model, task

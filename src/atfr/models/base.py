@@ -141,7 +141,8 @@ class VideoModel(
             hub_options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ... for a model on the Hub.
 
         Raises:
-            CheckpointError: Files are missing or damaged, do not fit together, or hold a network of another class.
+            CheckpointError: Files are missing or damaged, do not fit together, hold numbers that are not finite, or a
+                network of another class.
         """
         return load(dict.fromkeys(cls.variants, cls), pretrained_model_name_or_path, **hub_options)
 
@@ -165,6 +166,7 @@ def load(classes: Mapping[str, type[M]], source: str | Path, **hub_options: Any)
             reason = checkpoint.first_line(error)
             raise CheckpointError(f"{config_path} does not describe a network that can be made: {reason}") from error
     checkpoint.check_fit(weights, model.state_dict(), weights_path, name)
+    checkpoint.check_finite(weights, weights_path)
     model.load_state_dict(weights, assign=True)  # assigned, not copied: the stored type stays
     return model.eval()
 

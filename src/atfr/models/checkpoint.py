@@ -141,6 +141,20 @@ def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
         )
 
 
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights with which every answer would be NaN.
+
+    Raises:
+        CheckpointError: A tensor holds NaN or infinity; the message names the first.
+    """
+    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{path} holds NaN or infinity in {len(bad)} of its {len(weights)} tensors, the first of them {bad[0]}: it"
+            " was saved by a training that diverged, or is damaged; take an earlier checkpoint"
+        )
+
+
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move into ``folder`` when the block ends well, and vanish when it fails.

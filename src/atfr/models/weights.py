@@ -106,6 +106,7 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
     weights = read(Path(path))
     found = compare(weights, model)
     check(found.report, model, path, strict)
+    checkpoint.check_finite(found.tensors, Path(path))
     model.load_state_dict(found.tensors, strict=False)
     with torch.no_grad():
         for name in found.report.reinitialised:
