@@ -5,11 +5,12 @@ N batch is 1 here: what a graph takes and returns, `atfr.runtime.graphs` says.
 
 import functools
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -160,11 +161,13 @@ def installed(package: str) -> bool:
 
 
 def needed(package: str) -> ModuleType:
-    """Import a package of a runtime.
+    """Import a package of a runtime. OpenVINO reports its use over the network when it is imported, but not to us.
 
     Raises:
         BundleError: it is not installed; says how to install it.
     """
+    if package.partition(".")[0] == "openvino":
+        sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))  # as if it were not installed
     try:
         return importlib.import_module(package)
     except ImportError as error:

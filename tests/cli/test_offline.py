@@ -1,0 +1,78 @@
+"""No command asks the network for anything on its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atfr.cli.main import COMMANDS
+from atfr.evaluate.task import Task, save_checkpoint
+from tests.evaluate.build import NAMES, SPEC, network, write_folder
+
+ELSEWHERE = {"demo", "quickstart"}  # the page's own test watches it; quickstart trains, tests and reports
+LISTEN = """
+import json, sys
+asked = []
+def hear(event, args):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
+        asked.append([event, str(args[0])])
+    elif event in ("socket.connect", "socket.sendto") and isinstance(args[1], tuple) and args[1][0] != "127.0.0.1":
+        asked.append([event, str(args[1])])
+sys.addaudithook(hear)
+from atfr.cli.main import main
+codes = {}
+for line in json.loads(sys.argv[1]):
+    codes[" ".join(line)] = main(line)
+    sys.stdout.flush()
+print(json.dumps({"asked": asked, "codes": codes}), file=sys.stderr)
+"""
+
+
+def lines(folder: Path) -> list[list[str]]:
+    """A small job for every command."""
+    run, data = str(folder / "run"), str(folder / "data")
+    video = str(next((folder / "data" / "test").rglob("*.mp4")))
+    clip = ["--clip.frames", "4", "--clip.stride", "1", "--clip.size", "32"]
+    openvino, onnx = str(folder / "openvino"), str(folder / "onnx")
+    trained = ["--epochs", "1", "--batch_size", "4", "--num_workers", "0", "--out", str(folder / "trained")]
+    return [
+        ["train", "--data", data, "--model", "x3d_xs", *clip, *trained],
+        ["calibrate", run, video],
+        ["test", "--checkpoint", run, "--data", data, "--num_workers", "0", "--out", str(folder / "test")],
+        ["predict", video, "--checkpoint", run],
+        ["explain", video, "--checkpoint", run, "-o", str(folder / "explained.html")],
+        ["report", str(folder / "test"), "-o", str(folder / "report.html")],
+        ["export", "--checkpoint", run, "--runtime", "openvino", "--out", openvino],
+        ["predict", video, "--bundle", openvino],
+        ["export", "--checkpoint", run, "--runtime", "onnx", "--out", onnx],
+        ["predict", video, "--bundle", onnx],
+        ["cost", "--checkpoint", run],
+        ["bench", "--checkpoint", run, "--rounds", "1", "--batches", "1"],
+        ["data", "check", "--root", data, "--out", str(folder / "problems.csv")],
+        ["data", "resize", data, str(folder / "small"), "--side", "32"],
+        ["doctor"],
+        ["convert", f"{run}/model.safetensors", str(folder / "converted"), "--model", "resnet3d_18"],
+        ["--version"],
+    ]
+
+
+@pytest.mark.timeout(900)
+def test_no_name_is_looked_up(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    write_folder(tmp_path / "data")
+    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), tmp_path / "run")
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}  # where telemetry holds back
+    environment |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    (tmp_path / "home").mkdir()
+    jobs = lines(tmp_path)
+    done = {name for name in COMMANDS if any(job[: len(name.split())] == name.split() for job in jobs)}
+    assert done == set(COMMANDS) - ELSEWHERE
+    command = [sys.executable, "-c", LISTEN, json.dumps(jobs)]
+    end = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850, cwd=tmp_path)
+    report = json.loads(end.stderr.splitlines()[-1])
+    assert report["asked"] == []
+    assert {line: code for line, code in report["codes"].items() if code} == {}, end.stderr
