@@ -160,7 +160,7 @@ def run_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def first_of(model: nn.Module) -> nn.Module | None:
     """Return the layer that `adapt_` has put before all others of a network, if any."""
-    if type(model).forward is nn.Sequential.forward:  # which runs its children in order
+    if getattr(type(model), "forward", None) is nn.Sequential.forward:  # which runs its children in order
         name, first = next(iter(model.named_children()), ("", None))
         return first if name == CHILD else None
     return getattr(model, CHILD, None) if run_first in model._forward_pre_hooks.values() else None

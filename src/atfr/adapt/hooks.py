@@ -56,7 +56,7 @@ def was_adapted(module: nn.Module) -> bool:
 
 def runs_children_in_order(module: nn.Module) -> bool:
     """Whether a module is a plain Sequential, which runs a child added to it."""
-    return type(module).forward is nn.Sequential.forward
+    return getattr(type(module), "forward", None) is nn.Sequential.forward  # TorchScript has none
 
 
 def run_child(module: nn.Module, args: Any, output: Any) -> Any:

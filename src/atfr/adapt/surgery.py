@@ -12,7 +12,7 @@ from torch import nn
 from atfr.adapt.hooks import check_rows, put_before, put_behind, take_out, was_adapted
 from atfr.adapt.layers import Sampler, make_layer, options_of
 from atfr.adapt.padding import edge_maps_at
-from atfr.adapt.places import float_like, output_shapes, resolve
+from atfr.adapt.places import float_like, output_shapes, resolve, undisturbed
 from atfr.adapt.trial import try_packed
 from atfr.errors import AdaptError, InputError
 from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
@@ -160,10 +160,11 @@ def adapt_(
     ]
     for path, layer in zip(places.values(), layers, strict=True):
         put = put_behind if path else put_before
-        put(model.get_submodule(path), layer, float_like(model))
+        put(model.get_submodule(path), layer, float_like(model, path))
     model.register_forward_hook(check_rows)
     try:
-        unknown = try_packed(model, example)
+        with undisturbed(model):
+            unknown = try_packed(model, example)
     except BaseException:
         restore_(model)
         raise
@@ -269,9 +270,17 @@ def adaptation(model: nn.Module) -> dict[str, Any] | None:
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Raise where changing the network would not reach its wrapper."""
+    """Raise where changing the network would not reach its wrapper, or what PyTorch has compiled of it."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, (*wrappers, torch.jit.ScriptModule)) or hasattr(model, "_orig_mod"):
         raise AdaptError(
             f"cannot adapt a network inside {type(model).__name__}: adapt the network itself, then wrap it"
         )
+    for path, module in model.named_modules():
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if scripted or hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            by = "torch.jit" if scripted else "torch.compile"
+            raise AdaptError(
+                f"{path or 'the network'!r} was compiled by {by}, which cannot keep clips of different lengths apart; "
+                "adapt the network as it was before"
+            )
