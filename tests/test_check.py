@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import weight_norm as old_weight_norm
+from torch.utils.checkpoint import checkpoint
 
 import atfr
 from atfr.errors import AdaptError, InputError, UnsupportedNetworkError
@@ -296,3 +297,51 @@ def test_scripted_modules_and_compiled_networks_are_refused_by_name() -> None:
     model.late.compile()
     with pytest.raises(AdaptError, match=r"'late'.*compile"):
         atfr.adapt_(model, after="early")
+
+
+class Checkpointed(Own):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__(nn.Sequential(nn.Conv3d(6, 6, 1), nn.ReLU()))
+        self.reentrant = reentrant
+
+    def forward(self, clips: Tensor) -> Tensor:
+        x = checkpoint(self.middle, self.early(clips), use_reentrant=self.reentrant)
+        return self.late(x).mean((2, 3, 4))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore:None of the inputs:UserWarning")
+def test_a_checkpointed_stage_is_recorded_once(reentrant: bool) -> None:
+    model = Checkpointed(reentrant)
+    assert atfr.adapt_(model, after="middle").tried
+    with atfr.record(model) as trace:
+        model(torch.rand(2, 3, 4, 8, 8)).sum().backward()
+    assert len(trace.active_bins) == 2
+    assert model.middle[0].weight.grad is not None
+
+
+def test_a_layer_is_of_the_device_and_type_of_its_place() -> None:
+    class InTwoTypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv3d(3, 4, 1), nn.ReLU())
+            self.second = nn.Sequential(nn.Conv3d(4, 6, 1), nn.ReLU()).double()
+            self.head = nn.Linear(6, 5).double()
+
+        def forward(self, clips: Tensor) -> Tensor:
+            return self.head(self.second(self.first(clips).double()).mean((2, 3, 4)))
+
+    for place, dtype in (("first.1", torch.float32), ("second.1", torch.float64)):
+        model = InTwoTypes()
+        assert atfr.adapt_(model, after=place).tried
+        assert {p.dtype for p in model.get_submodule(place).sgs.parameters()} == {dtype}
+        assert model(torch.rand(2, 3, 4, 8, 8)).shape == (2, 5)
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch.compile has to say
+def test_compiling_an_adapted_network_is_one_clear_error() -> None:
+    model = Own(nn.Identity())
+    atfr.adapt_(model, after="early")
+    model.compile(backend="eager")
+    with pytest.raises(Exception, match=r"torch\.compile does not take adapted networks"):
+        model(torch.rand(2, 3, 4, 8, 8))

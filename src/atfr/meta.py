@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atfr.ragged import PackedClips
+from atfr.ragged.operations import in_backward
 from atfr.samplers.sampler import TemporalSampler
 from atfr.trace import site_names
 
@@ -23,7 +24,7 @@ class StandIn(nn.Module):
     Attributes:
         keep: maps that each clip keeps, if it has so many; the last number is for all further clips. None passes the
             features on as they are.
-        passes: how often it has run.
+        passes: how often it has run forward.
         frames: maps that each clip had in the last pass.
         merging: multiply-adds of the weighted sum in the last pass, if there is one.
     """
@@ -38,7 +39,7 @@ class StandIn(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Keep the first maps of each clip."""
-        self.passes += 1
+        self.passes += not in_backward()  # a checkpoint runs again there
         self.merging = 0
         clips = features.unpack() if isinstance(features, PackedClips) else list(features)
         self.frames = tuple(clip.shape[1] for clip in clips)

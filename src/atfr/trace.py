@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.errors import InputError
+from atfr.ragged.operations import in_backward
 from atfr.samplers.sampler import TemporalSampler, observers
 from atfr.samplers.sampling import Sampling
 
@@ -185,7 +186,7 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
     trace = SamplingTrace({name: SiteTrace() for name in names.values()})
 
     def observe(layer: TemporalSampler, sampling: Sampling) -> None:
-        if (name := names.get(id(layer))) is not None:
+        if (name := names.get(id(layer))) is not None and not in_backward():  # where checkpoints run again
             detached = replace(sampling, weights=sampling.weights.detach())  # a trace keeps no graph alive
             trace.sites[name].samplings.append(detached)
 

@@ -1,6 +1,7 @@
 """One pass of a network over clips, and how far it is from passes over each of them alone."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -79,8 +80,10 @@ def one_pass(network: nn.Module, inputs: Any, count: int) -> Pass:
     slopes = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     weighted = [(clip.flatten() * wave(clip)).sum() for clips in values for clip in clips if clip.requires_grad]
     sources = [*starts, *slopes.values()]
-    found = torch.autograd.grad(weighted, sources, allow_unused=True) if weighted else [None] * len(sources)
-    steep = [torch.zeros_like(source) if grad is None else grad for source, grad in zip(sources, found, strict=True)]
+    if weighted:
+        torch.autograd.backward(weighted)  # reentrant checkpoints take no torch.autograd.grad
+    steep = [torch.zeros_like(source) if source.grad is None else source.grad for source in sources]
+    network.zero_grad()
     gradients = [torch.cat([numbers(grad[i]) for grad in steep[: len(starts)]]) for i in range(count)]
     return Pass(seen, results, gradients, dict(zip(slopes, steep[len(starts) :], strict=True)))
 
@@ -159,7 +162,9 @@ def failure(network: nn.Module, run: Callable[[], Any]) -> tuple[str, Exception]
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
         handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
-        run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it has to say of clips that are made up helps nobody
+            run()
     except Exception as error:
         return running[-1] if running else "the network", error
     finally:

@@ -2,6 +2,7 @@
 
 import difflib
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -150,7 +151,8 @@ def outputs_of(copy: nn.Module, paths: Sequence[str], state: Mapping[str, Tensor
 
     handles = [watch(path) for path in paths]
     try:
-        with undisturbed(copy), torch.no_grad():
+        with undisturbed(copy), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.func.functional_call(copy, dict(state), (trial,))
     except _Reached:
         pass

@@ -25,8 +25,8 @@ REARRANGED: dict[Any, Handler] = {}
 POINTWISE = """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish softplus
     hardswish hardsigmoid logsigmoid softsign hardshrink softshrink tanhshrink threshold threshold_ sigmoid sigmoid_
     tanh tanh_ neg abs sign exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf floor ceil round isfinite
-    isnan isinf logical_not bitwise_not __invert__ bool clip clip_ clamp clamp_ clamp_min clamp_max nan_to_num dropout clone
-    detach contiguous to float half double bfloat16 cpu cuda zeros_like ones_like rand_like randn_like""".split()
+    isnan isinf logical_not bitwise_not __invert__ bool clip clip_ clamp clamp_ clamp_min clamp_max nan_to_num dropout
+    clone detach contiguous to float half double bfloat16 cpu cuda zeros_like ones_like rand_like randn_like""".split()
 ARITHMETIC = """add add_ sub sub_ mul mul_ div div_ true_divide __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__
     __iadd__ __isub__ __imul__ __itruediv__ maximum minimum pow __rpow__ eq ne lt le gt ge __eq__ __ne__ __lt__
     __le__ __gt__ __ge__ logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor __and__ __or__
@@ -102,6 +102,14 @@ def pointwise(func: Handler, clips: PackedClips | RearrangedClips, *args: Any, *
     return arranged(result, form_of(clips), sizes_of(clips), clips.clip_layout)
 
 
+def compiled(func: Handler, clips: PackedClips) -> Any:
+    """Refuse what torch.compile asks first."""
+    raise UnsupportedOperationError(
+        "torch.compile does not take adapted networks: behind a sampler each batch has other lengths. Run the network "
+        "without it; atfr.optimize_for_inference makes a faster copy"
+    )
+
+
 def view_as(func: Handler, clips: PackedClips, other: Tensor) -> PackedClips:
     """View a tensor as itself, as full backward hooks of modules do."""
     if not isinstance(other, PackedClips) or other.clip_layout != clips.clip_layout or other.shape != clips.shape:
@@ -139,10 +147,14 @@ def statistics(func: Handler, *args: Any, **kwargs: Any) -> Any:
 def is_gradient_of(value: Tensor, clips: Tensor) -> bool:
     """Whether a plain tensor is the gradient of such clips, which autograd hands to a network's own functions.
 
-    PyTorchVideo's Swish multiplies it with the packed clips it has saved. The number of the running backward pass is
-    what torch's own checkpointing asks too.
+    PyTorchVideo's Swish multiplies it with the packed clips it has saved.
     """
-    return torch._C._current_graph_task_id() != -1 and value.shape == clips.shape
+    return in_backward() and value.shape == clips.shape
+
+
+def in_backward() -> bool:
+    """Whether a backward pass is running, also where it runs a checkpointed forward again (which asks the same)."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
@@ -264,6 +276,7 @@ OPERATIONS[torch.autograd.backward] = OPERATIONS[Tensor.backward] = backward
 OPERATIONS[torch.autograd.grad] = REARRANGED[torch.autograd.grad] = gradient
 by_name(["prelu"], parametric_relu)
 by_name(["view_as"], view_as)
+by_name(["_is_view"], compiled)
 by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
 by_name(["batch_norm", "batch_norm_elemt"], batch_norm)
