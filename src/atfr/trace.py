@@ -1,4 +1,4 @@
-"""record(model): what every SGS layer did with every clip, without touching the network or its forward signature."""
+"""record(model): what every sampler did with every clip, without touching the network or its forward signature."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +53,7 @@ class MapCounts:
 
 @dataclass
 class SiteTrace:
-    """What one SGS layer did with the clips of all forward passes recorded, in order.
+    """What one sampler did with the clips of all forward passes recorded, in order.
 
     N counts the clips of all passes, T the maps of the longest clip that came in: where clips come in different
     lengths, assignment is -1 and weights are 0 behind a clip's end.
@@ -113,7 +113,7 @@ def joined(parts: list[Tensor], padding: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SamplingTrace:
-    """The record of a network's SGS layers by site: the stage or submodule that each stands behind."""
+    """The record of a network's samplers by site: the stage or submodule that each stands behind."""
 
     sites: dict[str, SiteTrace]
 
@@ -124,10 +124,10 @@ class SamplingTrace:
 
     @property
     def active_bins(self) -> Int[Tensor, " N"]:
-        """The number of maps that each clip kept, where the network has one SGS layer."""
+        """The number of maps that each clip kept, where the network has one sampler."""
         if len(self.sites) != 1:
             raise InputError(
-                f"active_bins is for networks with one SGS layer, this one has {len(self.sites)} "
+                f"active_bins is for networks with one sampler, this one has {len(self.sites)} "
                 f"({', '.join(self.sites) or 'not adapted'}); read trace.sites[name].active_bins"
             )
         return next(iter(self.sites.values())).active_bins
@@ -169,9 +169,9 @@ def first_of(model: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[SamplingTrace]:
-    """Record what the SGS layers of a network do while the context is open.
+    """Record what the samplers of a network do while the context is open.
 
-    Other threads that run the same network are not recorded. A network without SGS gives a trace without sites.
+    Other threads that run the same network are not recorded. A network without any gives a trace without sites.
 
     Examples:
         >>> import atfr

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import atfr
 from atfr.adapt.layers import CLASSES
+from atfr.samplers.sampling import one_coordinate
 from atfr.samplers.sgs import SimilarityNet
 
 SHORTENED = ("mm", "bmm", "addmm", "baddbmm", "matmul", "linear", "dot", "mv", "addmv", "einsum", "conv")
@@ -70,3 +71,13 @@ def test_low_settings_change_no_bin() -> None:
     finally:
         torch.set_float32_matmul_precision(before)
     assert torch.equal(*described)
+
+
+@pytest.mark.parametrize("bins", [128, 1024, 65536])
+def test_float32_knows_a_weight_within_2e_7_times_the_bins(bins: int) -> None:
+    values = torch.rand(2000, 64, generator=torch.Generator().manual_seed(0))
+    number = torch.full((2000,), bins)
+    narrow, wide = (one_coordinate(each, number, "linear", "center") for each in (values, values.double()))
+    off = (narrow.weights.double() - wide.weights).abs()
+    assert 2e-8 * bins < off.max() < 2e-7 * bins
+    assert (narrow.bins - wide.bins).abs().max() <= 1

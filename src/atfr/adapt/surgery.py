@@ -15,7 +15,7 @@ from atfr.adapt.padding import edge_maps_at
 from atfr.adapt.places import float_like, output_shapes, resolve, undisturbed
 from atfr.adapt.trial import try_packed
 from atfr.errors import AdaptError, InputError
-from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
+from atfr.samplers import WITH_BINS
 from atfr.samplers.change import MIX
 from atfr.samplers.functional import Kernel, Order, Similarity, TopEdge
 from atfr.samplers.sgs import NumBins
@@ -45,8 +45,8 @@ class AdaptReport:
 
     Attributes:
         sites: the layers, in the order asked for.
-        tried: whether the adapted network passed a trial on the meta device; False where no trial clip fits the
-            network (give `example=`), so that what cannot work shows at the first batch only.
+        tried: whether the adapted network passed a trial; False where no trial clip fits it (give `example=`), so that
+            what cannot work shows at the first batch only.
     """
 
     sites: tuple[AdaptedSite, ...]
@@ -224,10 +224,10 @@ def one_each(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
 
 
 def restore_(model: nn.Module) -> None:
-    """Take SGS out again: the network's logits and state_dict keys are those from before `adapt_`.
+    """Take all samplers out again: the network's logits and state_dict keys are those from before `adapt_`.
 
     Raises:
-        AdaptError: the network has no SGS put in by `adapt_`.
+        AdaptError: the network has no layer put in by `adapt_`.
     """
     if not any(was_adapted(module) for module in model.modules()):
         raise AdaptError("the network has no sampler to take out; atfr.adapt_ puts one in")
@@ -240,11 +240,10 @@ def set_num_bins_(model: nn.Module, num_bins: NumBins) -> None:
     Source: Fayyaz et al. 2021, appendix C, Table A.4.
 
     Raises:
-        AdaptError: the network has neither SGS nor a sampler guided by change.
+        AdaptError: the network has no sampler with bins.
         InputError: a number below 1, or another number of numbers than SGS has coordinates.
     """
-    kinds = SimilarityGuidedSampling, ChangeGuidedSampling
-    layers = [layer for layer in site_names(model).values() if isinstance(layer, kinds)]
+    layers = [layer for layer in site_names(model).values() if isinstance(layer, WITH_BINS)]
     if not layers:
         raise AdaptError("the network has no sampler with bins (sgs, change); put one in with atfr.adapt_")
     checked = [layer.checked_bins(num_bins) for layer in layers]

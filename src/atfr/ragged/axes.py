@@ -58,7 +58,7 @@ def view(func: Handler, input: Clips, *shape: Any) -> Clips:
     raise UnsupportedOperationError(
         f"{operation_name(func)} of packed clips of lengths {input.lengths}, as {tuple(input.shape)}, to {wanted}: "
         "time cannot be moved into another axis, and there is no batch axis to fold it into; pool over time first, "
-        "with mean((2, 3, 4)) or AdaptiveAvgPool3d(1), or put SGS behind it"
+        "with mean((2, 3, 4)) or AdaptiveAvgPool3d(1), or put the sampler behind it"
     )
 
 
@@ -169,7 +169,7 @@ def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
     if dim not in (1, -4) or not all(isinstance(path, PackedClips) for path in paths):
         raise UnsupportedOperationError(
             f"operation 'cat' of packed clips along axis {dim}: packed clips can be joined with packed clips, along "
-            "the channels (axis 1); put SGS into every path that is joined, or use atfr.ragged.cat_clips"
+            "the channels (axis 1); put a sampler into every path that is joined, or use atfr.ragged.cat_clips"
         )
     if len({len(path.clip_layout) for path in paths}) > 1:
         raise UnsupportedOperationError("operation 'cat' of packed batches with different numbers of clips")
