@@ -78,8 +78,10 @@ def unsqueeze(func: Handler, input: Clips, dim: int) -> Clips:
     place = dim + len(form) + 1 if dim < 0 else dim
     before = [axis for group in form[:place] for axis in group]
     gone = order_of(form)[1]
-    if not gone:
-        raise UnsupportedOperationError("operation 'unsqueeze' of packed clips with all of their axes")
+    if not gone or not place:
+        raise UnsupportedOperationError(
+            "operation 'unsqueeze' of packed clips with all of their axes, or in front of them: it would make a new one"
+        )
     axis = next((axis for axis in gone if axis > max(before, default=-1)), gone[-1])
     result = without_override(func, input, dim)
     sizes = [1 if own == axis else size for own, size in enumerate(sizes_of(input))]
