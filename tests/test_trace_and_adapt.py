@@ -356,7 +356,9 @@ def test_an_example_is_not_spoilt_by_a_network_that_overwrites_it() -> None:
 
     model = Overwrites()
     model.network.block = nn.Upsample(size=(4, 4, 4))
-    with pytest.raises(AdaptError, match="cannot work behind SGS"):  # the same input tells that it works without
+    with pytest.raises(
+        AdaptError, match="cannot work behind the sampler"
+    ):  # the same input tells that it works without
         atfr.adapt_(model, after="network.stem", example=example)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atfr.adapt import adapt_ as adapt_
+    from atfr.adapt import check as check
     from atfr.adapt import restore_ as restore_
     from atfr.adapt import set_num_bins_ as set_num_bins_
     from atfr.calibrate import calibrate_ as calibrate_
@@ -33,6 +34,7 @@ _HOMES = {
     "SimilarityGuidedSampling": "samplers",
     "adapt_": "adapt",
     "calibrate_": "calibrate",
+    "check": "adapt",
     "clip_cost": "cost",
     "create_model": "models",
     "from_pretrained": "models",

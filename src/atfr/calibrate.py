@@ -16,7 +16,7 @@ from atfr.adapt.places import evaluating
 from atfr.cost import ClipCost, clip_cost
 from atfr.errors import AdaptError, InputError
 from atfr.ragged import PackedClips
-from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
+from atfr.samplers import WITH_BINS, ChangeGuidedSampling
 from atfr.samplers.sampler import TemporalSampler
 from atfr.trace import site_names
 
@@ -85,8 +85,7 @@ def calibrate_(
         >>> atfr.calibrate_(model, torch.rand(4, 3, 16, 32, 32), share=0.55).num_bins
         8
     """
-    kinds = SimilarityGuidedSampling, ChangeGuidedSampling
-    layers = {site: layer for site, layer in site_names(model).items() if isinstance(layer, kinds)}
+    layers = {site: layer for site, layer in site_names(model).items() if isinstance(layer, WITH_BINS)}
     if not layers:
         raise AdaptError("the network has no sampler with bins (sgs, change); put one in with atfr.adapt_")
     if share is not None and gflops is not None:

@@ -22,7 +22,7 @@ class AdaptError(AtfrError, ValueError):
 
 
 class UnsupportedNetworkError(AdaptError, UnsupportedOperationError):
-    """A part of a network cannot work behind SGS: what it does would mix clips, or needs more maps than one."""
+    """A part of a network cannot work behind a sampler: what it does would mix clips, or needs more maps than one."""
 
 
 class VideoError(AtfrError, ValueError):

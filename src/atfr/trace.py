@@ -1,4 +1,4 @@
-"""record(model): what every SGS layer did with every clip, without touching the network or its forward signature."""
+"""record(model): what every sampler did with every clip, without touching the network or its forward signature."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.errors import InputError
+from atfr.ragged.operations import in_backward
 from atfr.samplers.sampler import TemporalSampler, observers
 from atfr.samplers.sampling import Sampling
 
@@ -52,7 +53,7 @@ class MapCounts:
 
 @dataclass
 class SiteTrace:
-    """What one SGS layer did with the clips of all forward passes recorded, in order.
+    """What one sampler did with the clips of all forward passes recorded, in order.
 
     N counts the clips of all passes, T the maps of the longest clip that came in: where clips come in different
     lengths, assignment is -1 and weights are 0 behind a clip's end.
@@ -112,7 +113,7 @@ def joined(parts: list[Tensor], padding: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SamplingTrace:
-    """The record of a network's SGS layers by site: the stage or submodule that each stands behind."""
+    """The record of a network's samplers by site: the stage or submodule that each stands behind."""
 
     sites: dict[str, SiteTrace]
 
@@ -123,10 +124,10 @@ class SamplingTrace:
 
     @property
     def active_bins(self) -> Int[Tensor, " N"]:
-        """The number of maps that each clip kept, where the network has one SGS layer."""
+        """The number of maps that each clip kept, where the network has one sampler."""
         if len(self.sites) != 1:
             raise InputError(
-                f"active_bins is for networks with one SGS layer, this one has {len(self.sites)} "
+                f"active_bins is for networks with one sampler, this one has {len(self.sites)} "
                 f"({', '.join(self.sites) or 'not adapted'}); read trace.sites[name].active_bins"
             )
         return next(iter(self.sites.values())).active_bins
@@ -160,7 +161,7 @@ def run_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def first_of(model: nn.Module) -> nn.Module | None:
     """Return the layer that `adapt_` has put before all others of a network, if any."""
-    if type(model).forward is nn.Sequential.forward:  # which runs its children in order
+    if getattr(type(model), "forward", None) is nn.Sequential.forward:  # which runs its children in order
         name, first = next(iter(model.named_children()), ("", None))
         return first if name == CHILD else None
     return getattr(model, CHILD, None) if run_first in model._forward_pre_hooks.values() else None
@@ -168,9 +169,9 @@ def first_of(model: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[SamplingTrace]:
-    """Record what the SGS layers of a network do while the context is open.
+    """Record what the samplers of a network do while the context is open.
 
-    Other threads that run the same network are not recorded. A network without SGS gives a trace without sites.
+    Other threads that run the same network are not recorded. A network without any gives a trace without sites.
 
     Examples:
         >>> import atfr
@@ -185,7 +186,7 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
     trace = SamplingTrace({name: SiteTrace() for name in names.values()})
 
     def observe(layer: TemporalSampler, sampling: Sampling) -> None:
-        if (name := names.get(id(layer))) is not None:
+        if (name := names.get(id(layer))) is not None and not in_backward():  # where checkpoints run again
             detached = replace(sampling, weights=sampling.weights.detach())  # a trace keeps no graph alive
             trace.sites[name].samplings.append(detached)
 

@@ -235,8 +235,6 @@ REFUSED = {
     "indexing     ": lambda x: x.flatten(2)[..., 0],
     "__getitem__": lambda x: x[:1],
     "__getitem__ ": lambda x: x.flatten(2)[..., :7],
-    "adaptive_avg_pool3d": lambda x: F.adaptive_avg_pool3d(x, (x.shape[2], 1, 1)),
-    "adaptive_max_pool3d": lambda x: F.adaptive_max_pool3d(x, (x.shape[2], 1, 1)),
     "interpolate": lambda x: F.interpolate(x, size=(x.shape[2], 10, 12)),
     "pad": lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 0, 0, 1, 0)),
     "add": lambda x: x.flatten(2) + x,

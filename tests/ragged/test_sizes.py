@@ -35,6 +35,7 @@ MIXING = {
     "number of elements": lambda x: x / x.numel(),
     "batch size": lambda x: x * len(x),
     "batch size in a view": lambda x: x * x.mean((2, 3, 4)).view(x.shape[0], x.shape[1], 1, 1, 1),
+    "pooled to its length": lambda x: F.adaptive_avg_pool3d(x, (x.shape[2], 1, 1)),
     "length of flattened clips": lambda x: x * x.flatten(2).shape[2],
 }
 

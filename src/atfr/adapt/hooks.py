@@ -56,11 +56,11 @@ def was_adapted(module: nn.Module) -> bool:
 
 def runs_children_in_order(module: nn.Module) -> bool:
     """Whether a module is a plain Sequential, which runs a child added to it."""
-    return type(module).forward is nn.Sequential.forward
+    return getattr(type(module), "forward", None) is nn.Sequential.forward  # TorchScript has none
 
 
 def run_child(module: nn.Module, args: Any, output: Any) -> Any:
-    """Pass a module's output through the SGS layer that is its child (a forward hook)."""
+    """Pass a module's output through the layer that is its child (a forward hook)."""
     return getattr(module, CHILD)(output)
 
 
@@ -78,5 +78,5 @@ def check_rows(model: nn.Module, args: Any, output: Any) -> None:
     if len(output) != number:
         raise UnsupportedOperationError(
             f"{number} clips went into {type(model).__name__} and {len(output)} rows came out: something behind "
-            "SGS mixed the clips, as functions made by torch.jit.script can; replace them by Python functions"
+            "the sampler mixed the clips, as functions made by torch.jit.script can; replace them by Python functions"
         )

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atfr.adapt.places import evaluating, outputs_of, trial_inputs
+from atfr.adapt.places import outputs_of, trial_inputs
 from atfr.errors import AdaptError
+from atfr.meta import copied
 
 FRAMES, SIDE = 192, 16
 """A clip that most networks take: many maps are left where some pathway strides over time, and no stride drops any."""
@@ -28,13 +29,13 @@ def edge_maps_at(model: nn.Module, paths: Sequence[str], example: Any = None) ->
     if not inner:
         return [0] * len(paths)
     generator = torch.Generator().manual_seed(0)
-    named = (*model.named_parameters(), *model.named_buffers())
+    twin = copied(model, "cpu", torch.float64)
+    named = (*twin.named_parameters(), *twin.named_buffers())
     states = [{name: drawn(name, value, positive, generator) for name, value in named} for positive in (True, False)]
     failed: AdaptError | None = None
     for trial in still_clips(model, example, generator):
         try:
-            with evaluating(model):
-                found = [outputs_of(model, inner, state, trial) for state in states]
+            found = [outputs_of(twin, inner, state, trial) for state in states]
         except AdaptError as error:
             failed = error
             continue

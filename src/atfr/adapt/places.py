@@ -1,15 +1,20 @@
 """Where a layer goes: from a stage's name to submodules, and to the channels of what really comes out of them."""
 
 import difflib
+import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from atfr.errors import AdaptError
+from atfr.meta import copied, on_meta
 from atfr.ragged import PackedClips
+from atfr.samplers.sampler import full_precision
 from atfr.trace import INPUT
 
 TRIAL_CLIPS = ((16, 112, 112), (32, 224, 224), (16, 312, 312))
@@ -60,8 +65,36 @@ def several(tensor: Tensor, clips: int) -> Tensor:
     return tensor.expand(clips, *tensor.shape[1:]) if tensor.dim() == 5 and len(tensor) == 1 else tensor
 
 
+def is_clips(value: Any) -> bool:
+    """Whether something an input is made of holds clips, N x C x T x H x W."""
+    return isinstance(value, Tensor) and value.dim() == 5 and value.is_floating_point()
+
+
+def real_input(
+    form: Any, like: Tensor, dtype: torch.dtype, most: Sequence[int | None] | None = (None,) * 3, clips: int = 1
+) -> Any:
+    """Return an input with numbers, on a tensor's device.
+
+    Args:
+        form: an input of the same form.
+        dtype: of its numbers, where they are no whole numbers.
+        most: most frames, height and width of its clips, which are noise from 0 to 1; None: clips are those of `form`.
+        clips: how many there are, where `form` has one.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def real(value: Tensor) -> Tensor:
+        if most and is_clips(value):
+            number, channels, *size = several(value, clips).shape
+            shape = number, channels, *(min(n, limit or n) for n, limit in zip(size, most, strict=True))
+            value = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return value.detach().to(like.device, dtype if value.is_floating_point() else value.dtype)
+
+    return torch.utils._pytree.tree_map_only(Tensor, real, form)
+
+
 def output_shapes(model: nn.Module, paths: Sequence[str], example: Any = None) -> dict[str, tuple[int, int]]:
-    """Return channels and frames of submodules' outputs, by a forward pass on the meta device that stops behind them.
+    """Return channels and frames of submodules' outputs, by a forward pass of a copy that stops behind them.
 
     Those of the network itself (an empty path) are its input's.
 
@@ -77,12 +110,19 @@ def output_shapes(model: nn.Module, paths: Sequence[str], example: Any = None) -
             )
         inner = [path for path in paths if path]
         return {"": (trial.shape[1], trial.shape[2])} | (output_shapes(model, inner, example) if inner else {})
-    state = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
-    outputs = outputs_of(model, paths, state, trial)
+    try:
+        outputs = outputs_of(on_meta(model), paths, {}, trial)
+    except AdaptError:  # its forward may need numbers
+        like = float_like(model)
+        outputs = outputs_of(
+            copied(model), paths, {}, real_input(trial if example is None else example, like, like.dtype)
+        )
     for path, output in outputs.items():
         if not isinstance(output, Tensor) or isinstance(output, PackedClips) or output.dim() != 5:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise AdaptError(f"SGS goes behind a module whose output is N x C x T x H x W, that of {path!r} is {got}")
+            raise AdaptError(
+                f"a sampler goes behind a module whose output is N x C x T x H x W, that of {path!r} is {got}"
+            )
     return {path: (outputs[path].shape[1], outputs[path].shape[2]) for path in paths}
 
 
@@ -90,8 +130,11 @@ class _Reached(Exception):  # noqa: N818  no error: it ends the trial
     """Every module that was watched has run."""
 
 
-def outputs_of(model: nn.Module, paths: Sequence[str], state: Mapping[str, Tensor], trial: Any) -> dict[str, Any]:
+def outputs_of(copy: nn.Module, paths: Sequence[str], state: Mapping[str, Tensor], trial: Any) -> dict[str, Any]:
     """Return submodules' outputs for a trial input and other parameters and buffers; nothing behind them runs.
+
+    Args:
+        copy: of a network, since its hooks and what it keeps between passes run too.
 
     Raises:
         AdaptError: the input does not get there.
@@ -104,26 +147,45 @@ def outputs_of(model: nn.Module, paths: Sequence[str], state: Mapping[str, Tenso
             if len(outputs) == len(paths):
                 raise _Reached
 
-        return model.get_submodule(path).register_forward_hook(keep)
+        return copy.get_submodule(path).register_forward_hook(keep)
 
     handles = [watch(path) for path in paths]
     try:
-        with torch.no_grad():
-            torch.func.functional_call(model, dict(state), (trial,))
+        with undisturbed(copy), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.func.functional_call(copy, dict(state), (trial,))
     except _Reached:
         pass
     except Exception as error:
         raise AdaptError(
-            f"a trial clip did not pass through {type(model).__name__} up to {', '.join(paths)!r} "
+            f"a trial clip did not pass through {type(copy).__name__} up to {', '.join(paths)!r} "
             f"({type(error).__name__}: {error}); pass an input that the network takes: adapt_(model, ..., example=x)"
         ) from error
     finally:
         for handle in handles:
             handle.remove()
     if unused := [path for path in paths if path not in outputs]:
-        name = type(model).__name__
+        name = type(copy).__name__
         raise AdaptError(f"{unused[0]!r} is not used in the forward pass of {name}; choose one that is")
     return outputs
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Compute with gradients and without autocast, and leave random numbers as they were."""
+    device = float_like(model).device
+    own, states = device.type not in ("cpu", "meta"), (random.getstate(), np.random.get_state())
+    with (
+        torch.random.fork_rng([device.index or 0] if own else [], device_type=device.type if own else "cuda"),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        full_precision(device.type),
+    ):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 @contextmanager
@@ -138,6 +200,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def float_like(model: nn.Module) -> Tensor:
-    """Return a tensor whose device and type are those of the network's parameters."""
-    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+def float_like(model: nn.Module, path: str = "") -> Tensor:
+    """Return a parameter of a submodule, or of the nearest module around it that has one: its device and float type."""
+    while True:
+        own = [p for p in model.get_submodule(path).parameters() if p.is_floating_point()]
+        if own or not path:
+            return own[0] if own else torch.empty(0)
+        path = path.rpartition(".")[0]

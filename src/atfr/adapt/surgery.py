@@ -12,10 +12,10 @@ from torch import nn
 from atfr.adapt.hooks import check_rows, put_before, put_behind, take_out, was_adapted
 from atfr.adapt.layers import Sampler, make_layer, options_of
 from atfr.adapt.padding import edge_maps_at
-from atfr.adapt.places import float_like, output_shapes, resolve
+from atfr.adapt.places import float_like, output_shapes, resolve, undisturbed
 from atfr.adapt.trial import try_packed
 from atfr.errors import AdaptError, InputError
-from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
+from atfr.samplers import WITH_BINS
 from atfr.samplers.change import MIX
 from atfr.samplers.functional import Kernel, Order, Similarity, TopEdge
 from atfr.samplers.sgs import NumBins
@@ -45,8 +45,8 @@ class AdaptReport:
 
     Attributes:
         sites: the layers, in the order asked for.
-        tried: whether the adapted network passed a trial on the meta device; False where no trial clip fits the
-            network (give `example=`), so that what cannot work shows at the first batch only.
+        tried: whether the adapted network passed a trial; False where no trial clip fits it (give `example=`), so that
+            what cannot work shows at the first batch only.
     """
 
     sites: tuple[AdaptedSite, ...]
@@ -160,10 +160,11 @@ def adapt_(
     ]
     for path, layer in zip(places.values(), layers, strict=True):
         put = put_behind if path else put_before
-        put(model.get_submodule(path), layer, float_like(model))
+        put(model.get_submodule(path), layer, float_like(model, path))
     model.register_forward_hook(check_rows)
     try:
-        unknown = try_packed(model, example)
+        with undisturbed(model):
+            unknown = try_packed(model, example)
     except BaseException:
         restore_(model)
         raise
@@ -223,10 +224,10 @@ def one_each(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
 
 
 def restore_(model: nn.Module) -> None:
-    """Take SGS out again: the network's logits and state_dict keys are those from before `adapt_`.
+    """Take all samplers out again: the network's logits and state_dict keys are those from before `adapt_`.
 
     Raises:
-        AdaptError: the network has no SGS put in by `adapt_`.
+        AdaptError: the network has no layer put in by `adapt_`.
     """
     if not any(was_adapted(module) for module in model.modules()):
         raise AdaptError("the network has no sampler to take out; atfr.adapt_ puts one in")
@@ -239,11 +240,10 @@ def set_num_bins_(model: nn.Module, num_bins: NumBins) -> None:
     Source: Fayyaz et al. 2021, appendix C, Table A.4.
 
     Raises:
-        AdaptError: the network has neither SGS nor a sampler guided by change.
+        AdaptError: the network has no sampler with bins.
         InputError: a number below 1, or another number of numbers than SGS has coordinates.
     """
-    kinds = SimilarityGuidedSampling, ChangeGuidedSampling
-    layers = [layer for layer in site_names(model).values() if isinstance(layer, kinds)]
+    layers = [layer for layer in site_names(model).values() if isinstance(layer, WITH_BINS)]
     if not layers:
         raise AdaptError("the network has no sampler with bins (sgs, change); put one in with atfr.adapt_")
     checked = [layer.checked_bins(num_bins) for layer in layers]
@@ -269,9 +269,17 @@ def adaptation(model: nn.Module) -> dict[str, Any] | None:
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Raise where changing the network would not reach its wrapper."""
+    """Raise where changing the network would not reach its wrapper, or what PyTorch has compiled of it."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, (*wrappers, torch.jit.ScriptModule)) or hasattr(model, "_orig_mod"):
         raise AdaptError(
             f"cannot adapt a network inside {type(model).__name__}: adapt the network itself, then wrap it"
         )
+    for path, module in model.named_modules():
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if scripted or hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            by = "torch.jit" if scripted else "torch.compile"
+            raise AdaptError(
+                f"{path or 'the network'!r} was compiled by {by}, which cannot keep clips of different lengths apart; "
+                "adapt the network as it was before"
+            )

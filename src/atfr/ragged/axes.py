@@ -18,6 +18,7 @@ from atfr.ragged.rearranged import (
     form_of,
     named_axes,
     only_within_maps,
+    order_of,
     sizes_of,
 )
 
@@ -57,7 +58,7 @@ def view(func: Handler, input: Clips, *shape: Any) -> Clips:
     raise UnsupportedOperationError(
         f"{operation_name(func)} of packed clips of lengths {input.lengths}, as {tuple(input.shape)}, to {wanted}: "
         "time cannot be moved into another axis, and there is no batch axis to fold it into; pool over time first, "
-        "with mean((2, 3, 4)) or AdaptiveAvgPool3d(1), or put SGS behind it"
+        "with mean((2, 3, 4)) or AdaptiveAvgPool3d(1), or put the sampler behind it"
     )
 
 
@@ -71,11 +72,27 @@ def squeeze(func: Handler, input: Clips, dim: Any = None) -> Clips:
     return arranged(without_override(func, input, dim), form, sizes_of(input), input.clip_layout)
 
 
+def unsqueeze(func: Handler, input: Clips, dim: int) -> Clips:
+    """Put an axis of size 1 in place of one that has been averaged away: the next behind those before it."""
+    form = form_of(input)
+    place = dim + len(form) + 1 if dim < 0 else dim
+    before = [axis for group in form[:place] for axis in group]
+    gone = order_of(form)[1]
+    if not gone or not place:
+        raise UnsupportedOperationError(
+            "operation 'unsqueeze' of packed clips with all of their axes, or in front of them: it would make a new one"
+        )
+    axis = next((axis for axis in gone if axis > max(before, default=-1)), gone[-1])
+    result = without_override(func, input, dim)
+    sizes = [1 if own == axis else size for own, size in enumerate(sizes_of(input))]
+    return arranged(result, (*form[:place], (axis,), *form[place:]), sizes, input.clip_layout)
+
+
 def along(position: int, default: int | None = None) -> Handler:
     """Return the handler of an operation along one axis, which stands at a position behind the clips."""
 
     def run(func: Handler, input: Clips, *args: Any, **kwargs: Any) -> Any:
-        dim = kwargs.get("dim", args[position] if len(args) > position else default)
+        dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else default))
         if dim is None:
             raise UnsupportedOperationError(f"{operation_name(func)} of packed clips without an axis; name it, dim=1")
         (axis,) = named_axes(input, dim)
@@ -154,7 +171,7 @@ def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
     if dim not in (1, -4) or not all(isinstance(path, PackedClips) for path in paths):
         raise UnsupportedOperationError(
             f"operation 'cat' of packed clips along axis {dim}: packed clips can be joined with packed clips, along "
-            "the channels (axis 1); put SGS into every path that is joined, or use atfr.ragged.cat_clips"
+            "the channels (axis 1); put a sampler into every path that is joined, or use atfr.ragged.cat_clips"
         )
     if len({len(path.clip_layout) for path in paths}) > 1:
         raise UnsupportedOperationError("operation 'cat' of packed batches with different numbers of clips")
@@ -182,6 +199,7 @@ by_name("permute transpose swapaxes swapdims movedim moveaxis".split(), reorder,
 by_name(["flatten"], flatten, OPERATIONS, REARRANGED)
 by_name(["view", "reshape"], view, OPERATIONS, REARRANGED)
 by_name(["squeeze"], squeeze, OPERATIONS, REARRANGED)
+by_name(["unsqueeze"], unsqueeze, OPERATIONS, REARRANGED)
 by_name(["softmax", "log_softmax", "narrow", "index_select"], along(0), OPERATIONS, REARRANGED)
 by_name(["chunk", "split"], along(1, 0), OPERATIONS, REARRANGED)
 by_name(["normalize"], along(1, 1), OPERATIONS, REARRANGED)

@@ -22,7 +22,7 @@ from atfr.ragged.packed import TIME, ClipLayout, PackedClips
 def each_clip(func: Callable[..., Tensor], *tensors: Float[Tensor, "N _ T _ _"]) -> Float[Tensor, "N _ T2 _ _"]:
     """Call a function that mixes the times of a clip so that it never mixes clips.
 
-    Use it in a forward that runs behind SGS, for what `PackedClips` does not know. Autograd goes through it.
+    Use it in a forward that runs behind a sampler, for what `PackedClips` does not know. Autograd goes through it.
 
     Args:
         func: Gets as many tensors as are given here and returns one, N x C x T x H x W each. On packed clips it is

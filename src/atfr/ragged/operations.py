@@ -24,10 +24,14 @@ REARRANGED: dict[Any, Handler] = {}
 
 POINTWISE = """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish softplus
     hardswish hardsigmoid logsigmoid softsign hardshrink softshrink tanhshrink threshold threshold_ sigmoid sigmoid_
-    tanh tanh_ neg abs exp log sqrt rsqrt square clamp clamp_ clamp_min clamp_max nan_to_num dropout clone detach
-    contiguous to float half double bfloat16 cpu cuda zeros_like ones_like rand_like randn_like""".split()
+    tanh tanh_ neg abs sign exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf floor ceil round isfinite
+    isnan isinf logical_not bitwise_not __invert__ bool clip clip_ clamp clamp_ clamp_min clamp_max nan_to_num dropout
+    clone detach contiguous to float half double bfloat16 cpu cuda zeros_like ones_like rand_like randn_like""".split()
 ARITHMETIC = """add add_ sub sub_ mul mul_ div div_ true_divide __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__
-    __iadd__ __isub__ __imul__ __itruediv__ maximum minimum pow __rpow__""".split()
+    __iadd__ __isub__ __imul__ __itruediv__ maximum minimum pow __rpow__ eq ne lt le gt ge __eq__ __ne__ __lt__
+    __le__ __gt__ __ge__ logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor __and__ __or__
+    __xor__""".split()
+OF_SEVERAL = "where masked_fill masked_fill_ lerp addcmul addcdiv".split()
 METADATA = """size dim stride storage_offset numel nelement element_size is_contiguous is_floating_point is_complex
     is_signed get_device data_ptr __len__ __hash__ register_hook retain_grad requires_grad_""".split()
 SYNC_BATCH_NORM = """batch_norm_stats batch_norm_gather_stats_with_counts batch_norm_backward_reduce
@@ -77,12 +81,33 @@ def backward(func: Handler, tensors: Any, *args: Any, **kwargs: Any) -> None:
     func(tensors, *args, **kwargs)
 
 
+def gradient(func: Handler, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+    """Return gradients, those in packed clips packed like these (Grad-CAM)."""
+    kinds, sources = (PackedClips, RearrangedClips), [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    edges = [torch.autograd.graph.get_gradient_edge(x) if isinstance(x, kinds) else x for x in sources]
+    outputs, args, kwargs = torch.utils._pytree.tree_map_only(
+        kinds, lambda value: value.as_subclass(Tensor), (outputs, args, kwargs)
+    )
+    return tuple(
+        arranged(found, form_of(x), sizes_of(x), x.clip_layout) if isinstance(x, kinds) and found is not None else found
+        for x, found in zip(sources, func(outputs, edges, *args, **kwargs), strict=True)
+    )
+
+
 def pointwise(func: Handler, clips: PackedClips | RearrangedClips, *args: Any, **kwargs: Any) -> Tensor:
     """Run an operation that treats every position alike."""
     if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         raise UnsupportedOperationError(f"{operation_name(func)} of packed clips with a further tensor")
     result = without_override(func, clips, *args, **kwargs)
     return arranged(result, form_of(clips), sizes_of(clips), clips.clip_layout)
+
+
+def compiled(func: Handler, clips: PackedClips) -> Any:
+    """Refuse what torch.compile asks first."""
+    raise UnsupportedOperationError(
+        "torch.compile does not take adapted networks: behind a sampler each batch has other lengths. Run the network "
+        "without it; atfr.optimize_for_inference makes a faster copy"
+    )
 
 
 def view_as(func: Handler, clips: PackedClips, other: Tensor) -> PackedClips:
@@ -122,10 +147,14 @@ def statistics(func: Handler, *args: Any, **kwargs: Any) -> Any:
 def is_gradient_of(value: Tensor, clips: Tensor) -> bool:
     """Whether a plain tensor is the gradient of such clips, which autograd hands to a network's own functions.
 
-    PyTorchVideo's Swish multiplies it with the packed clips it has saved. The number of the running backward pass is
-    what torch's own checkpointing asks too.
+    PyTorchVideo's Swish multiplies it with the packed clips it has saved.
     """
-    return torch._C._current_graph_task_id() != -1 and value.shape == clips.shape
+    return in_backward() and value.shape == clips.shape
+
+
+def in_backward() -> bool:
+    """Whether a backward pass is running, also where it runs a checkpointed forward again (which asks the same)."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
@@ -157,13 +186,14 @@ def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
     )
 
 
-def arithmetic(func: Handler, input: Any, other: Any, **kwargs: Any) -> PackedClips:
-    """Combine packed clips with a number, with packed clips of the same lengths, or with one row a clip."""
-    clips = input if isinstance(input, PackedClips) else other
-    if "out" in kwargs or (not isinstance(input, PackedClips) and operation_name(func).endswith("_'")):
+def arithmetic(func: Handler, *operands: Any, **kwargs: Any) -> PackedClips:
+    """Combine packed clips with numbers, with packed clips of the same lengths, or with one row a clip."""
+    clips = next(value for value in (*operands, *kwargs.values()) if isinstance(value, PackedClips))
+    if "out" in kwargs or (not isinstance(operands[0], PackedClips) and operation_name(func).endswith("_'")):
         raise UnsupportedOperationError(f"{operation_name(func)} would write packed clips into an ordinary tensor")
-    operands = [spread(x, clips, func) if isinstance(x, Tensor) else x for x in (input, other)]
-    result = without_override(func, *operands, **kwargs)
+    met = [spread(x, clips, func) if isinstance(x, Tensor) else x for x in operands]
+    named = {name: spread(x, clips, func) if isinstance(x, Tensor) else x for name, x in kwargs.items()}
+    result = without_override(func, *met, **named)
     if result.shape[TIME] != clips.clip_layout.total or result.dim() != 5 or result.shape[0] != 1:
         raise UnsupportedOperationError(f"{operation_name(func)} gave {tuple(result.shape)}: not clips end to end")
     return packed_like(result, clips.clip_layout)
@@ -239,12 +269,14 @@ def instance_norm(
 
 
 by_name(POINTWISE, pointwise, OPERATIONS, REARRANGED)
-by_name(ARITHMETIC, arithmetic)
+by_name([*ARITHMETIC, *OF_SEVERAL], arithmetic)
 by_name(ARITHMETIC, rearranged_arithmetic, REARRANGED)
 by_name(METADATA, metadata, OPERATIONS, REARRANGED)
 OPERATIONS[torch.autograd.backward] = OPERATIONS[Tensor.backward] = backward
+OPERATIONS[torch.autograd.grad] = REARRANGED[torch.autograd.grad] = gradient
 by_name(["prelu"], parametric_relu)
 by_name(["view_as"], view_as)
+by_name(["_is_view"], compiled)
 by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
 by_name(["batch_norm", "batch_norm_elemt"], batch_norm)

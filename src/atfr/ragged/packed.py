@@ -137,8 +137,8 @@ class PackedClips(Tensor):
         if handler is None or not {cls, Tensor}.issuperset(types):
             raise UnsupportedOperationError(
                 f"{operation_name(func)} on packed clips: it is not known to keep clips of different lengths apart. "
-                "Pool over time first (mean over (2, 3, 4), AdaptiveAvgPool3d(1)), put SGS behind it, or, in a forward "
-                "of your own, run it clip by clip with atfr.ragged.each_clip"
+                "Pool over time first (mean over (2, 3, 4), AdaptiveAvgPool3d(1)), put the sampler behind it, or, in a "
+                "forward of your own, run it clip by clip with atfr.ragged.each_clip"
             )
         return sizes.run(handler, func, args, kwargs or {})
 

@@ -55,7 +55,7 @@ class RearrangedClips(Tensor):
             raise UnsupportedOperationError(
                 f"{operation_name(func)} on rearranged packed clips{beside}: it is not known to keep clips of "
                 "different lengths apart. Bring the axes back to N x C x T x H x W first, pool over time before it, or "
-                "put SGS behind it"
+                "put the sampler behind it"
             )
         return sizes.run(handler, func, args, kwargs or {})
 

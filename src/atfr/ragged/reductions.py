@@ -9,7 +9,7 @@ from torch import Tensor
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged.operations import OPERATIONS, REARRANGED, Handler, by_name, packed_like, without_override
 from atfr.ragged.packed import TIME, ClipLayout, PackedClips, operation_name
-from atfr.ragged.rearranged import RearrangedClips, arranged, form_of, maps_of, named_axes, rearrange
+from atfr.ragged.rearranged import RearrangedClips, arranged, form_of, maps_of, named_axes, only_within_maps, rearrange
 from atfr.ragged.rows import mean_over_space
 from atfr.ragged.windows import triple
 
@@ -94,11 +94,6 @@ def adaptive_avg_pool3d(func: Handler, input: PackedClips, output_size: Any) -> 
 def adaptive_pool3d(func: Handler, input: PackedClips, output_size: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Pool each clip to a fixed size and give a plain batch; with None in time, pool each map and stay packed."""
     size = triple(output_size)
-    if size[0] == input.clip_layout.total and len(input.clip_layout) > 1:
-        raise UnsupportedOperationError(
-            f"{operation_name(func)} of packed clips of lengths {input.lengths} to size {size}: {size[0]} is the "
-            "length of all of them together (x.shape[2]); None keeps each clip's own, (None, h, w)"
-        )
     if size[0] is None:
         pooled = without_override(func, input, (input.clip_layout.total, *size[1:]), *args, **kwargs)
         return packed_like(pooled, input.clip_layout)
@@ -106,8 +101,25 @@ def adaptive_pool3d(func: Handler, input: PackedClips, output_size: Any, *args: 
     return torch.cat(clips, dim=0)
 
 
-by_name(["mean"], mean, OPERATIONS, REARRANGED)
-by_name(["sum"], total, OPERATIONS, REARRANGED)
-by_name(["amax", "amin"], extreme, OPERATIONS, REARRANGED)
+def largest(func: Handler, input: Clips, dim: Any = None, keepdim: bool = False) -> Any:
+    """Take the larger of two, or the largest along one axis within a map, with its place there (max, min)."""
+    if isinstance(dim, Tensor):
+        return OPERATIONS[torch.maximum](func, input, dim)
+    axes = reduced_axes(func, input, dim)
+    only_within_maps(func, input, named_axes(input, dim))
+    found = func(maps_of(input), next(iter(axes)), True)
+    return type(found)(without_axes(input, part, dim, keepdim) for part in found)
+
+
+def numpy_names(handler: Handler) -> Handler:
+    """Take `axis` and `keepdims` for `dim` and `keepdim`, as torch does."""
+    names = {"axis": "dim", "keepdims": "keepdim"}
+    return lambda func, *args, **kwargs: handler(func, *args, **{names.get(key, key): kwargs[key] for key in kwargs})
+
+
+by_name(["mean"], numpy_names(mean), OPERATIONS, REARRANGED)
+by_name(["sum"], numpy_names(total), OPERATIONS, REARRANGED)
+by_name(["amax", "amin"], numpy_names(extreme), OPERATIONS, REARRANGED)
+by_name(["max", "min"], numpy_names(largest), OPERATIONS, REARRANGED)
 by_name(["adaptive_avg_pool3d"], adaptive_avg_pool3d)
 by_name(["adaptive_max_pool3d"], adaptive_pool3d)

@@ -53,7 +53,7 @@ def conv3d(
     if padding != "same" and shortest < reach:
         raise UnsupportedOperationError(
             f"operation 'conv3d' with a temporal kernel that reaches over {reach} maps and padding {padding} on clips "
-            f"of lengths {input.lengths}: the shortest is too short; pad in time, or put SGS behind this layer"
+            f"of lengths {input.lengths}: the shortest is too short; pad in time, or put the sampler behind this layer"
         )
     gap = 0 if same else in_time(padding)
     keeps_lengths = in_time(stride) == 1 and reach == 2 * gap + 1

@@ -44,12 +44,17 @@ def export_bundle(
         runtime: "openvino" or "onnx", which need an extra each (`pip install 'atfr[openvino]'`), or "torch".
 
     Raises:
-        BundleError: the folder holds something else, cannot be written, or the runtime is not installed or computes
-            something else than PyTorch.
+        BundleError: the network is not one of ours, the folder holds something else or cannot be written, or the
+            runtime is not installed or computes something else than PyTorch.
         UnsupportedNetworkError: the network cannot be split at its SGS.
         CheckpointError: the network has another number of classes than the task.
     """
     one_of("runtime", runtime, get_args(Runtime))
+    if not isinstance(model, VideoModel):
+        raise BundleError(
+            f"a bundle holds a network of atfr.create_model or atfr.from_pretrained, got {type(model).__name__}; "
+            "others can be exported by torch.export, with one clip"
+        )
     check_classes(model, task)
     if {(p.device.type, p.dtype) for p in model.parameters()} != {("cpu", torch.float32)}:
         raise BundleError("a network is exported on the CPU in float32: model.to('cpu', torch.float32)")

@@ -6,7 +6,11 @@ from atfr.samplers.controls import Average, Control, Random, Uniform
 from atfr.samplers.sampler import TemporalSampler
 from atfr.samplers.sgs import SimilarityGuidedSampling, SimilarityNet
 
+WITH_BINS = SimilarityGuidedSampling, ChangeGuidedSampling
+"""The samplers that find themselves how many maps a clip keeps, up to a number of bins."""
+
 __all__ = [
+    "WITH_BINS",
     "Average",
     "ChangeGuidedSampling",
     "Control",

@@ -117,7 +117,7 @@ def check_features(features: Tensor, channels: int) -> None:
     shape = tuple(features.shape)
     if len(shape) != 5 or shape[1] != channels or min(shape) < 1 or not features.is_floating_point():
         raise InputError(
-            f"SGS expects float features N x C x T x H x W with C = {channels} and at least one of each, "
+            f"a sampler expects float features N x C x T x H x W with C = {channels} and at least one of each, "
             f"got {features.dtype} of shape {shape}; a single clip needs a batch axis: features.unsqueeze(0)"
         )
 

@@ -20,7 +20,7 @@ from atfr.errors import InputError
 from atfr.ragged import ClipLayout
 from atfr.samplers import functional as sgs
 
-EPSILON = 1e-4  # a map counts where its weight is larger; float32 places an edge of 128 bins within 2e-5
+EPSILON = 1e-4  # a map counts where its weight is larger; float32 knows it within 2e-7 times B
 WEIGHT_FLOOR = 1e-2  # linear_mean divides by at least this much, so that its gradient stays bounded
 
 

@@ -13,11 +13,10 @@ from atfr.adapt import restore_
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
-from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
+from atfr.samplers import WITH_BINS, ChangeGuidedSampling
 from atfr.trace import CHILD, site_names
 from atfr.viz import CentredClip, Explanation, explain
 
-WITH_BINS = SimilarityGuidedSampling, ChangeGuidedSampling
 TIMING_S = 1.0
 """A slider that is moved should be answered soon: fewer rounds are timed than on the page of `atfr explain`."""
 
