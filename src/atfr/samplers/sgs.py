@@ -7,6 +7,7 @@ from typing import Any, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from atfr.checks import at_least_one, not_negative, one_of
 from atfr.errors import InputError
@@ -22,8 +23,8 @@ class SimilarityNet(nn.Module):
 
     Global average pooling over height and width, then two 1D convolutions of kernel size 1 with C and L channels.
     Source: Fayyaz et al. 2021, Sec. 4.1. Deviates: the paper names no activation between the two convolutions, without
-    which they are one linear map; here it is a ReLU. Runs in float32 at least, also under autocast and where matrix
-    products may run in TF32: which bin a map falls into does not depend on such settings.
+    which they are one linear map; here it is a ReLU. Computes in float64, which no setting shortens, so that the bin
+    that a map falls into does not depend on autocast or TF32; exported, in the type of its weights.
     """
 
     def __init__(self, channels: int, embedding_dim: int) -> None:
@@ -33,46 +34,17 @@ class SimilarityNet(nn.Module):
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N T L"]:
         """Return the embedding of each map."""
+        own = self.hidden.weight.dtype
+        wide = own if torch.compiler.is_exporting() or features.device.type == "mps" else torch.float64
         with full_precision(features.device.type):
-            maps_NTC = pooled(features).transpose(1, 2)
-            return mapped(mapped(maps_NTC, self.hidden).relu(), self.output)
+            hidden = applied(self.hidden, pooled(features), wide).relu()
+            return applied(self.output, hidden, wide).transpose(1, 2).to(torch.promote_types(own, torch.float32))
 
 
-PRODUCTS = 2**18
-"""So many products are held at a time."""
-
-
-def mapped(rows_NTC: Float[Tensor, "N T C"], layer: nn.Conv1d) -> Float[Tensor, "N T D"]:
-    """Do what a convolution of kernel size 1 does, in float32 at least, without matrix products.
-
-    Where there are no numbers, or another runtime will do it, it is the convolution itself, which counters know.
-    """
-    if rows_NTC.is_meta or torch.compiler.is_exporting():
-        return layer(rows_NTC.transpose(1, 2).to(layer.weight.dtype)).transpose(1, 2)
-    wide = torch.promote_types(torch.promote_types(rows_NTC.dtype, layer.weight.dtype), torch.float32)
-    bias = layer.bias.to(wide)  # type: ignore[union-attr]
-    return _Products.apply(rows_NTC.to(wide).contiguous(), layer.weight.squeeze(2).to(wide)) + bias
-
-
-class _Products(torch.autograd.Function):
-    """Rows times a matrix by products and sums, which no hardware shortens to TF32; gradients decide no bin."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(rows_NTC: Tensor, weight_DC: Tensor) -> Tensor:
-        parts = weight_DC.split(max(1, PRODUCTS // max(1, rows_NTC.numel())))
-        return torch.cat([(rows_NTC.unsqueeze(2) * part).sum(3) for part in parts], dim=2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_NTD: Tensor) -> tuple[Tensor, Tensor]:
-        rows_NTC, weight_DC = ctx.saved_tensors
-        gradient_MD = gradient_NTD.flatten(0, 1)
-        return (gradient_MD @ weight_DC).view_as(rows_NTC), gradient_MD.t() @ rows_NTC.flatten(0, 1)
+def applied(layer: nn.Conv1d, maps: Float[Tensor, "N C T"], dtype: torch.dtype) -> Float[Tensor, "N D T"]:
+    """Apply a layer in a type that is not its own."""
+    assert layer.bias is not None
+    return F.conv1d(maps.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
 class SimilarityGuidedSampling(TemporalSampler):
