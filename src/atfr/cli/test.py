@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 TRAINED_CLIP = TestClip()
 SHOWN = 3  # classes at either end
+WIDE = 20
+"""Points of accuracy: a wider interval decides little."""
 
 
 def test(
@@ -136,8 +138,12 @@ def write(result: "TestResult", out: Path | None, checkpoint: Path) -> Path | No
 
 def print_result(result: "TestResult") -> None:
     """Print the figures of a test, and how many clips kept how many maps."""
+    from atfr.evaluate.analysis import wilson
+
     gflops, error = result.gflops_per_clip, result.top1_standard_error
     rows = [["top-1", f"{common.percent(result.top1)} ± {100 * error:.1f} (standard error)"]]
+    low, high = (100 * end for end in wilson(round(result.top1 * len(result.videos)), len(result.videos)))
+    rows.append(["  95 % interval", f"{low:.1f} to {high:.1f} % (Wilson)"])
     if result.top5 is not None:
         rows.append(["top-5", common.percent(result.top5)])
     spread = f"{gflops.mean:.4g} ± {gflops.std:.2g}, {gflops.min:.4g} to {gflops.max:.4g}"
@@ -155,6 +161,11 @@ def print_result(result: "TestResult") -> None:
         f"batch {timing['batch_size']}, {timing['device']}, {timing['threads']} threads, torch {timing['torch']}."
     )
     common.print_table("Test", ["", "result"], rows, note, left=(0, 1))
+    if high - low > WIDE:
+        common.note(
+            f"{len(result.videos)} videos decide little: on others like these, top-1 may be anything from {low:.0f} to "
+            f"{high:.0f} %"
+        )
     for site, counts in result.active_bins.items():
         print()
         common.print_histogram(f"Active bins, {site}" if len(result.active_bins) > 1 else "Active bins", counts)

@@ -223,7 +223,7 @@ def saving(explanation: Explanation) -> Section:
     text = ["GFLOPs are multiply-adds / 1e9 of this clip. Static is the same network with the sampler taken out."]
     if timing is not None:
         alt += f" Milliseconds: {brief(timing.ms('adaptive').median)}, static {brief(timing.ms('static').median)}."
-        text.append(f"{explanation.speedup:.2f} x as fast as static, median of the rounds. {how_timed(explanation)}")
+        text.append(f"{explanation.speedup:.2f} x as fast as static. {how_timed(explanation)}")
     return Section("What it saved", text, figures.saving(prediction, timing), alt)
 
 
