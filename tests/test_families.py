@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import atfr
 from atfr.models import VideoModel
 
-FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "r2plus1d_50", "i3d_50", "slowfast_8x8_r18"]
+FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "r2plus1d_50", "i3d_50", "i3d_inception", "slowfast_8x8_r18"]
 STAGES = ["stem", "res2", "res3", "res4", "res5"]
 KERNELS = ["linear", "linear_mean", "kronecker"]
 SIMILARITIES = ["magnitude", "angular", "spherical"]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., Iterator[Prediction]]
 
+KINETICS = "i3d_inception"
+
 
 def predict(
     videos: list[Path],
@@ -35,7 +37,8 @@ def predict(
 
     Args:
         videos: Video files, or folders of them: all that lie in a folder and below.
-        checkpoint: A folder that `atfr train` wrote.
+        checkpoint: A folder that `atfr train` wrote; by default i3d_inception, which knows the 400 actions of Kinetics
+            and whose weights `atfr weights i3d_inception` gets once.
         bundle: Instead of it, a folder that `atfr export` wrote.
         views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
         num_bins: Fewer similarity bins than in training, to spend less.
@@ -50,8 +53,11 @@ def predict(
     from atfr.data.records import videos_below
 
     videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
-    if (checkpoint is None) == (bundle is None):
-        raise InputError("give the network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
+    if checkpoint is not None and bundle is not None:
+        raise InputError("give one network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
+    if checkpoint is bundle is None:
+        checkpoint = Path(KINETICS)
+        common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if bundle is not None:
         common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
     options: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "batch_size": batch_size}
