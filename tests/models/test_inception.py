@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
 import atfr
-from atfr.errors import CheckpointError, InputError
+from atfr.errors import CheckpointError
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task, kinetics400, load_checkpoint
 from atfr.models import InceptionI3D, published
@@ -205,8 +205,6 @@ def test_a_missing_file_names_the_command(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match="atfr weights i3d_inception"):
         load_checkpoint(NAME)
-    with pytest.raises(InputError, match="only i3d_inception and i3d_efficientnet_lite0 come with weights"):
-        atfr.create_model("x3d_s", pretrained=True)
 
 
 def test_a_folder_of_that_name_wins(monkeypatch, tmp_path: Path) -> None:

@@ -55,13 +55,14 @@ def predict(
     videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
     if checkpoint is not None and bundle is not None:
         raise InputError("give one network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
-    if checkpoint is bundle is None:
-        checkpoint = Path(KINETICS)
-        common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if bundle is not None:
         common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
+    unsaid = checkpoint is None and bundle is None
+    checkpoint = Path(KINETICS) if unsaid else checkpoint
     options: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "batch_size": batch_size}
     run = functools.partial(predictor(checkpoint, bundle, device, num_bins), num_workers=num_workers, **options)
+    if unsaid:
+        common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if out is not None:
         made_by = {"network": str(checkpoint or bundle), "views": num_clips * num_crops, "crops": num_crops}
         return written(run, videos, out, made_by | {"num_bins": num_bins}, json)

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from atfr.convolution import Conv3d, Triple, channels_last
 from atfr.models import published
 from atfr.models.base import VideoModel, check_clips, initialise_
-from atfr.ragged import PackedClips, each_clip
+from atfr.ragged import each_clip
 
 EPS, MOMENTUM = 1e-3, 0.01  # of batch norm
 MIXED = {  # channels: of the four branches, and inside the second and the third; those that come in first
@@ -154,14 +154,13 @@ class MeanOfPairs(nn.Module):
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C 1 1 1"]:
         """One vector a clip."""
-        rows = features.mean((3, 4), keepdim=True)
-        if torch.compiler.is_exporting():  # there the length may be a symbol
-            frames = rows.shape[2]
-            first = torch.arange(torch.sym_max(frames - 1, 1), device=rows.device)
-            pairs = rows.index_select(2, first) + rows.index_select(2, (first + 1).clamp(max=frames - 1))
-            return pairs.mean((2, 3, 4), keepdim=True) / 2
-        window = 2 if isinstance(rows, PackedClips) else min(2, rows.shape[2])
-        return F.avg_pool3d(rows, (window, 1, 1), stride=1).mean((2, 3, 4), keepdim=True)
+        return each_clip(self._pairs, features.mean((3, 4), keepdim=True)).mean((2, 3, 4), keepdim=True)
+
+    def _pairs(self, rows: Tensor) -> Tensor:
+        """The means of neighbours; avg_pool3d knows no bfloat16 on CPUs. The length may be a symbol."""
+        frames = rows.shape[2]
+        first = torch.arange(torch.sym_max(frames - 1, 1), device=rows.device)
+        return (rows.index_select(2, first) + rows.index_select(2, (first + 1).clamp(max=frames - 1))) / 2
 
 
 class Logits(nn.Module):
