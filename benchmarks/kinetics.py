@@ -92,7 +92,9 @@ def main() -> None:
             label, probability = task.labels[int(scores[EAGER][-1].argmax())], float(scores[EAGER][-1].max())
             print(f"| `{file.name}` | {label} | {100 * probability:.1f} % |" if file in named else ".", flush=True)
         variants = {name: lambda run=run: run(clip) for name, run in {**same, **fewer}.items()}
-        timing = in_turns(variants, rounds=1 if options.quick else 7, at_least=1 if options.quick else 3, budget_s=60, warm_up=1)
+        timing = in_turns(
+            variants, rounds=1 if options.quick else 7, at_least=1 if options.quick else 3, budget_s=60, warm_up=1
+        )
     rows = {}
     for name, those in scores.items():
         rows[name] = compared(torch.stack(those), torch.stack(scores[EAGER])) | {

@@ -17,7 +17,7 @@ from atfr.errors import CheckpointError
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task, kinetics400, load_checkpoint
 from atfr.models import InceptionI3D, published
-from atfr.models.inception import SameMaxPool, SamePad
+from atfr.models.inception import MeanOfPairs, SameMaxPool, SamePad
 from atfr.train.recipe import Tuning
 from atfr.train.tuning import frozen
 from atfr.video.spec import ClipSpec
@@ -114,6 +114,12 @@ def test_the_stem_pads_two_before_and_three_behind_where_the_size_is_even() -> N
     assert padded.shape == (4 + 5, 5 + 6, 6 + 5)
     inside = padded.nonzero()
     assert inside.amin(0).tolist() == [2, 3, 2]
+
+
+def test_a_clips_first_and_last_map_count_half() -> None:
+    maps = torch.arange(4.0).view(1, 1, 4, 1, 1) ** 2
+    assert MeanOfPairs()(maps).item() == pytest.approx((0 / 2 + 1 + 4 + 9 / 2) / 3)
+    assert MeanOfPairs()(maps[:, :, 3:]).item() == 9
 
 
 def test_names_are_those_of_the_port_and_its_files_load(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from atfr.errors import InputError
 from atfr.models import (
     I3D,
     X3D,
+    InceptionI3D,
     InflatedEfficientNet,
     R2Plus1D18,
     R2Plus1D50,
@@ -50,6 +51,7 @@ CLASSES = {
     "r2plus1d_18": R2Plus1D18,
     "r2plus1d_50": R2Plus1D50,
     "i3d_50": I3D,
+    "i3d_inception": InceptionI3D,
     "slowfast_4x16_r50": SlowFast,
     "slowfast_8x8_r18": SlowFast,
     "slowfast_8x8_r50": SlowFast,
