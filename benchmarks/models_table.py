@@ -42,6 +42,7 @@ WEIGHTS = {
     "r2plus1d_18": "torchvision `r2plus1d_18-91a641e6.pth`",
     "r2plus1d_50": "PyTorchVideo `R2PLUS1D_16x4_R50.pyth`",
     "i3d_50": f"PyTorchVideo `I3D_8x8_R50.pyth`, {TRAINING}",
+    "i3d_inception": "Kinetics-400's by `atfr weights`, see [kinetics.md](kinetics.md); pytorch-i3d `rgb_imagenet.pt`",
     "slowfast_4x16_r50": f"PyTorchVideo `SLOWFAST_4x16_R50.pyth`, {TRAINING}",
     "slowfast_8x8_r18": "none in these zoos; parameters have PyTorchVideo's names",
     "slowfast_8x8_r50": f"PyTorchVideo `SLOWFAST_8x8_R50.pyth`, {TRAINING}",
@@ -59,7 +60,10 @@ def row(name: str) -> str:
     _, frames, height, width = model.clip_shape
     atfr.adapt_(model, after="res2")
     cost = atfr.clip_cost(model, model.clip_shape)
-    maps = {site: frames // getattr(model, "alpha", 1) if site.endswith(".slow") else frames for site in cost.sites}
+    frames_left = {"i3d_inception": frames // 2}.get(name, frames)  # behind res2; its stem strides over time
+    maps = {
+        site: frames // getattr(model, "alpha", 1) if site.endswith(".slow") else frames_left for site in cost.sites
+    }
     half = tuple(-(-maps[site] // 2) for site in cost.sites)
     adaptive = cost.adaptive[half if len(half) > 1 else half[0]]
     cells = [f"`{name}`", f"{millions:.2f}", f"{frames} x {height} x {width}"]

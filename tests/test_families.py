@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import atfr
 from atfr.models import VideoModel
 
-FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "r2plus1d_50", "i3d_50", "slowfast_8x8_r18"]
+FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "r2plus1d_50", "i3d_50", "i3d_inception", "slowfast_8x8_r18"]
 STAGES = ["stem", "res2", "res3", "res4", "res5"]
 KERNELS = ["linear", "linear_mean", "kronecker"]
 SIMILARITIES = ["magnitude", "angular", "spherical"]
@@ -78,7 +78,9 @@ def test_a_clip_alone_and_in_a_ragged_batch(family, stage, training, kernel, sim
         for module in model.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eval()
-    late = {"res4": 40, "res5": 64} if family.startswith("r2plus1d") else {}  # its strides leave little of time
+    late = (
+        {"res4": 40, "res5": 64} if family.startswith(("r2plus1d", "i3d_inception")) else {}
+    )  # its strides leave little of time
     batch = clips(late.get(stage, FRAMES))
     with atfr.record(model) as trace:
         together = model(batch)

@@ -58,7 +58,6 @@ def test_the_table_is_there_too(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", "VIDEO"), "give the network: --checkpoint FOLDER of `atfr train`, or --bundle"),
         (("predict", "VIDEO", "--bundle", "bundle", "--num_bins", "2"), "a bundle runs as it was exported; leave out"),
         (("predict", "VIDEO", "--bundle", "run"), "it has no bundle.json"),
         (("export", "run", "run"), "exists and is no bundle"),

@@ -94,7 +94,7 @@ def test_version_where_something_is_missing_or_broken(
         (["trian"], "unknown command 'trian'; did you mean train?"),
         (["xyz"], "there are quickstart, train, calibrate, test, predict, explain, report"),
         (["predict", "--checkpoint", "x"], "required: videos"),
-        (["predict", "v.mp4"], "give the network: --checkpoint FOLDER"),
+        (["predict", "v.mp4", "--checkpoint", "x", "--bundle", "y"], "give one network: --checkpoint FOLDER"),
         (["predict", "v.mp4", "--checkpiont", "x"], "did you mean --checkpoint?"),
         (["train", "--data", "d", "--out", "o", "--epochs", "many"], "--epochs: Expected a int. Got value: many"),
         (["train", "--data", "d", "--out", "o", "--num_bins", "x"], "--num_bins: Expected int or list[int] or null"),

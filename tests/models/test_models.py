@@ -14,6 +14,7 @@ from atfr.errors import InputError
 from atfr.models import (
     I3D,
     X3D,
+    InceptionI3D,
     InflatedEfficientNet,
     R2Plus1D18,
     R2Plus1D50,
@@ -50,6 +51,7 @@ CLASSES = {
     "r2plus1d_18": R2Plus1D18,
     "r2plus1d_50": R2Plus1D50,
     "i3d_50": I3D,
+    "i3d_inception": InceptionI3D,
     "slowfast_4x16_r50": SlowFast,
     "slowfast_8x8_r18": SlowFast,
     "slowfast_8x8_r50": SlowFast,
@@ -90,7 +92,7 @@ def test_every_model_is_made_by_its_name(name: str) -> None:
         ({"name": "x3d_s", "temporal_strides": (1, 1, 1, 1)}, r"'temporal_strides', .* num_classes, dropout for x3d_s"),
         (
             {"name": "x3d_s", "pretrained": True},
-            "only i3d_efficientnet_lite0 comes .* x3d_s does not.*load_weights.*--init",
+            "only i3d_inception and i3d_efficientnet_lite0 come .* x3d_s does not.*load_weights.*--init",
         ),
         ({"name": "r2plus1d_50", "temporal_stride": 2}, r"'temporal_stride' \(did you mean temporal_strides\?\)"),
         (

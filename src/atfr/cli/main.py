@@ -42,6 +42,7 @@ COMMANDS = {
     "data check": Command("atfr.cli.data", "check", "find what is missing, broken or too short in a data set"),
     "data resize": Command("atfr.cli.data", "resize", "write a data set again with smaller frames"),
     "doctor": Command("atfr.cli.doctor", "doctor", "try what works here: decoders, devices, runtimes"),
+    "weights": Command("atfr.cli.weights", "weights", "get the published weights of a network"),
     "convert": Command("atfr.cli.convert", "convert", "make a checkpoint folder of a file of weights"),
 }
 

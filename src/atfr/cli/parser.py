@@ -1,7 +1,8 @@
 """Make a command's parser from its function: types and defaults from the signature, help from the docstring.
 
 Parameters before the `*` are positional arguments, the others options; a bool that is False by default is a flag. A
-parameter named `trainer` takes all options of `lightning.Trainer`, as `--trainer.NAME`; one named `out` is `-o` too.
+parameter named `trainer` takes all options of `lightning.Trainer`, as `--trainer.NAME`; one named `out` is `-o` too;
+`from_`, a word of Python's, is `--from`.
 """
 
 import difflib
@@ -15,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from atfr.cli.common import busy
 
-TRAINER, OUT = "trainer", "out"
+TRAINER, OUT, FROM = "trainer", "out", "from_"
 OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
 """Those that commands have as options of their own."""
 
@@ -48,6 +49,8 @@ def parse(
     except ArgumentError as error:
         raise UsageError(one_line(str(error), parser)) from error
     values.pop("config", None)
+    if (given := FROM.rstrip("_")) in values:
+        values[FROM] = values.pop(given)
     if (trainer := values.get(TRAINER)) is not None:
         defaults = vars(parser.get_defaults()[TRAINER])
         values[TRAINER] = {key: value for key, value in vars(trainer).items() if value != defaults.get(key)}
@@ -81,11 +84,13 @@ def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = Tr
         kind = get_args(parameter.annotation)[0] if several else parameter.annotation
         extra: dict[str, Any] = {"nargs": "+" if several else "?"} if several or parameter.default is None else {}
         parser.add_argument(parameter.name, type=kind, help=helps.get(parameter.name), **extra)
-    skip: set[str | int] = {TRAINER, OUT, *(p.name for p in (*positionals, *flags))}
+    skip: set[str | int] = {TRAINER, OUT, FROM, *(p.name for p in (*positionals, *flags))}
     parser.add_function_arguments(function, as_group=False, skip=skip)
     if (out := parameters.get(OUT)) and out.kind is out.KEYWORD_ONLY:
         given: dict[str, Any] = {"required": True} if out.default is out.empty else {"default": out.default}
         parser.add_argument("-o", f"--{OUT}", type=out.annotation, help=helps.get(OUT), **given)
+    if source := parameters.get(FROM):
+        parser.add_argument(f"--{FROM.rstrip('_')}", type=source.annotation, help=helps.get(FROM))
     for parameter in flags:
         parser.add_argument(f"--{parameter.name}", action="store_true", help=helps.get(parameter.name))
     if TRAINER in parameters:

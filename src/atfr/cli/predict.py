@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., Iterator[Prediction]]
 
+KINETICS = "i3d_inception"
+
 
 def predict(
     videos: list[Path],
@@ -35,7 +37,8 @@ def predict(
 
     Args:
         videos: Video files, or folders of them: all that lie in a folder and below.
-        checkpoint: A folder that `atfr train` wrote.
+        checkpoint: A folder that `atfr train` wrote; by default i3d_inception, which knows the 400 actions of Kinetics
+            and whose weights `atfr weights i3d_inception` gets once.
         bundle: Instead of it, a folder that `atfr export` wrote.
         views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
         num_bins: Fewer similarity bins than in training, to spend less.
@@ -50,12 +53,16 @@ def predict(
     from atfr.data.records import videos_below
 
     videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
-    if (checkpoint is None) == (bundle is None):
-        raise InputError("give the network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
+    if checkpoint is not None and bundle is not None:
+        raise InputError("give one network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
     if bundle is not None:
         common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
+    unsaid = checkpoint is None and bundle is None
+    checkpoint = Path(KINETICS) if unsaid else checkpoint
     options: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "batch_size": batch_size}
     run = functools.partial(predictor(checkpoint, bundle, device, num_bins), num_workers=num_workers, **options)
+    if unsaid:
+        common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if out is not None:
         made_by = {"network": str(checkpoint or bundle), "views": num_clips * num_crops, "crops": num_crops}
         return written(run, videos, out, made_by | {"num_bins": num_bins}, json)

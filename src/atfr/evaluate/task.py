@@ -1,6 +1,7 @@
 """Task: what a network was trained for. Beside the network it makes a checkpoint folder that can predict.
 
-Such a folder holds config.json and model.safetensors (`VideoModel.save_pretrained`) and task.json, written here.
+Such a folder holds config.json and model.safetensors (`VideoModel.save_pretrained`) and task.json, written here. One
+task comes with atfr, that of the published network that knows Kinetics-400.
 """
 
 import json
@@ -73,19 +74,40 @@ def save_checkpoint(model: "VideoModel", task: Task, folder: str | os.PathLike[s
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]:
-    """Read a network (in evaluation mode, on the CPU) and its task from a checkpoint folder.
+    """Read a network (in evaluation mode, on the CPU) and its task.
 
     The network computes in float32, in whatever type it was saved: clips are float32. `atfr.from_pretrained` keeps it.
+
+    Args:
+        folder: A checkpoint folder; or ``i3d_inception``, where there is no such folder: the published network that
+            tells 400 actions apart, whose weights ``atfr weights i3d_inception`` gets.
 
     Raises:
         CheckpointError: Files are missing, damaged or unsafe to load, or do not fit together.
     """
-    from atfr.models import from_pretrained
+    from atfr.models import create_model, from_pretrained, published
 
+    if os.fspath(folder) == published.NAME and not Path(folder).exists():
+        return create_model(published.NAME, pretrained=True).eval(), kinetics400()
     model = from_pretrained(Path(folder)).float()
     task = load_task(folder)
     check_classes(model, task)
     return model, task
+
+
+def kinetics400() -> Task:
+    """The task of the published weights of ``i3d_inception``: the classes in alphabetical order, clips of 64 frames.
+
+    The weights saw 25 frames a second; a clip takes the frames of a video as they come.
+    """
+    from torchvision.models.video import R3D_18_Weights
+
+    from atfr.models import InceptionI3D
+
+    return Task(
+        tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"]),
+        ClipSpec(64, 1, 224, resize=256, jitter=(256, 320), mean=InceptionI3D.mean, std=InceptionI3D.std),
+    )
 
 
 def load_task(folder: str | os.PathLike[str]) -> Task:

@@ -85,6 +85,12 @@ class VideoModel(
             "arguments": {"num_classes": num_classes, "dropout": float(dropout), **arguments},
         }
 
+    def modules_up_to(self, stage: str) -> list[nn.Module]:
+        """The modules that a clip goes through up to the end of a stage; those of all pathways."""
+        names = list(self.stage_paths)
+        paths = [self.stage_paths[name] for name in names[: names.index(stage) + 1]]
+        return [self.get_submodule(path) for stage in paths for path in ([stage] if isinstance(stage, str) else stage)]
+
     def save_pretrained(
         self,
         save_directory: str | Path,

@@ -255,13 +255,14 @@ def new_tensors(model: nn.Module, expected: Mapping[str, Tensor], tensors: Mappi
 
 
 def last_linear(model: nn.Module) -> str | None:
-    """The path of the classifier: the last linear layer, but for those of SGS."""
+    """The path of the classifier: the last linear layer, or 1 x 1 x 1 convolution with bias, but for those of SGS."""
     return next((path for path, module in reversed([*model.named_modules()]) if is_classifier(path, module)), None)
 
 
 def is_classifier(path: str, module: nn.Module) -> bool:
     """Whether a module can be a classifier."""
-    return isinstance(module, nn.Linear) and CHILD not in path.split(".")
+    pointwise = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1) and module.bias is not None
+    return (isinstance(module, nn.Linear) or pointwise) and CHILD not in path.split(".")
 
 
 def troubles(report: LoadReport) -> list[str]:

@@ -10,6 +10,7 @@ from atfr.errors import InputError
 from atfr.models.base import VideoModel, load, unknown_name
 from atfr.models.efficientnet import InflatedEfficientNet
 from atfr.models.i3d import I3D
+from atfr.models.inception import InceptionI3D
 from atfr.models.r2plus1d import R2Plus1D18, R2Plus1D50
 from atfr.models.resnet3d import ResNet3D
 from atfr.models.slowfast import SlowFast
@@ -18,7 +19,7 @@ from atfr.models.x3d import X3D
 MODELS: Mapping[str, type[VideoModel]] = MappingProxyType(
     {
         name: network
-        for network in (ResNet3D, X3D, R2Plus1D18, R2Plus1D50, I3D, SlowFast, InflatedEfficientNet)
+        for network in (ResNet3D, X3D, R2Plus1D18, R2Plus1D50, I3D, InceptionI3D, SlowFast, InflatedEfficientNet)
         for name in network.variants
     }
 )
@@ -38,8 +39,8 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
         num_classes: Classes K of the logits.
         arguments: What else the network's class takes. All take ``dropout``: probability with which a pooled feature is
             dropped in training (when not given 0 in 3DResNet and R(2+1)D-18, 0.2 in EfficientNet, 0.5 in the others).
-            R(2+1)D takes ``temporal_strides``, those of res2 to res5; EfficientNet takes ``pretrained``, which starts
-            it with ImageNet weights.
+            R(2+1)D takes ``temporal_strides``, those of res2 to res5; EfficientNet and Inception-I3D take
+            ``pretrained``, which starts them with weights of ImageNet and of Kinetics-400.
 
     Raises:
         InputError: Unknown name (close ones are suggested) or argument, or a value out of range.
@@ -54,8 +55,8 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
     if "pretrained" in arguments and "pretrained" not in known:
         having = [other for other in MODELS if "pretrained" in inspect.signature(MODELS[other].__init__).parameters]
         raise InputError(
-            f"pretrained: only {', '.join(having)} comes with weights, {name} does not; leave it out, and load a file "
-            "of weights by atfr.load_weights(model, FILE), or atfr train --init FILE"
+            f"pretrained: only {' and '.join(having)} come with weights, {name} does not; leave it out, and load a "
+            "file of weights by atfr.load_weights(model, FILE), or atfr train --init FILE"
         )
     if unknown := [argument for argument in arguments if argument not in known]:
         raise InputError(f"{unknown_name('argument', unknown[0], known)} for {name}")

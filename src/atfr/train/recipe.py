@@ -1,6 +1,6 @@
 """With what a network is trained: values only, without torch, so that the command line reads them in no time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from atfr.errors import InputError
@@ -55,7 +55,7 @@ class Recipe:
 
     Attributes:
         model: the network's name.
-        pretrained: whether it starts from ImageNet weights.
+        pretrained: whether it starts from the weights that come with it.
         kernel: of SGS. Sums leave the scale that weights from elsewhere expect.
         num_bins: of SGS; None: as many as maps come in. Magnitudes of one clip lie close together, so most bins stay
             empty, and more of them keep more maps.
@@ -104,3 +104,13 @@ FROM_IMAGES = Recipe(
     tuning=Tuning(freeze="res3", balanced=True),
 )
 """For few videos of one's own, in minutes on a CPU; measured in docs/results.md ("UT-Interaction")."""
+
+FROM_KINETICS = replace(
+    FROM_IMAGES,
+    model="i3d_inception",
+    clip=ClipSpec(frames=32, stride=2, size=160, resize=182, jitter=(182, 228)),
+    clips_seen=500,
+    batch_size=4,
+    tuning=Tuning(freeze="res4", balanced=True),
+)
+"""The same from weights that know actions: larger clips, of which the network needs 160 px, and only res5 learns."""

@@ -39,8 +39,7 @@ def frozen_stages(model: VideoModel, tuning: Tuning) -> list[nn.Module]:
     names = list(model.stage_paths)
     if tuning.freeze not in names:
         raise InputError(f"Tuning.freeze must be a stage, one of {', '.join(names)}, got {tuning.freeze!r}")
-    paths = [model.stage_paths[name] for name in names[: names.index(tuning.freeze) + 1]]
-    return [model.get_submodule(path) for stage in paths for path in ([stage] if isinstance(stage, str) else stage)]
+    return model.modules_up_to(tuning.freeze)
 
 
 def set_modes(model: VideoModel, tuning: Tuning) -> None:

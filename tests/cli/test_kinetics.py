@@ -1,0 +1,78 @@
+"""The published network on the command line: without a checkpoint, by its name, and where its weights are missing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import atfr
+from atfr.cli import doctor
+from atfr.cli.main import main
+from atfr.cli.predict import KINETICS
+from atfr.evaluate import task as tasks
+from atfr.models import published
+from tests.video.video_files import ramp_video, write_video
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights at random in their place, and small clips."""
+    published.cached().parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    safetensors.torch.save_file(atfr.create_model(KINETICS).state_dict(), published.cached())
+    small = replace(tasks.kinetics400().spec, frames=8, size=32, resize=32, jitter=(32, 32))
+    labels = tasks.kinetics400().labels
+    monkeypatch.setattr(tasks, "kinetics400", lambda: tasks.Task(labels, small))
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "video.mp4", ramp_video())
+
+
+@pytest.mark.parametrize("args", [[], ["--checkpoint", KINETICS]])
+def test_where_the_weights_are_missing_one_line_says_how_to_get_them(args, video, capsys) -> None:
+    assert main(["predict", str(video), *args]) == 2
+    said = capsys.readouterr().err
+    assert f"atfr weights {KINETICS}" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_without_a_checkpoint_the_published_network_answers(there, video, capsys) -> None:
+    assert main(["predict", str(video), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "no --checkpoint: this is i3d_inception" in err
+    unsaid = json.loads(out)[0]
+    assert {answer["label"] for answer in unsaid["top"]} < set(tasks.kinetics400().labels)
+    assert main(["predict", str(video), "--json", "--checkpoint", KINETICS]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)[0], err) == (unsaid, "")
+
+
+def test_the_name_stands_for_the_network_in_other_commands(there, video, tmp_path, capsys) -> None:
+    assert main(["explain", str(video), "--checkpoint", KINETICS, "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").stat().st_size > 0
+    assert main(["export", KINETICS, str(tmp_path / "bundle"), "--runtime", "torch"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(video), "--bundle", str(tmp_path / "bundle")]) == 0
+    assert "Predictions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_doctor_says_whether_the_weights_are_there(is_there, request, monkeypatch, capsys) -> None:
+    if is_there:
+        request.getfixturevalue("there")
+    trial = [trial for trial in doctor.trials() if trial[1] == "Kinetics weights"]
+    monkeypatch.setattr(doctor, "trials", lambda: iter(trial))
+    assert main(["doctor", "--json"]) == 0
+    (finding,) = [row for row in json.loads(capsys.readouterr().out)["findings"] if row["name"] == "Kinetics weights"]
+    assert finding["works"] is (True if is_there else None)
+    assert ("starts with them" if is_there else "atfr weights i3d_inception") in finding["detail"]
