@@ -108,6 +108,17 @@ def test_errors_are_one_line_and_leave_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_report_writes_over_nothing_but_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its figures go beside the page, under the same name, which may be that of a test's result."""
+    made_up(videos=6).save(tmp_path / "run")
+    result = (tmp_path / "run" / "result.json").read_bytes()
+    assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "run" / "result.html")]) == 2
+    assert "would be written over result.json" in error_of(capsys)
+    assert (tmp_path / "run" / "result.json").read_bytes() == result
+    for _ in range(2):
+        assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "report.html")]) == 0
+
+
 def test_a_report_that_cannot_be_written_leaves_what_was_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from atfr.errors import InputError, VideoError
-from atfr.evaluate.log import PredictionLog
+from atfr.evaluate.log import PredictionLog, identity
 from atfr.evaluate.predict import Prediction
+from atfr.evaluate.task import Task
+from tests.evaluate.build import NAMES, SPEC, network
 
 BY = {"network": "run", "views": 30}
 
@@ -80,3 +83,34 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
         log.add(nan)
     (line,) = lines(tmp_path / "out.jsonl")
     assert [one["probability"] for one in line["top"]] == [None, None]
+
+
+def test_a_second_writer_is_refused_and_nothing_but_a_file_is_taken(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with PredictionLog(out, BY) as log:
+        log.add(prediction("1.mp4"))
+        with pytest.raises(InputError, match="another process writes predictions"):
+            PredictionLog(out, BY)
+        log.add(prediction("2.mp4"))
+    with PredictionLog(out, BY) as log:
+        assert log.done == {"1.mp4", "2.mp4"}
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
+        with pytest.raises(InputError, match="expected a file for predictions"):
+            PredictionLog(path, BY)
+    (tmp_path / "link.jsonl").symlink_to(out)
+    with PredictionLog(tmp_path / "link.jsonl", BY) as log:
+        assert log.done == {"1.mp4", "2.mp4"}
+
+
+def test_a_network_is_known_by_its_weights_settings_and_labels() -> None:
+    model, task = network(), Task(NAMES, SPEC)
+    found = {identity(network(), task)}
+    assert found == {identity(model, task)}
+    found.add(identity(model, Task(NAMES[::-1], SPEC)))
+    found.add(identity(model, Task(NAMES, replace(SPEC, frames=8))))
+    found.add(identity(network(adapted=False), task))
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    found.add(identity(model, task))
+    assert len(found) == 5

@@ -60,12 +60,13 @@ def predict(
     unsaid = checkpoint is None and bundle is None
     checkpoint = Path(KINETICS) if unsaid else checkpoint
     options: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "batch_size": batch_size}
-    run = functools.partial(predictor(checkpoint, bundle, device, num_bins), num_workers=num_workers, **options)
+    predict_with, identity = predictor(checkpoint, bundle, device, num_bins)
+    run = functools.partial(predict_with, num_workers=num_workers, **options)
     if unsaid:
         common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if out is not None:
-        made_by = {"network": str(checkpoint or bundle), "views": num_clips * num_crops, "crops": num_crops}
-        return written(run, videos, out, made_by | {"num_bins": num_bins}, json)
+        made_by = {"network": str(checkpoint or bundle), "sha256": identity, "num_bins": num_bins}
+        return written(run, videos, out, made_by | {"views": num_clips * num_crops, "crops": num_crops}, json)
     predictions: list[Prediction] = []
     code = told(run, videos, predictions.append)
     if json:
@@ -133,18 +134,22 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
     return code
 
 
-def predictor(checkpoint: Path | None, bundle: Path | None, device: str, num_bins: int | list[int] | None) -> "Run":
-    """Return what predicts videos: the network of a checkpoint, or a bundle."""
+def predictor(
+    checkpoint: Path | None, bundle: Path | None, device: str, num_bins: int | list[int] | None
+) -> "tuple[Run, str]":
+    """Return what predicts videos, the network of a checkpoint or a bundle, and a hash of what it is."""
     if bundle is not None:
         with common.busy("loading the bundle"):
             import atfr
+            from atfr.runtime.description import BUNDLE, checksum
 
-            return atfr.load_bundle(bundle).predict
+            return atfr.load_bundle(bundle).predict, checksum(bundle / BUNDLE)  # which has those of the other files
     assert checkpoint is not None
     model, task = common.load(checkpoint, device, num_bins)
+    from atfr.evaluate.log import identity
     from atfr.evaluate.predict import predict
 
-    return functools.partial(predict, model, task=task)
+    return functools.partial(predict, model, task=task), identity(model, task)
 
 
 def print_predictions(predictions: "list[Prediction]") -> None:

@@ -1,15 +1,32 @@
 """log: predictions in a file as they come, so that a run over an archive that is interrupted goes on where it was."""
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.predict import Prediction
+from atfr.evaluate.task import Task
 from atfr.files import Closing, finite
+
+if TYPE_CHECKING:
+    from atfr.models import VideoModel
+
+
+def identity(model: "VideoModel", task: Task) -> str:
+    """Return a hash of a network's weights and settings and of its labels: a folder may hold another one tomorrow."""
+    found = hashlib.sha256(json.dumps([model.config, task.to_dict()], sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
 
 BEGINNING = b'{"path": "'
 """Of every line."""
