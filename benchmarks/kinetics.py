@@ -21,7 +21,7 @@ from torch import Tensor
 
 import atfr
 from atfr.bench import in_turns, script_options, write_result
-from atfr.data.records import videos_below
+from atfr.data.walk import videos_below
 from atfr.evaluate.task import Task, load_checkpoint
 from atfr.models import VideoModel
 from atfr.video.file import VideoFile

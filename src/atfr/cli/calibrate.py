@@ -30,7 +30,7 @@ def calibrate(
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         json: Print JSON instead of a table.
     """
-    from atfr.data.records import videos_below
+    from atfr.data.walk import videos_below
 
     files = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
     model, task = common.load(checkpoint, device)

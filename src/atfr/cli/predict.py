@@ -50,7 +50,7 @@ def predict(
         json: Print JSON instead of a table; with --out, of how many there are and what they cost.
     """
     num_clips, num_crops = common.parse_views(views)
-    from atfr.data.records import videos_below
+    from atfr.data.walk import videos_below
 
     videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
     if checkpoint is not None and bundle is not None:

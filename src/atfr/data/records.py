@@ -13,12 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from atfr.data.walk import VIDEO_ENDINGS, say_passed_over, videos_of
 from atfr.errors import DataError
 
-VIDEO_ENDINGS = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm"}
-    | {".wmv"}
-)
 SPLITS = ("train", "val", "test")
 
 
@@ -61,18 +58,6 @@ class _Row:
     place: str
 
 
-def videos_below(folder: Path) -> list[Path]:
-    """Return the videos that lie in a folder and below, by name.
-
-    Raises:
-        DataError: there is none.
-    """
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS and file.is_file())
-    if not found:
-        raise DataError(f"there is no video in '{folder}' or below; videos end in {', '.join(sorted(VIDEO_ENDINGS))}")
-    return found
-
-
 def read_folder(
     root: str | os.PathLike[str], *, labels: Sequence[str] | None = None, test_share: float = 0.2, seed: int = 0
 ) -> dict[str, VideoList]:
@@ -96,10 +81,12 @@ def read_folder(
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"expected a folder of classes, but '{root}' {found}")
     splits = [name for name in SPLITS if (root / name).is_dir()]
+    others: list[Path] = []
     if "train" in splits and len(splits) > 1 and _subfolders(root / "train"):
-        rows = [row for split in splits for row in _class_rows(root / split, split)]
+        rows = [row for split in splits for row in _class_rows(root / split, split, others)]
     else:
-        rows = _hold_out(_class_rows(root, None), test_share, seed)
+        rows = _hold_out(_class_rows(root, None, others), test_share, seed)
+    say_passed_over(root, others)
     return _video_lists(rows, labels, str(root))
 
 
@@ -158,17 +145,15 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _class_rows(root: Path, split: str | None) -> list[_Row]:
+def _class_rows(root: Path, split: str | None, others: list[Path]) -> list[_Row]:
     classes = _subfolders(root)
     if not classes:
         raise DataError(f"expected a folder for each class in '{root}', found none; put videos into '{root}/<class>/'")
     rows = []
     for folder in classes:
-        videos = sorted(
-            child
-            for child in folder.iterdir()
-            if child.suffix.lower() in VIDEO_ENDINGS and not child.name.startswith(".") and child.is_file()
-        )
+        shown = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".") and child.is_file()]
+        videos, passed_over = videos_of(shown)
+        others += passed_over
         if not videos:
             hint = "; a 'train' folder needs a 'test' or 'val' folder beside it" if folder.name == "train" else ""
             raise DataError(

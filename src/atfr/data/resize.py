@@ -25,9 +25,8 @@ from jaxtyping import Float64
 from atfr.data.check import LOOK_PX, look
 from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex, fingerprint, is_same
 from atfr.data.pool import WorkerDiedError, each_in_processes
-from atfr.data.records import VIDEO_ENDINGS
 from atfr.data.relist import relist
-from atfr.data.walk import walk
+from atfr.data.walk import VIDEO_ENDINGS, walk
 from atfr.errors import DataError, InputError, VideoError
 from atfr.files import write_whole
 from atfr.video.container import open_video

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from atfr.data.records import videos_below
 from atfr.data.samples import SAMPLE_CLASSES, read_manifest, render_samples
+from atfr.data.walk import videos_below
 from atfr.errors import DataError
 from atfr.video.file import VideoFile
 

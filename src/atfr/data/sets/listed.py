@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from atfr.data.records import VIDEO_ENDINGS, VideoList, VideoRecord
-from atfr.data.walk import walk
+from atfr.data.records import VideoList, VideoRecord
+from atfr.data.walk import VIDEO_ENDINGS, walk
 from atfr.errors import DataError
 
 REPLACEMENTS = "replacement"
