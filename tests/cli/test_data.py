@@ -34,8 +34,8 @@ def data(tmp_path: Path) -> Path:
     """UCF101 with one video missing, one broken, and one of 4 frames; the others have 8."""
     root = ucf101(tmp_path / "ucf101")
     videos = sorted((root / "UCF-101").rglob("*.avi"))
-    for path, frames in zip(videos, (8, 4, 8, 8, 8, 8), strict=True):
-        write_level(path, 1, frames=frames)
+    for seed, (path, frames) in enumerate(zip(videos, (8, 4, 8, 8, 8, 8), strict=True)):
+        write_level(path, 1, frames=frames, seed=seed)
     videos[0].write_bytes(b"no video")
     videos[-1].unlink()
     return root
@@ -74,6 +74,21 @@ def test_check(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert broken.count(found[2]["path"]) == 1
     assert ["classes", "3", "of", "101"] in [line.split() for line in printed.splitlines()]
     assert out.read_bytes() == before
+
+
+def test_copies_of_what_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Byte for byte, under whatever name; two copies in training are nobody's loss, nor is a link of one side."""
+    root = write_folder(tmp_path / "data", train=3, test=2)
+    trained, tested = root / "train" / "a" / "1.mp4", root / "test" / "b" / "1.mp4"
+    shutil.copyfile(trained, tested)
+    shutil.copyfile(trained, root / "train" / "a" / "2.mp4")
+    assert (
+        main(["data", "check", "own", str(root), "--out", str(tmp_path / "p.csv"), "--min_frames", "2", "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["leaked"] == 1
+    (row,) = rows(tmp_path / "p.csv")
+    assert (row["problem"], row["path"]) == ("leaked", str(tested))
+    assert "same file as" in row["reason"]
 
 
 def test_check_writes_where_one_is(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

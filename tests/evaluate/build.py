@@ -30,7 +30,8 @@ def write_folder(root: Path, classes: int = 2, train: int = 4, test: int = 2) ->
     for split, count in (("train", train), ("test", test)):
         for label in range(classes):
             for number in range(count):
-                write_level(root / split / NAMES[label] / f"{number}.mp4", label + 2, seed=100 * label + number)
+                seed = 100 * label + number + 50 * (split == "test")
+                write_level(root / split / NAMES[label] / f"{number}.mp4", label + 2, seed=seed)
     return root
 
 

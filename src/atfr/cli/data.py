@@ -21,7 +21,7 @@ DEFAULT_CLIP = ClipSpec()
 LOG_EVERY_S = 30
 SHOWN = 20
 NAMED = 5
-KINDS = ("missing", "broken", "damaged", "short")
+KINDS = ("missing", "broken", "damaged", "leaked", "short")
 
 
 class Entry(NamedTuple):
@@ -45,11 +45,11 @@ def check(
 ) -> int:
     """Compare the videos of a data set with its lists, decode each of them once, and write what is wrong to a CSV file.
 
-    missing: listed, but not there. broken: nothing decodes. damaged: a part decodes, and is used. short: a clip repeats
-    from its start. What is found is kept in .atfr-index.jsonl in the folder (or in ~/.cache/atfr where that cannot be
-    written): the next check decodes only what has changed, one that was interrupted goes on, and a training reads from
-    it how long the videos are. The exit code is 2 where videos are broken; missing, damaged and short ones are no
-    error.
+    missing: listed, but not there. broken: nothing decodes. damaged: a part decodes, and is used. leaked: the same
+    file, byte for byte, is in training. short: a clip repeats from its start. What is found is kept in
+    .atfr-index.jsonl in the folder (or in ~/.cache/atfr where that cannot be written): the next check decodes only what
+    has changed, one that was interrupted goes on, and a training reads from it how long the videos are. The exit code
+    is 2 where videos are broken; all else is no error.
 
     Args:
         name: The data set; own is a folder of classes or a CSV file of one's own.
@@ -62,7 +62,7 @@ def check(
         json: Print JSON instead of a table.
     """
     from atfr.cli.main import FAILED
-    from atfr.data.check import check_videos
+    from atfr.data.check import check_videos, copies
     from atfr.data.index import index_path
     from atfr.data.sets import DATA_SETS
 
@@ -73,6 +73,8 @@ def check(
         problems = check_videos(
             paths, folder, min_frames=min_frames, num_workers=num_workers or cpu_cores(), progress=progress
         )
+    with common.busy("looking for copies"):
+        problems += leaked(entries, copies(paths))
     out = out or Path(f"{(folder if root.is_dir() else root.with_suffix('')).resolve().name or name}_problems.csv")
     write_whole(out, problems_csv(entries, problems))
     counts = Counter(problem.problem for problem in problems)
@@ -91,6 +93,23 @@ def check(
     common.print_table(f"{name} in {root}", ["", "videos"], rows, note)
     say_worst(problems, out)
     return code
+
+
+def leaked(entries: list[Entry], groups: list[list[Path]]) -> "list[Problem]":
+    """Return the videos that are tested on, in whatever split, and of which a training of it has a copy."""
+    from atfr.data.check import Problem
+
+    splits = {entry.path: [side.rpartition(":")[::2] for side in entry.split.split()] for entry in entries}
+    found = []
+    for group in groups:
+        trained = {number: path for path in group for number, side in splits[path] if side == "train"}
+        for path in group:
+            other = next(
+                (trained[number] for number, side in splits[path] if side != "train" and number in trained), path
+            )
+            if other != path:
+                found.append(Problem(path, "leaked", f"'{path}' is the same file as '{other}', which is trained on"))
+    return found
 
 
 def say_worst(problems: "list[Problem]", out: Path) -> None:

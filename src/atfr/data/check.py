@@ -1,10 +1,11 @@
 """check_videos: decode every video once, in several processes, and say which are broken, damaged or too short."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from atfr.data.index import VideoFacts, VideoIndex
+from atfr.data.index import VideoFacts, VideoIndex, content_hash
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.errors import VideoError
 from atfr.video.decode import Reading
@@ -19,7 +20,7 @@ class Problem:
 
     Attributes:
         path: the file.
-        problem: "broken" (nothing decodes), "damaged" (only a part does), or "short".
+        problem: "broken" (nothing decodes), "damaged" (only a part does), "short", or "leaked" (a copy is in training).
         reason: what is wrong, in words.
     """
 
@@ -77,6 +78,18 @@ def check_videos(
             if progress:
                 progress(done, len(unique))
     return [problems[path] for path in unique if path in problems]
+
+
+def copies(paths: Iterable[Path]) -> list[list[Path]]:
+    """Return the groups of different files with the same content, byte for byte; only files of one size are read."""
+    by_size: dict[int, list[Path]] = {}
+    for path in dict.fromkeys(paths):
+        by_size.setdefault(path.stat().st_size, []).append(path)
+    by_content: dict[str, list[Path]] = {}
+    for same_size in by_size.values():
+        for path in same_size if len(same_size) > 1 else ():
+            by_content.setdefault(content_hash(path), []).append(path)
+    return [group for group in by_content.values() if len({os.path.realpath(path) for path in group}) > 1]
 
 
 def _facts(paths: list[Path], index: VideoIndex, num_workers: int) -> Iterator[tuple[Path, VideoFacts]]:

@@ -115,10 +115,14 @@ class VideoIndex(Closing):
 
 def fingerprint(path: Path) -> str:
     """Return what tells a file from others and from what it was before: size, time of change, hash of the content."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    now = path.stat()
+    found, now = content_hash(path), path.stat()
     return f"{now.st_size} {now.st_mtime_ns} {found}"
+
+
+def content_hash(path: Path) -> str:
+    """Return a hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_same(path: Path, found: str, *, by_content: bool = False) -> bool:
@@ -132,7 +136,7 @@ def is_same(path: Path, found: str, *, by_content: bool = False) -> bool:
     if str(now.st_size) != size:
         return False
     same_time = rest.startswith(f"{now.st_mtime_ns} ")
-    return (same_time and not by_content) or fingerprint(path).split()[-1] == found.rsplit(maxsplit=1)[-1]
+    return (same_time and not by_content) or content_hash(path) == found.rsplit(maxsplit=1)[-1]
 
 
 def index_path(root: Path) -> Path:
