@@ -27,6 +27,7 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
+from atfr.cli.plain import one_line, plain
 from atfr.errors import InputError
 from atfr.files import finite
 
@@ -155,10 +156,10 @@ def print_table(
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if number in left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*[Text(str(cell)) for cell in row])
+        table.add_row(*[Text(plain(str(cell))) for cell in row])
     console = Console(highlight=False)
     console.width = min(console.width, WIDTH)
-    console.print(Text(title, style="bold"))
+    console.print(Text(plain(title), style="bold"))
     console.print(table)
     if note:
         console.print(Text(note, style="dim"))
@@ -176,12 +177,12 @@ def print_histogram(title: str, counts: dict[int, int]) -> None:
 
 def warn(message: str) -> None:
     """Print a warning as one line on stderr."""
-    print(f"atfr: warning: {' '.join(message.split())}", file=sys.stderr)
+    print(f"atfr: warning: {one_line(message)}", file=sys.stderr)
 
 
 def note(message: str) -> None:
     """Print what is good to know as one line on stderr."""
-    print(f"atfr: {' '.join(message.split())}", file=sys.stderr)
+    print(f"atfr: {one_line(message)}", file=sys.stderr)
 
 
 @contextmanager

@@ -14,9 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
+from atfr.cli.plain import one_line
 from atfr.errors import AtfrError
 
 FAILED, INTERRUPTED = 2, 130
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
 
 
 class Command(NamedTuple):
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def heard() -> Iterator[None]:
     """Print what the library logs, each on one line, and take SIGTERM (`timeout`, a scheduler) for Ctrl-C."""
     logger, handler = logging.getLogger("atfr"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("atfr: %(message)s"))
+    handler.setFormatter(_OneLine("atfr: %(message)s"))
     level, before = logger.level, signal.getsignal(signal.SIGTERM)
     ours = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
     logger.addHandler(handler)
@@ -141,7 +147,7 @@ def overview() -> str:
 
 def fail(message: str) -> int:
     """Print an error as one line on stderr and return the exit code of errors."""
-    print(f"atfr: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"atfr: error: {one_line(message)}", file=sys.stderr)
     return FAILED
 
 
