@@ -3,14 +3,16 @@
 import csv
 import json
 import os
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from atfr.cli.main import main
 from tests.cli.test_commands import QUICK
-from tests.cli.test_main import error_of
+from tests.cli.test_main import ATFR, error_of
 from tests.evaluate.build import write_folder
 
 
@@ -83,3 +85,20 @@ def test_predict_takes_folders_with_names_in_any_bytes(tmp_path: Path, capsys: p
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(tmp_path / "empty"), "--checkpoint", str(out)]) == 2
     assert "there is no video in" in error_of(capsys)
+
+
+def test_small_shared_memory_is_named(tmp_path: Path) -> None:
+    """As in a container, where it has 64 MB unless one asks for more."""
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("only root may mount, by unshare")
+    data = write_folder(tmp_path / "data")
+    command = [*ATFR, "train", "--data", str(data), "--model", "x3d_xs", "--clip.frames", "8", "--clip.size", "112"]
+    command += ["--epochs", "1", "--batch_size", "4", "--num_workers", "2", "--out", str(tmp_path / "run")]
+    mounted = f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {shlex.join(command)}"
+    end = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, check=False)
+    if "mount" in end.stderr:
+        pytest.skip(f"no mounting here: {end.stderr}")
+    assert end.returncode == 2
+    assert end.stderr.splitlines()[-1].startswith("atfr: error: shared memory is full: ")
+    assert "/dev/shm (1 MB); make it larger" in end.stderr
+    assert "Traceback" not in end.stderr

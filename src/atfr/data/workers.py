@@ -22,6 +22,10 @@ DYING_S = 2.0
 NOTHING = -1
 
 
+SHARED_MEMORY_FULL = ("unable to allocate shared memory", "out of shared memory", "unable to resize file </torch_")
+"""What torch says of it, and of the signal that a worker dies of where memory was promised and is not there."""
+
+
 class Readings:
     """A table in shared memory: the process number of each worker, and the number of the video it is reading."""
 
@@ -56,7 +60,13 @@ class Readings:
                 raise
             *_, last = str(error).splitlines()  # a worker's error comes with all of its traceback
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
+            if any(sign in str(error) for sign in SHARED_MEMORY_FULL):
+                raise DataError(
+                    f"shared memory is full: the processes that decode hand their clips over in /dev/shm ({shm_size()}); "
+                    "make it larger (docker run --shm-size 2g), or use fewer workers (--num_workers 0 needs none) "
+                    "or smaller batches"
+                ) from error
             found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
             if found is None:
                 raise
@@ -83,6 +93,15 @@ class Readings:
                     raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly") from error
                 time.sleep(0.01)
             raise
+
+
+def shm_size() -> str:
+    """Return how large the memory is that processes share, in words."""
+    try:
+        room = os.statvfs("/dev/shm")
+    except OSError:
+        return "not there"
+    return f"{room.f_blocks * room.f_frsize / 2**20:.0f} MB"
 
 
 def has_ended(pid: int) -> bool:
