@@ -244,3 +244,21 @@ def test_a_test_split_alone_is_enough_for_a_trained_networks_labels(tmp_path):
         read_csv(table)
     splits = read_csv(table, labels=("jump", "run", "walk"))
     assert [record.label for record in splits["test"].records] == [0, 1]
+
+
+def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
+    """A name composed (as Linux mostly has it) and decomposed (as macOS unpacks it)."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    root = touch(tmp_path / "d", f"{composed}/1.mp4", f"{composed}/2.mp4", f"{apart}/3.mp4", "b/1.mp4", "b/2.mp4")
+    splits = read_folder(root)
+    assert splits["train"].labels == ("b", composed)
+    assert sum(record.label == 1 for each in splits.values() for record in each.records) == 3
+    again = read_folder(root, labels=("b", apart))
+    assert again["test"].labels == ("b", apart)
+    text = "path,label,split\n" + "".join(
+        f"d/{name},{label},{split}\n"
+        for name, label, split in [
+            (f"{composed}/1.mp4", apart, "train"), (f"{apart}/3.mp4", composed, "test"), ("b/1.mp4", "b", "train"),
+        ]
+    )  # fmt: skip
+    assert read_csv(table(tmp_path, text))["test"].labels == ("b", composed)

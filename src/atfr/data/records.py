@@ -8,6 +8,7 @@ import csv
 import difflib
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def read_csv(
     names = _class_names(table, path, labels)
     folder = Path(root) if root is not None else path.parent
     rows = [
-        _Row(folder / values["path"], name, None, f"line {line}")
+        _Row(folder / values["path"], composed(name), None, f"line {line}")
         for (line, values), name in zip(table, names, strict=True)
     ]
     _check_files(rows, path)
@@ -159,7 +160,7 @@ def _class_rows(root: Path, split: str | None, others: list[Path]) -> list[_Row]
             raise DataError(
                 f"class folder '{folder}' holds no video (a file that ends in {', '.join(sorted(VIDEO_ENDINGS))}){hint}"
             )
-        rows += [_Row(video, folder.name, split, str(video)) for video in videos]
+        rows += [_Row(video, composed(folder.name), split, str(video)) for video in videos]
     return rows
 
 
@@ -292,18 +293,23 @@ def _hold_out(rows: list[_Row], test_share: float, seed: int) -> list[_Row]:
     return sorted(split_rows, key=lambda row: row.path)
 
 
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC): some systems write é as e and an accent, which looks the same."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _video_lists(rows: Iterable[_Row], labels: Sequence[str] | None, source: str) -> dict[str, VideoList]:
     rows = list(rows)
     found = {row.name for row in rows}
     names = tuple(labels) if labels is not None else tuple(sorted(found))
     if len(names) < 2:
         raise DataError(f"'{source}' has one class only ({names[0] if names else 'none'}); at least two are needed")
-    for name in sorted(found - set(names)):
+    number: Mapping[str, int] = {composed(name): i for i, name in enumerate(names)}
+    for name in sorted(found - set(number)):
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise DataError(f"'{source}' has a class {name!r} that is not among the {len(names)} expected ones{hint}")
     by_split: dict[str, list[VideoRecord]] = {}
-    number: Mapping[str, int] = {name: i for i, name in enumerate(names)}
     for row in rows:
         by_split.setdefault(row.split or "train", []).append(VideoRecord(row.path, number[row.name]))
     if "test" not in by_split and "val" in by_split:
