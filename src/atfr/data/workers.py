@@ -63,8 +63,8 @@ class Readings:
         except (RuntimeError, OSError) as error:
             if any(sign in str(error) for sign in SHARED_MEMORY_FULL):
                 raise DataError(
-                    f"shared memory is full: the processes that decode hand clips over in /dev/shm ({shm_size()}); make "
-                    "it larger (docker run --shm-size 2g), or use fewer workers (--num_workers 0 needs none) "
+                    f"shared memory is full: the processes that decode hand clips over in /dev/shm ({shm_size()}); "
+                    "make it larger (docker run --shm-size 2g), or use fewer workers (--num_workers 0 needs none) "
                     "or smaller batches"
                 ) from error
             found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
