@@ -85,6 +85,8 @@ def copied(model: nn.Module, device: str | None = None, dtype: torch.dtype | Non
 def moved(tensor: Tensor, device: str | None, dtype: torch.dtype | None) -> Tensor:
     """Return a copy of a tensor; plain single numbers stay where they are, since they work with any device."""
     is_parameter = isinstance(tensor, nn.Parameter)
+    if tensor.is_mkldnn:  # which has no more than its numbers to give
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if device == "meta" else tensor.clone()
     own = tensor.detach().to(
         tensor.device if tensor.dim() == 0 and not is_parameter else device or tensor.device,
         dtype if dtype and tensor.is_floating_point() else tensor.dtype,

@@ -7,7 +7,6 @@ from typing import Any, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from atfr.checks import at_least_one, not_negative, one_of
 from atfr.errors import InputError
@@ -42,9 +41,9 @@ class SimilarityNet(nn.Module):
 
 
 def applied(layer: nn.Conv1d, maps: Float[Tensor, "N C T"], dtype: torch.dtype) -> Float[Tensor, "N D T"]:
-    """Apply a layer in a type that is not its own."""
-    assert layer.bias is not None
-    return F.conv1d(maps.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
+    """Call a layer in a type that may not be its own."""
+    parameters = {name: parameter.to(dtype) for name, parameter in layer.named_parameters()}
+    return torch.func.functional_call(layer, parameters, (maps.to(dtype),))
 
 
 class SimilarityGuidedSampling(TemporalSampler):
