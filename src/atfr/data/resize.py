@@ -35,8 +35,7 @@ from atfr.video.decode import Reading
 KEY_FRAMES = 16
 ENCODER = {"crf": "20", "preset": "fast"}
 TIME_BASE = Fraction(1, 90_000)
-NUMBERED = Fraction(25)
-"""Frames/s of a file whose times stand for numbers."""
+UNKNOWN_RATE = Fraction(25)
 SETTINGS_FILE = ".atfr-resize.json"
 PART = ".part"
 
@@ -194,37 +193,39 @@ def _encode(source: Path, side: int, path: Path) -> int:
     their numbers for times, one at a time, and get their times when the packets are copied.
     """
     reading = Reading(source, shorter_side=side)
+    with open_video(source, 1) as (_, read):
+        rate = (read.average_rate or UNKNOWN_RATE).limit_denominator(1001)  # the encoder spends by it
     numbered = path.with_name(f"{path.name}.numbered")
     try:
         with av.open(str(numbered), "w", format="mp4") as container:
             for number, image in enumerate(reading):
                 if number == 0:
                     height, width = (length // 2 * 2 for length in image.shape[:2])
-                    stream = _encoder(container, width, height)
+                    stream = _encoder(container, width, height, rate)
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
-                frame.pts, frame.time_base = number, 1 / NUMBERED
+                frame.pts, frame.time_base = number, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-        _with_times(numbered, path, *reading.times())
+        _with_times(numbered, path, rate, *reading.times())
     finally:
         numbered.unlink(missing_ok=True)
     return reading.count
 
 
-def _encoder(container: OutputContainer, width: int, height: int) -> VideoStream:
-    stream = container.add_stream("libx264", rate=NUMBERED, options=ENCODER)
+def _encoder(container: OutputContainer, width: int, height: int, rate: Fraction) -> VideoStream:
+    stream = container.add_stream("libx264", rate=rate, options=ENCODER)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.gop_size = KEY_FRAMES
-    stream.codec_context.time_base = 1 / NUMBERED
+    stream.codec_context.time_base = 1 / rate
     stream.codec_context.thread_count = 1
     return stream
 
 
-def _with_times(numbered: Path, path: Path, pts_s: Float64[np.ndarray, " T"], fps: float) -> None:
+def _with_times(numbered: Path, path: Path, rate: Fraction, pts_s: Float64[np.ndarray, " T"], fps: float) -> None:
     """Copy the packets of a file whose frames have their numbers for times, and give them these."""
 
     def ticks(time: int | None) -> int:
-        number = round((time or 0) * time_base * NUMBERED)
+        number = round((time or 0) * time_base * rate)
         inside = min(max(number, 0), len(pts_s) - 1)
         return round((pts_s[inside] + (number - inside) / fps) / TIME_BASE)  # decoding begins before the first
 
