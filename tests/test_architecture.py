@@ -16,6 +16,7 @@ ROOMS = [
     "files",
     "checks",
     "bench",
+    "private",
     "convolution",
     "ragged",
     "samplers",

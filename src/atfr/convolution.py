@@ -33,11 +33,18 @@ class Conv3d(nn.Conv3d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        arguments = (self.stride, self.padding, self.dilation, self.groups)
-        if self.padding_mode == "zeros" and gains(input, weight, *arguments):
-            lengths = (input.shape[2],) * len(input)
-            return convolve(input, weight, bias, self.stride, self.padding, lengths)  # type: ignore[arg-type]
+        if self.padding_mode == "zeros":
+            return conv3d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return super()._conv_forward(input, weight, bias)
+
+
+def conv3d(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    """`torch.nn.functional.conv3d`, which trains faster on CPUs; triples, or a padding in a word."""
+    if gains(input, weight, stride, padding, dilation, groups):
+        return convolve(input, weight, bias, stride, padding, (input.shape[2],) * len(input))
+    return F.conv3d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def trains_here(input: Tensor) -> bool:

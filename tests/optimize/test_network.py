@@ -18,7 +18,6 @@ FAMILIES = {
     "x3d_xs": (8, 32),
     "resnet3d_18": (6, 32),
     "r2plus1d_18": (6, 32),
-    "r2plus1d_50": (4, 32),
     "i3d_efficientnet_lite0": (6, 64),
     "slowfast_8x8_r18": (16, 32),
 }
@@ -63,9 +62,8 @@ def test_every_family_static_and_adapted(name: str) -> None:
     assert atfr.clip_cost(fast, shape).of(got) == atfr.clip_cost(model, shape).of(expected)
 
 
-@pytest.mark.parametrize("name", ["x3d_xs", "resnet3d_18"])
-def test_every_number_of_active_bins(name: str) -> None:
-    model = network_of(name, after="res2", sampler="average", active_bins=1)
+def test_every_number_of_active_bins() -> None:
+    model = network_of("resnet3d_18", after="res2", sampler="average", active_bins=1)
     fast = atfr.optimize_for_inference(model)
     clips = torch.randn(2, 3, 6, 32, 32)
     with torch.inference_mode(), atfr.record(fast) as trace:
@@ -143,15 +141,14 @@ def test_other_peoples_networks() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it is written in torch.jit.script
         from pytorchvideo.models.x3d import create_x3d
-    from torchvision.models.video import r3d_18, s3d
+    from torchvision.models.video import r3d_18
 
     x3d = create_x3d(input_clip_length=4, input_crop_size=64, model_num_class=5, depth_factor=1.0, head_activation=None)
-    others = ((r3d_18(num_classes=5), "layer1", 32), (x3d, "blocks.1", 64), (s3d(num_classes=5), None, 224))
-    for model, after, size in others:
-        clips = torch.randn(2, 3, 4 if after else 16, size, size)
+    for model, after, size in ((r3d_18(num_classes=5), "layer1", 32), (x3d, "blocks.1", 64)):
+        clips = torch.randn(2, 3, 4, size, size)
         scramble_(model).eval()
-        if after:
-            atfr.adapt_(model, after=after, kernel="linear_mean", example=clips)
+        assert not of_class(atfr.optimize_for_inference(model), nn.BatchNorm3d)
+        atfr.adapt_(model, after=after, kernel="linear_mean", example=clips)
         fast = atfr.optimize_for_inference(model)
         assert not of_class(fast, nn.BatchNorm3d)
         with torch.inference_mode(), atfr.record(model) as expected, atfr.record(fast) as got:

@@ -847,3 +847,21 @@ def test_a_tail_gives_each_clip_its_own_logits(lengths, time_stride, seed):
     )
     for a, b in pairs:
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("lengths", [(1,), (1, 1), (2, 3)])
+@pytest.mark.parametrize("write", ["add_", "mul_", "__iadd__"])
+def test_clips_are_written_over_in_place(lengths, write):
+    packed = atfr.PackedClips.pack(make_clips(lengths))
+    expected = getattr(packed.plain().clone(), write)(packed.plain().clone())
+    result = getattr(packed, write)(packed)
+    assert result.data_ptr() == packed.data_ptr()
+    torch.testing.assert_close(packed.plain(), expected, rtol=0, atol=0)
+
+
+def test_clips_whose_maps_were_written_over_under_autograd():
+    maps = torch.randn(1, 4, 3, 5, 5, requires_grad=True) * 1
+    packed = atfr.PackedClips(maps, atfr.ragged.ClipLayout([1, 2]))
+    packed.register_hook(lambda gradient: gradient)
+    maps.mul_(2)  # torch now gives the view another grad_fn, and forgets its hooks
+    torch.testing.assert_close(packed.plain(), maps, rtol=0, atol=0)

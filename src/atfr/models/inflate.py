@@ -32,6 +32,7 @@ from atfr.meta import on_meta
 from atfr.models.base import unknown_name
 from atfr.models.forwards import ClipForward, check_input, forward_for_clips
 from atfr.models.inflation import InflatedModule, Inflation
+from atfr.private import hooked
 from atfr.ragged import PackedClips
 
 Init = Literal["center", "average"]
@@ -227,14 +228,14 @@ def change_of(module: nn.Module, path: str) -> Change | None:
     name = f"{path!r} ({cls.__name__})" if path else f"the network itself ({cls.__name__})"
     home = cls.__module__.partition(".")[0]
     if isinstance(module, nn.Conv2d) and (cls.forward is nn.Conv2d.forward or is_named(module, "timm", "Conv2dSame")):
-        if list(module.children()) or hooks_of(module):
+        if list(module.children()) or hooked(module):
             raise InputError(f"cannot inflate {name}: its kernel is made by a hook or a parametrisation; remove that")
         if module.padding == "same" and module.padding_mode != "zeros":
             raise InputError(f"cannot inflate {name}: padding 'same' with {module.padding_mode!r}; give it in numbers")
         return inflated_conv
     if cls in POOLS:
         sizes = getattr(module, "output_size", 1)
-        if getattr(module, "return_indices", False) or (isinstance(sizes, tuple) and None in sizes) or hooks_of(module):
+        if getattr(module, "return_indices", False) or (isinstance(sizes, tuple) and None in sizes) or hooked(module):
             raise InputError(f"cannot inflate {name}: a pool with hooks, with indices, or with an output size of None")
         return inflated_pool
     if cls in SAME_STATE or is_named(module, "timm", "BatchNormAct2d"):
@@ -264,11 +265,6 @@ def change_of(module: nn.Module, path: str) -> Change | None:
 def is_named(module: nn.Module, library: str, name: str) -> bool:
     """Whether a module is of a class of a library that need not be installed."""
     return type(module).__name__ == name and type(module).__module__.partition(".")[0] == library
-
-
-def hooks_of(module: nn.Module) -> bool:
-    """Whether a module has hooks, which an exchanged one would lose."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def has_kernel(module: nn.Module) -> bool:

@@ -11,6 +11,8 @@ kept by the shape of the maps; the layouts are few, and each is held once.
 N batch, C channels, T frames, H, W.
 """
 
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.optimize.activations import ACTIVATIONS, Activation
+from atfr import convolution
+from atfr.optimize.operations import ACTIVATIONS, Activation
+from atfr.private import MKLDNN, is_followed
 from atfr.ragged import PackedClips
 from atfr.ragged.windows import conv3d
 
@@ -29,17 +33,24 @@ class FusedConv3d(nn.Module):
     """What a convolution, the addition of further maps and an activation do, for inference.
 
     Args:
-        conv: The convolution, with batch norm folded in; its weights are shared.
+        conv: The convolution, with batch norm folded in.
 
     Attributes:
+        add: How a shortcut is added where that is an operation of its own, and `comes_second`: after it.
         activation: What follows; None where nothing does.
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
+        self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=FORMAT), requires_grad=False)
+        self.bias = conv.bias
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self._window: tuple[Any, Any, Any] = (self.stride, self.padding, self.dilation)
+        self.add: Callable[[Any, Any], Tensor] = operator.add
+        self.comes_second = False
         self.activation: Activation | None = None
+        self._known = True  # these are the weights whose reach was found when the network was rewritten
+        self._is_ours = type(conv)._conv_forward is convolution.Conv3d._conv_forward
         self._on_pixels = self.weight[0, 0].numel() == self.groups == 1
         self._pointwise = self._on_pixels and self.stride == (1, 1, 1)
         self._forget()
@@ -49,32 +60,59 @@ class FusedConv3d(nn.Module):
         self._by_layout: dict[bytes, Tensor] = {}
 
     def forward(
-        self, maps: Float[Tensor, "N C T H W"], shortcut: Float[Tensor, "N C2 T2 H2 W2"] | None = None
+        self,
+        maps: Float[Tensor, "N C T H W"],
+        shortcut: Float[Tensor, "N C2 T2 H2 W2"] | None = None,
+        numbers: Sequence[bool] = (False,),
     ) -> Float[Tensor, "N C2 T2 H2 W2"]:
-        """Convolve, add the shortcut, activate; packed clips stay apart."""
-        if shortcut is not None and not self._adds(maps, shortcut):
-            summed = self._run(maps, None, None) + shortcut
-            return ACTIVATIONS[self.activation].in_place(summed) if self.activation else summed
-        return self._run(maps, shortcut, self.activation)
+        """Convolve, add the shortcut, activate; packed clips stay apart.
 
-    def _adds(self, maps: Tensor, shortcut: Tensor) -> bool:
-        """Whether the shortcut can be added within the operation: maps of the output's shape, clips as they lie."""
-        if torch.compiler.is_compiling():  # which fuses by itself, and would take questions about sizes as conditions
+        Args:
+            numbers: Whether the sum is known to hold no NaN, which oneDNN's activations lose.
+        """
+        if not self._suits_onednn(maps, shortcut):
+            as_before: Any = convolution.conv3d if self._is_ours else F.conv3d  # keeps what it kept
+            return self._end(as_before(maps, self.weight, self.bias, *self._window, self.groups), shortcut)
+        if shortcut is not None and not self._adds(maps, shortcut):
+            return self._end(self._run(maps, None, None), shortcut)
+        form = ACTIVATIONS[self.activation] if self.activation else None
+        within = form and form.onednn and self._known and all(numbers) and maps.shape[2:] != (1, 1, 1)
+        result = self._run(maps, shortcut, form.onednn if form and within else None)
+        return form.over(result) if form and not within else result
+
+    def _end(self, result: Tensor, shortcut: Any) -> Tensor:
+        """Add and activate as the network did, in operations of their own."""
+        if shortcut is not None:
+            result = self.add(shortcut, result) if self.comes_second else self.add(result, shortcut)
+        return ACTIVATIONS[self.activation].over(result) if self.activation else result
+
+    def _suits_onednn(self, maps: Tensor, shortcut: Any) -> bool:
+        """Whether oneDNN's operation takes these maps: on a CPU, without gradients, and not in a graph for others."""
+        if MKLDNN is None or torch.compiler.is_compiling() or not torch.backends.mkldnn.enabled:
             return False
-        if isinstance(maps, PackedClips):
-            alone = len(maps.lengths) == 1 or (self.weight.shape[2] == 1 and self.stride[0] == 1)
-            if not alone or not isinstance(shortcut, PackedClips):
-                return False
-        elif isinstance(shortcut, PackedClips):
+        if type(maps) is PackedClips:
+            maps = maps.plain()  # which answers faster
+        if type(maps) is not Tensor or maps.device.type != "cpu" or maps.dim() != 5 or 0 in maps.shape:
+            return False
+        weight = self.weight
+        if not maps.dtype == weight.dtype in (torch.float32, torch.bfloat16) or torch.is_autocast_enabled("cpu"):
+            return False
+        return not is_followed(maps, shortcut, weight, self.bias)
+
+    def _adds(self, maps: Tensor, shortcut: Any) -> bool:
+        """Whether the shortcut can be added within the operation: maps of the output's shape, clips as they lie."""
+        if not isinstance(shortcut, Tensor) or type(shortcut) is not type(maps) or shortcut.dtype != maps.dtype:
+            return False
+        if isinstance(maps, PackedClips) and len(maps.lengths) > 1 and (self.weight.shape[2], self.stride[0]) != (1, 1):
             return False
         if self._pointwise:
-            return shortcut.shape == (maps.shape[0], len(self.weight), *maps.shape[2:]) and shortcut.dtype == maps.dtype
+            return shortcut.shape == (maps.shape[0], len(self.weight), *maps.shape[2:])
         padding: Any = self.padding
         window = zip(maps.shape[2:], self.weight.shape[2:], self.stride, padding, self.dilation, strict=True)
         sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in window]
-        return shortcut.shape == (maps.shape[0], len(self.weight), *sizes) and shortcut.dtype == maps.dtype
+        return shortcut.shape == (maps.shape[0], len(self.weight), *sizes)
 
-    def _run(self, maps: Tensor, shortcut: Tensor | None, activation: Activation | None) -> Tensor:
+    def _run(self, maps: Tensor, shortcut: Tensor | None, activation: tuple[str, list[float]] | None) -> Tensor:
         if not isinstance(maps, PackedClips):
             return self._convolve(maps, shortcut, activation)
         added = shortcut.plain() if isinstance(shortcut, PackedClips) else None
@@ -82,30 +120,24 @@ class FusedConv3d(nn.Module):
         def of_clips(clips: Tensor, *_: Any) -> Tensor:
             return self._convolve(clips, added, activation)
 
-        return conv3d(of_clips, maps, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return conv3d(of_clips, maps, self.weight, self.bias, *self._window, self.groups)
 
-    def _convolve(self, maps: Tensor, shortcut: Tensor | None, activation: Activation | None) -> Tensor:
-        weight, bias = self.weight, self.bias
-        form = ACTIVATIONS[activation] if activation else None
-        if not suits_onednn(maps, weight):
-            result = F.conv3d(maps, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-            result = result if shortcut is None else result + shortcut
-        elif self._pointwise and shortcut is None and maps.shape[2:] == (1, 1, 1):
-            result = F.linear(maps.flatten(1), weight.flatten(1), bias)[..., None, None, None]
-        elif form and form.onednn:
-            return self._onednn(maps, shortcut, *form.onednn)
-        else:
-            result = self._onednn(maps, shortcut, "none", [])
-        return form.in_place(result) if form else result
-
-    def _onednn(self, maps: Tensor, shortcut: Tensor | None, activation: str, scalars: list[float]) -> Tensor:
+    def _convolve(self, maps: Tensor, shortcut: Tensor | None, activation: tuple[str, list[float]] | None) -> Tensor:
+        if self._pointwise and shortcut is None and maps.shape[2:] == (1, 1, 1):
+            return F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
+        name, scalars = activation or (None, [])
         maps = maps.contiguous(memory_format=FORMAT)
         layer = (self._prepared(maps.shape), self.bias, self.padding, self.stride, self.dilation, self.groups)
         if shortcut is None:
-            return torch.ops.mkldnn._convolution_pointwise(maps, *layer, activation, scalars, "")
-        shortcut, unary = shortcut.contiguous(memory_format=FORMAT), None if activation == "none" else activation
-        binary = torch.ops.mkldnn._convolution_pointwise.binary
-        return binary(maps, shortcut, *layer, "add", 1.0, unary, scalars, "")
+            return MKLDNN._convolution_pointwise(maps, *layer, name or "none", scalars, "")
+        shortcut = shortcut.contiguous(memory_format=FORMAT)
+        return MKLDNN._convolution_pointwise.binary(maps, shortcut, *layer, "add", 1.0, name, scalars, "")
+
+    def most(self, maps: float, shortcut: float) -> float:
+        """Return a bound of the results, before they are rounded, of maps and a shortcut within these bounds."""
+        rows = self.weight.detach().double().abs().flatten(1).sum(1) * maps
+        rows = rows if self.bias is None else rows + self.bias.detach().double().abs()
+        return rows.max().item() + shortcut
 
     def _prepared(self, shape: torch.Size) -> Tensor:
         """Return the kernel in the layout that oneDNN wants for maps of this shape; it is kept."""
@@ -113,8 +145,8 @@ class FusedConv3d(nn.Module):
         kernel = self._by_shape.get(asked)
         if kernel is None:
             window = (self.padding, self.stride, self.dilation, self.groups)
-            made = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *window, list(asked or ()))
-            layout = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(made).tolist())
+            made = MKLDNN._reorder_convolution_weight(self.weight.detach(), *window, list(asked or ()))
+            layout = bytes(MKLDNN._get_mkldnn_serialized_md(made).tolist())
             kernel = self._by_shape[asked] = self._by_layout.setdefault(layout, made)
         return kernel
 
@@ -124,6 +156,7 @@ class FusedConv3d(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._forget()
+        self._known = False
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,12 +166,3 @@ class FusedConv3d(nn.Module):
         """Show the sizes in the module's printed form."""
         shape = "x".join(map(str, self.weight.shape))
         return f"{shape}, stride={self.stride}, padding={self.padding}, activation={self.activation}"
-
-
-def suits_onednn(maps: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's operation takes these maps: on a CPU, without gradients, and not in a graph for others."""
-    if maps.device.type != "cpu" or maps.dtype != weight.dtype or maps.dtype not in (torch.float32, torch.bfloat16):
-        return False
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and (maps.requires_grad or weight.requires_grad)):
-        return False
-    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)

@@ -3,35 +3,31 @@
 Packed clips look up every operation in a list; on one clip that is a tenth of X3D-S's time behind SGS.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from atfr.optimize.activations import ACTIVATIONS
 from atfr.optimize.conv import FusedConv3d
-from atfr.optimize.products import ADDITIONS, PRODUCTS, SIGMOIDS, scaled
+from atfr.optimize.operations import MEANS, POINTWISE
 from atfr.ragged import ClipLayout, PackedClips
 
 Kind = Literal["maps", "rows"]
 """What a node gives: maps of a clip's own length, or one row a clip."""
 
-POINTWISE = (
-    ADDITIONS
-    | PRODUCTS
-    | SIGMOIDS
-    | {scaled}
-    | {spelling for form in ACTIVATIONS.values() for spelling in (form.in_place, *form.spellings)}
-)
 
+def unpack_one_(graph: fx.Graph, module_of: Callable[[fx.Node], Any]) -> None:
+    """Let a graph take a single packed clip as plain maps and pack its result again, if all that it does allows it.
 
-def unpack_one_(root: nn.Module, graph: fx.Graph) -> None:
-    """Let a graph take a single packed clip as plain maps and pack its result again, if all that it does allows it."""
+    Args:
+        module_of: The module that a node calls, if it is plain.
+    """
     kinds: dict[fx.Node, Kind] = {}
     for node in graph.nodes:
         if node.op == "output":
             break
-        kind = kind_of(node, root, kinds)
+        kind = kind_of(node, module_of(node), kinds)
         if kind is None:
             return
         kinds[node] = kind
@@ -49,35 +45,29 @@ def unpack_one_(root: nn.Module, graph: fx.Graph) -> None:
             end.args = (graph.call_function(packed_again, (end.args[0], layout)),)
 
 
-def kind_of(node: fx.Node, root: nn.Module, kinds: dict[fx.Node, Kind]) -> Kind | None:
+def kind_of(node: fx.Node, module: Any, kinds: dict[fx.Node, Kind]) -> Kind | None:
     """Return what a node gives where it does the same with plain maps; else None."""
     if node.op == "placeholder":
         return "maps"
     if node.op not in ("call_module", "call_function", "call_method"):
         return None
     sources: set[Kind] = {kinds[source] for source in node.all_input_nodes}
-    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-    called = type(module) if module else node.target
+    called = type(module) if node.op == "call_module" else node.target
     if isinstance(module, FusedConv3d):
         return sources.pop() if len(sources) == 1 else None
     if called in POINTWISE:
         return "maps" if "maps" in sources else "rows"
-    if called in ("mean", torch.mean):
+    if called in MEANS:
         axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         return "rows" if isinstance(axes, list | tuple) and sorted(map(str, axes)) == ["2", "3", "4"] else None
     if isinstance(module, nn.MaxPool3d):
-        kernel, stride, padding = module.kernel_size, module.stride, module.padding
-        within = all(isinstance(value, tuple) for value in (kernel, stride, padding))
-        spatial = within and (kernel[0], stride[0], padding[0]) == (1, 1, 0)  # type: ignore[index]
-        return "maps" if spatial and not module.return_indices else None
+        window = (module.kernel_size, module.stride, module.padding)
+        spatial = [value[0] for value in window if isinstance(value, tuple)] == [1, 1, 0]
+        return "maps" if spatial and not module.return_indices and sources == {"maps"} else None
     if isinstance(module, nn.AdaptiveAvgPool3d):
         return "rows" if module.output_size in (1, (1, 1, 1)) else None
-    on_rows = sources == {"rows"}
-    return (
-        "rows"
-        if on_rows and (isinstance(module, nn.Flatten | nn.Linear) or called in ("flatten", torch.flatten))
-        else None
-    )
+    of_rows = isinstance(module, nn.Flatten | nn.Linear) or called in ("flatten", torch.flatten)
+    return "rows" if of_rows and sources == {"rows"} else None
 
 
 def plain_maps(maps: Tensor) -> Tensor:

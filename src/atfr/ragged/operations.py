@@ -163,14 +163,14 @@ def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
     A plain tensor of N rows and one map in time (what pooling over time gives) is repeated over each clip's maps.
     """
     if isinstance(value, PackedClips):
+        if value.clip_layout == clips.clip_layout:
+            return value
         if max(value.lengths) == 1 and len(value.clip_layout) == len(clips.clip_layout):  # pooled over time
             return without_override(value.index_select, TIME, clips.clip_layout.clip_index(value.device))
-        if value.clip_layout != clips.clip_layout:
-            raise UnsupportedOperationError(
-                f"{operation_name(func)} of packed clips of lengths {clips.lengths} and {value.lengths}: every clip "
-                "must have the same length on both sides; pool or merge both paths alike"
-            )
-        return value
+        raise UnsupportedOperationError(
+            f"{operation_name(func)} of packed clips of lengths {clips.lengths} and {value.lengths}: every clip must "
+            "have the same length on both sides; pool or merge both paths alike"
+        )
     if is_gradient_of(value, clips):
         return value
     shape = (1,) * (5 - value.dim()) + tuple(value.shape)
@@ -283,6 +283,8 @@ by_name(["batch_norm", "batch_norm_elemt"], batch_norm)
 by_name(SYNC_BATCH_NORM, statistics)
 by_name(["group_norm", "dropout3d"], clip_wise)
 OPERATIONS[F.instance_norm] = instance_norm
-OPERATIONS |= {getattr(Tensor, name).__set__: metadata for name in ["requires_grad"]}  # reentrant checkpointing
+OPERATIONS[Tensor.requires_grad.__set__] = metadata  # type: ignore[attr-defined]  # reentrant checkpointing
+SET_HOOKS: Any = Tensor._backward_hooks.__set__  # type: ignore  # torch, of a view whose base was written over
+OPERATIONS[SET_HOOKS] = REARRANGED[SET_HOOKS] = metadata
 OPERATIONS |= {getattr(Tensor, name).__get__: metadata for name in PROPERTIES}
 REARRANGED |= {getattr(Tensor, name).__get__: metadata for name in PROPERTIES}
