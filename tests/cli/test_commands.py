@@ -367,6 +367,12 @@ def test_test_prints_and_writes(
     assert "Active bins" in printed
     assert err.startswith("atfr: warning: left out: ")
     assert "bad.mp4" in err
+    interval = {0: "0.0 to 49.0", 1: "4.6 to 69.9", 2: "15.0 to 85.0", 3: "30.1 to 95.4", 4: "51.0 to 100.0"}
+    correct = sum(
+        row["correct"] in ("True", "1", "true") for row in csv.DictReader((out / "videos.csv").read_text().splitlines())
+    )
+    assert f"{interval[correct]} % (Wilson)" in printed
+    assert "4 videos decide little" in err
     result = json.loads((out / "result.json").read_text())
     rows = list(csv.DictReader((out / "videos.csv").read_text().splitlines()))
     assert len(rows) == result["num_videos"] == 4

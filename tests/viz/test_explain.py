@@ -56,6 +56,7 @@ def test_it_says_what_predict_says_of_the_frames_that_predict_takes(video: Path)
     assert found.timing is not None
     assert {name: len(seconds) for name, seconds in found.timing.seconds.items()} == {"static": 2, "adaptive": 2}
     assert found.prediction.ms_per_clip == found.timing.ms("adaptive").median
+    assert found.speedup == found.timing.ms("static").median / found.timing.ms("adaptive").median  # of what is shown
     assert found.conditions["threads"] == torch.get_num_threads()
     assert found.watched.trace.active_bins.tolist() == list(predicted.active_bins["res2"])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
