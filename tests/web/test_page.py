@@ -17,6 +17,7 @@ from tests.web.browser import MISSING, User, user
 from tests.web.served import ODD, TASK, Server
 from tests.web.test_network import by_hand
 
+pytestmark = pytest.mark.timeout(300)  # where a browser stands still, the others of the suite must not wait an hour
 needs_browser = pytest.mark.skipif(
     bool(MISSING),
     reason=f"no {' and no '.join(MISSING)} on this machine; on Debian: apt install chromium chromium-driver",
