@@ -100,6 +100,11 @@ def test_version_where_something_is_missing_or_broken(
         (["train", "--data", "d", "--out", "o", "--num_bins", "x"], "--num_bins: Expected int or list[int] or null"),
         (["train", "--data", "d", "--out", "o", "--kernel", "linea"], "one of 'linear', 'linear_mean', 'kronecker'"),
         (["train", "--data", "d", "--out", "o", "--trainer.precison", "16"], "did you mean --trainer.precision"),
+        (
+            ["train", "--data", "d", "--out", "o", "--model", "x3d_xs", "--trainer.logger", "WandbLogger"],
+            "pip install -U 'wandb",
+        ),
+        (["train", "--data", "d", "--out", "o", "--trainer.callbacks+", "EarlyStopping"], "monitor"),
         (["train", "--data", "d", "--out", "o", "--tuning.norm", "frozen"], "one of 'train', 'fixed'"),
         (["cost", "x3d_s", "--config", "no/such.yaml"], "no/such.yaml"),
         (["predict", "v.mp4", "--checkpoint", "x", "--views", "2x2"], "--views is CLIPSxCROPS"),

@@ -45,16 +45,27 @@ def parse(
     try:
         if defaults_for is not None and not (wants_help or trainer_help):
             set_better_defaults(parser, args, defaults_for)
-        values = vars(parser.instantiate(parser.parse_args(["--help"] if trainer_help else args)))
+        given = parser.parse_args(["--help"] if trainer_help else args)
     except ArgumentError as error:
         raise UsageError(one_line(str(error), parser)) from error
+    try:
+        values = vars(parser.instantiate(given))
+    except Exception as error:  # whatever a logger or a callback raises that lacks a package or an argument
+        raise UsageError(f"an option cannot be made: {cause_of(error)}") from error
     values.pop("config", None)
-    if (given := FROM.rstrip("_")) in values:
-        values[FROM] = values.pop(given)
+    if (source := FROM.rstrip("_")) in values:
+        values[FROM] = values.pop(source)
     if (trainer := values.get(TRAINER)) is not None:
         defaults = vars(parser.get_defaults()[TRAINER])
         values[TRAINER] = {key: value for key, value in vars(trainer).items() if value != defaults.get(key)}
     return values
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what an error that was raised from others began with, in one line."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def set_better_defaults(parser: ArgumentParser, args: list[str], defaults_for: Defaults) -> None:
