@@ -16,11 +16,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what ru
 
 @pytest.fixture(autouse=True)
 def _same_randomness() -> Iterator[None]:
-    """Every test starts from seed 0 and leaves no random state behind."""
-    state = torch.get_rng_state()
+    """Every test starts from seed 0 and leaves no random state behind; nor another scheduling, as an encoder has."""
+    state, policy = torch.get_rng_state(), os.sched_getscheduler(0)
     torch.manual_seed(0)
     yield
     torch.set_rng_state(state)
+    assert os.sched_getscheduler(0) == policy
 
 
 @pytest.fixture(scope="session")

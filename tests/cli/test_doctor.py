@@ -1,6 +1,8 @@
 """`atfr doctor` tries things, and finds out what does not work."""
 
 import json
+import os
+from pathlib import Path
 
 import av
 import numpy as np
@@ -96,3 +98,10 @@ def missing() -> str:
 def test_the_clip_is_what_it_says(tmp_path) -> None:
     levels = doctor.write_clip(tmp_path / "clip.mp4", "libx264")
     assert np.diff(levels).min() > doctor.TOLERANCE  # a frame too early or too late is noticed
+
+
+def test_encoders_leave_the_scheduling_alone(tmp_path: Path) -> None:
+    """Run by root, one takes real time for the thread that calls it, and for all processes that are started later."""
+    policy = os.sched_getscheduler(0)
+    doctor.write_clip(tmp_path / "v.mkv", "libsvtav1")
+    assert os.sched_getscheduler(0) == policy

@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from atfr.cli.doctor import same_schedule
+
 
 def ramp_video(frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
     """Frames T H W 3 that differ from each other and along both axes: red by time, green along x, blue along y."""
@@ -28,7 +30,7 @@ def write_video(
     options: dict[str, str] | None = None,
     **stream_settings: object,
 ) -> Path:
-    with av.open(str(path), "w", container_options={"movflags": "+faststart"}) as container:
+    with same_schedule(), av.open(str(path), "w", container_options={"movflags": "+faststart"}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = video[0].shape[:2]
         stream.pix_fmt = pix_fmt

@@ -1,7 +1,6 @@
 """A Chromium without a window, and what it asked for."""
 
 import base64
-import ctypes
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MISSING = [name for name, path in PROGRAMS.items() if path is None]
 ENOUGH_S = 90
-PR_CAPBSET_DROP, CAP_SYS_NICE = 24, 23  # linux/prctl.h, linux/capability.h
 
 
 class User:
@@ -97,15 +95,6 @@ def retried(look: Callable[[webdriver.Chrome], Any]) -> Callable[[webdriver.Chro
     return again
 
 
-def drop_priority() -> None:
-    """Give up what lets root raise priorities: Chromium then runs as it does for everybody.
-
-    With it, threads of one browser run at nice -8 and others at 5, and on a busy machine two browsers have been seen to
-    keep everything else from running, and themselves from getting on.
-    """
-    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)
-
-
 @contextmanager
 def user(width: int, height: int, phone: bool = False) -> Iterator[User]:
     """Open a browser of its own, with its own profile."""
@@ -119,9 +108,7 @@ def user(width: int, height: int, phone: bool = False) -> Iterator[User]:
         if phone:
             metrics = {"width": width, "height": height, "pixelRatio": 2.0}
             options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
-        service = webdriver.ChromeService(
-            PROGRAMS["chromedriver"], env=os.environ | {"TMPDIR": profile}, popen_kw={"preexec_fn": drop_priority}
-        )
+        service = webdriver.ChromeService(PROGRAMS["chromedriver"], env=os.environ | {"TMPDIR": profile})
         driver = webdriver.Chrome(options=options, service=service)
         try:
             yield User(driver)

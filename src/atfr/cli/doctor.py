@@ -6,6 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -134,11 +135,29 @@ def try_out(kind: str, name: str, needed: bool, trial: Callable[[], str]) -> Fin
     return Finding(kind, name, works, needed, detail, 1000 * (time.perf_counter() - start_s))
 
 
+@contextmanager
+def same_schedule() -> Iterator[None]:
+    """Give the thread its scheduling policy back at the end.
+
+    Run by root, the encoder of AV1 (SVT-AV1 4.1) takes real time (SCHED_FIFO, 99) for the thread that calls it, for
+    good. Processes that are started later inherit it, and any of them that spins keeps all else from running.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
+
+
 def write_clip(path: Path, codec: str) -> np.ndarray:
     """Write a grey clip that gets brighter from frame to frame; return the brightness of each frame."""
     levels = np.linspace(30, 220, FRAMES).round()
     os.environ.setdefault("SVT_LOG", "0")  # of the encoder of AV1: errors only
-    with av.open(str(path), "w") as container:
+    with same_schedule(), av.open(str(path), "w") as container:
         quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
         stream = container.add_stream(codec, rate=25, options=quiet)
         assert isinstance(stream, av.VideoStream)
