@@ -181,6 +181,16 @@ def test_a_list_of_the_videos_names_their_copies(source: Path, tmp_path: Path) -
     assert (source / "mine.csv").read_text() == text
 
 
+def test_a_list_names_copies_whose_sources_are_gone(source: Path, tmp_path: Path) -> None:
+    """As a call leaves them that was interrupted after it removed some."""
+    target = tmp_path / "target"
+    resize_videos(source, target, side=48, num_workers=1, remove_source=True)
+    write_video(source / "a" / "later.avi", ramp_video(frames=9, height=96, width=130))
+    (source / "mine.csv").write_text("path,label\na/large.avi,x\na/later.avi,y\n../outside.avi,z\n")
+    resize_videos(source, target, side=48, num_workers=1)
+    assert (target / "mine.csv").read_text() == "path,label\na/large.mp4,x\na/later.mp4,y\n../outside.avi,z\n"
+
+
 def test_one_process_at_a_time_works_on_a_target(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     resize_videos(source, target, side=48, num_workers=1)

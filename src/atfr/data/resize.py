@@ -107,15 +107,13 @@ def resize_videos(
                 _copy(path, place)
         jobs = [_job(path, target / path.relative_to(source), side, remove_source, index) for path in videos]
         counts = {"written": 0, "copied": 0, "kept": 0, "failed": 0}
-        failed, places = [], {}
+        failed = []
         if progress:
             progress(0, len(jobs))
         for number, (job, done) in enumerate(each_in_processes(resize_video, jobs, num_workers), 1):
             result = _Done("failed", reason=f"'{job.source}': {done}") if isinstance(done, WorkerDiedError) else done
             if result.path and result.facts:
                 index.add(result.path, result.facts)
-            if result.path:
-                places[job.source] = result.path
             if result.reason:
                 failed.append((job.source, result.reason))
             counts[result.outcome] += 1
@@ -123,7 +121,7 @@ def resize_videos(
                 progress(number, len(jobs))
         for path in others:
             if path.suffix.lower() == ".csv":
-                relist(path, target / path.relative_to(source), source, places)
+                relist(path, source, target)
     return Resized(counts["written"], counts["copied"], counts["kept"], tuple(sorted(failed)))
 
 
