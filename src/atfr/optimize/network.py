@@ -43,6 +43,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         AdaptError: It is wrapped (DistributedDataParallel, torch.compile).
 
     Examples:
+        >>> import torch
         >>> import atfr
         >>> model = atfr.create_model("x3d_xs", num_classes=10).eval()
         >>> report = atfr.adapt_(model, after="res2")
