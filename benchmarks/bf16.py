@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.bench import Variant, in_turns, script_options, write_result
+from atfr.adapt.trace import site_names
 from atfr.data.samples import render_samples
+from atfr.measure import Variant, in_turns, script_options, write_result
+from atfr.measure.forcing import forced
 from atfr.models.efficientnet import weights_installed
-from atfr.speed import forced
-from atfr.trace import site_names
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips

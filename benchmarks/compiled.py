@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._inductor import config
 
 import atfr
-from atfr.bench.machine import conditions
+from atfr.measure.machine import conditions
 from atfr.optimize.conv import FORMAT
 
 RUNS = 25

@@ -13,7 +13,7 @@ import torch
 
 import atfr
 from atfr import depthwise
-from atfr.bench import Variant, in_turns, script_options, write_result
+from atfr.measure import Variant, in_turns, script_options, write_result
 
 CASES = {
     "x3d_s": (4, 3, 13, 160, 160),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import atfr
-from atfr.bench import Variant, in_turns, script_options, write_result
+from atfr.measure import Variant, in_turns, script_options, write_result
 from atfr.optimize.conv import FORMAT, FusedConv3d
 from atfr.ragged.rows import mean_over_space
 from atfr.samplers.functional import aggregate

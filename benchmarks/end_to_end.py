@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.bench import Timing, in_turns, script_options, write_result
 from atfr.evaluate.forward import Forward, Runner
 from atfr.evaluate.predict import Prediction, Views, predictions
 from atfr.evaluate.task import Task
+from atfr.measure import Timing, in_turns, script_options, write_result
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
 from atfr.runtime.bundle import BundleRunner

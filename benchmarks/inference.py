@@ -7,8 +7,8 @@
     optimized     `atfr.optimize_for_inference`
 
 Weights are random and clips are noise, which changes no time; about half of the maps are kept, and the clips of a batch
-differ in A. A is forced behind the similarity network (`atfr.speed.forced`), all other work of SGS is done. Everything
-on one network and batch takes turns; batches of 32 run optimised only.
+differ in A. A is forced behind the similarity network (`atfr.measure.forcing.forced`), all other work of SGS is done.
+Everything on one network and batch takes turns; batches of 32 run optimised only.
 The graphs of OpenVINO and ONNX Runtime: benchmarks/runtime.py.
 """
 
@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.bench import Variant, script_options, write_result
-from atfr.speed import eager, measure, ragged, work_of
+from atfr.measure import Variant, script_options, write_result
+from atfr.measure.eager import eager
+from atfr.measure.forcing import ragged
+from atfr.measure.saving import measure, work_of
 
 
 class Case(NamedTuple):

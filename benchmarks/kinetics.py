@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 import atfr
-from atfr.bench import in_turns, script_options, write_result
 from atfr.data.walk import videos_below
 from atfr.evaluate.task import Task, load_checkpoint
+from atfr.measure import in_turns, script_options, write_result
 from atfr.models import VideoModel
 from atfr.video.file import VideoFile
 from atfr.video.transforms import test_clips

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.bench import in_turns, script_options, write_result
+from atfr.measure import in_turns, script_options, write_result
 
 # X3D-S: the lengths of 8 clips out of 13 maps; 3DResNet-18: out of 32.
 CASES = {

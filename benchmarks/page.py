@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from atfr.bench.machine import CODE
 from atfr.files import write_whole
+from atfr.measure.machine import CODE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

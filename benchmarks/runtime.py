@@ -24,7 +24,7 @@ import torch
 from torch.export import export
 
 import atfr
-from atfr.bench import Ratio, Timing, Variant, in_turns, script_options, write_result
+from atfr.measure import Ratio, Timing, Variant, in_turns, script_options, write_result
 from atfr.runtime.bundle import ENGINES
 from atfr.runtime.engines import Engine, OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK, PER_SITE, graphs

@@ -25,9 +25,11 @@ import torch
 from torch import nn
 
 import atfr
-from atfr.bench import peak_memory, script_options, write_result
-from atfr.bench.memory import resident
-from atfr.speed import Saving, eager, measure, ragged, work_of
+from atfr.measure import peak_memory, script_options, write_result
+from atfr.measure.eager import eager
+from atfr.measure.forcing import ragged
+from atfr.measure.memory import resident
+from atfr.measure.saving import Saving, measure, work_of
 
 Case = tuple[int, int, int, tuple[int, ...]]
 """Clips, frames, size in pixels, A of each clip."""

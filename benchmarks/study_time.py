@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from atfr.bench import script_options, write_result
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import read_csv
-from atfr.evaluate.forward import forward_in_turns
 from atfr.evaluate.task import load_checkpoint
+from atfr.measure import script_options, write_result
+from atfr.measure.eager import forward_in_turns
 
 VARIANTS = ("static", "linear_mean_32_in_time", "linear_mean_32", "linear", "uniform", "average", "random")
 CLIPS = 24

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import atfr
-from atfr import convolution
-from atfr.bench import in_turns, peak_memory, script_options, write_result
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import read_folder
+from atfr.kernels import conv3d as convolution
+from atfr.measure import in_turns, peak_memory, script_options, write_result
 from atfr.train.allocator import freed_memory_kept
 from atfr.video.spec import ClipSpec
 
@@ -86,7 +86,7 @@ class Before(Step):
 
 
 def with_torchs_convolutions(step: Callable[[], None]) -> Callable[[], None]:
-    """Return the step without what `atfr.convolution` does."""
+    """Return the step without what `atfr.kernels.conv3d` does."""
 
     def run() -> None:
         with patch.object(convolution, "trains_here", lambda _: False):

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from atfr.adapt import check as check
     from atfr.adapt import restore_ as restore_
     from atfr.adapt import set_num_bins_ as set_num_bins_
-    from atfr.calibrate import calibrate_ as calibrate_
-    from atfr.cost import clip_cost as clip_cost
+    from atfr.adapt.calibrate import calibrate_ as calibrate_
+    from atfr.adapt.cost import clip_cost as clip_cost
+    from atfr.adapt.trace import record as record
     from atfr.models import create_model as create_model
     from atfr.models import from_pretrained as from_pretrained
     from atfr.models import list_models as list_models
     from atfr.models.inflate import inflate as inflate
-    from atfr.models.weights import load_weights as load_weights
     from atfr.optimize import optimize_for_inference as optimize_for_inference
     from atfr.ragged import PackedClips as PackedClips
     from atfr.runtime import export_bundle as export_bundle
     from atfr.runtime import load_bundle as load_bundle
     from atfr.samplers import ChangeGuidedSampling as ChangeGuidedSampling
     from atfr.samplers import SimilarityGuidedSampling as SimilarityGuidedSampling
-    from atfr.trace import record as record
+    from atfr.weights.load import load_weights as load_weights
 
 __version__ = "0.1.0"
 
@@ -33,18 +33,18 @@ _HOMES = {
     "PackedClips": "ragged",
     "SimilarityGuidedSampling": "samplers",
     "adapt_": "adapt",
-    "calibrate_": "calibrate",
+    "calibrate_": "adapt.calibrate",
     "check": "adapt",
-    "clip_cost": "cost",
+    "clip_cost": "adapt.cost",
     "create_model": "models",
     "from_pretrained": "models",
     "inflate": "models.inflate",
     "export_bundle": "runtime",
     "list_models": "models",
     "load_bundle": "runtime",
-    "load_weights": "models.weights",
+    "load_weights": "weights.load",
     "optimize_for_inference": "optimize",
-    "record": "trace",
+    "record": "adapt.trace",
     "restore_": "adapt",
     "set_num_bins_": "adapt",
 }

@@ -16,7 +16,7 @@ BENCHMARKS = ROOT / "benchmarks"
 SCRIPT = """
 import sys
 from pathlib import Path
-from atfr.bench import Limits, Ratio, script_options, write_result
+from atfr.measure import Limits, Ratio, script_options, write_result
 
 def tables(report):
     return {"scale": f"| {report['results']['x']} |"}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from atfr.bench import limits
 from atfr.cli.main import main
 from atfr.evaluate.task import Task, save_checkpoint
+from atfr.measure import limits
 from tests.evaluate.build import NAMES, SPEC, network
 
 SMALL = ["x3d_xs", "--frames", "4", "--size", "32", "--rounds", "2", "--device", "cpu"]

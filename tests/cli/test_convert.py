@@ -11,7 +11,7 @@ import torch
 
 import atfr
 from atfr.cli.main import main
-from atfr.models import checkpoint
+from atfr.weights import checkpoint
 from tests.cli.test_main import error_of
 from tests.models import pyslowfast
 

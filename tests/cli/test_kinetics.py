@@ -13,7 +13,7 @@ from atfr.cli import doctor
 from atfr.cli.main import main
 from atfr.cli.predict import KINETICS
 from atfr.evaluate import task as tasks
-from atfr.models import published
+from atfr.weights import published
 from tests.video.video_files import ramp_video, write_video
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from atfr.adapt.trace import MapCounts
 from atfr.evaluate.result import TestResult, VideoResult
-from atfr.trace import MapCounts
 
 SGS = {"after": "res2", "kernel": "linear"}
 

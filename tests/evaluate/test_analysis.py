@@ -11,9 +11,9 @@ import torch
 from torchmetrics.functional import spearman_corrcoef
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_confusion_matrix
 
+from atfr.adapt.trace import MapCounts
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
-from atfr.trace import MapCounts
 from tests.evaluate.made_up import made_up
 
 

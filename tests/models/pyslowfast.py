@@ -1,7 +1,7 @@
 """PySlowFast's X3D, I3D and SlowFast with its parameter names, written anew from a reading of its source.
 
-Independent of the tables in atfr.models.names: modules are nested and named as in PySlowFast, and they compute, so that
-a checkpoint of them has an output to compare with. Time and space are pooled whole.
+Independent of the tables in atfr.weights.names: modules are nested and named as in PySlowFast, and they compute, so
+that a checkpoint of them has an output to compare with. Time and space are pooled whole.
 """
 
 import math

@@ -16,11 +16,12 @@ import atfr
 from atfr.errors import CheckpointError
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task, kinetics400, load_checkpoint
-from atfr.models import InceptionI3D, published
+from atfr.models import InceptionI3D
 from atfr.models.inception import MeanOfPairs, SameMaxPool, SamePad
 from atfr.train.recipe import Tuning
 from atfr.train.tuning import frozen
 from atfr.video.spec import ClipSpec
+from atfr.weights import published
 from tests.models.randomise import scramble_
 
 NAME = "i3d_inception"

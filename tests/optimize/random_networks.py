@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.convolution import Conv3d
+from atfr.kernels.conv3d import Conv3d
 
 CHANNELS = 4
 SHAPE = (2, CHANNELS, 3, 5, 5)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import atfr
 from atfr import private
-from atfr.convolution import Conv3d
+from atfr.kernels.conv3d import Conv3d
 from atfr.optimize import conv
 from atfr.optimize.conv import FusedConv3d
 from tests.models.randomise import scramble_

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import atfr
+from atfr.adapt.trace import site_names
 from atfr.errors import AdaptError, InputError
 from atfr.optimize.conv import FusedConv3d
-from atfr.trace import site_names
 from tests.models.randomise import scramble_
 
 FAMILIES = {

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import atfr
+from atfr.adapt.trace import site_names
 from atfr.cli import quickstart as cli
 from atfr.cli.main import main
 from atfr.data import samples
@@ -17,7 +18,6 @@ from atfr.evaluate.task import load_checkpoint
 from atfr.models import efficientnet
 from atfr.quickstart import compare
 from atfr.quickstart.recipes import FROM_NOTHING, SAMPLES, recipe_for
-from atfr.trace import site_names
 from atfr.train.recipe import FROM_IMAGES
 from atfr.viz import centred_clip
 

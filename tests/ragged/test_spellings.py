@@ -113,7 +113,7 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("shape", [(2, 4, 3, 5, 6), (4, 3, 5, 6), (0, 4, 3, 5, 6), (2, 5, 3, 5, 6)], ids=str)
 def test_conv3d_is_that_of_torch(options: dict[str, object], shape: tuple[int, ...]) -> None:
-    from atfr.convolution import Conv3d
+    from atfr.kernels.conv3d import Conv3d
 
     ours, theirs = Conv3d(4, 4, 3, **options), nn.Conv3d(4, 4, 3, **options)
     ours.load_state_dict(theirs.state_dict())

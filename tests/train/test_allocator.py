@@ -6,7 +6,7 @@ import platform
 import pytest
 import torch
 
-from atfr.bench.memory import resident
+from atfr.measure.memory import resident
 from atfr.train.allocator import freed_memory_kept
 from tests.alone import alone
 

@@ -9,9 +9,10 @@ from torch import nn
 import atfr
 from atfr import viz
 from atfr.errors import InputError
-from atfr.viz.pathways import carried, last_layers, origins, pathway_of, spread
+from atfr.viz.origins import carried, origins, spread
+from atfr.viz.pathways import last_layers, pathway_of
+from tests.adapt.test_sites import Tiny, clips, tell_apart
 from tests.evaluate.build import network
-from tests.test_sites import Tiny, clips, tell_apart
 from tests.viz.build import by_hand, clip_by_hand
 
 STAGE = {"": "stage"}

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 import atfr
 from atfr import viz
-from atfr.bench import Timing
 from atfr.errors import InputError
 from atfr.evaluate.predict import Prediction
+from atfr.measure import Timing
 from atfr.viz.figures import DARK, LIGHT, bin_colours, ink_on
 from atfr.viz.maps import chosen, overlaid, some
 from atfr.viz.watch import Watched

@@ -10,7 +10,7 @@ import atfr
 from atfr import viz
 from atfr.errors import InputError
 from atfr.viz.watch import merging
-from tests.test_sites import Tiny, clips, tell_apart
+from tests.adapt.test_sites import Tiny, clips, tell_apart
 from tests.viz.build import by_hand, clip_by_hand
 
 

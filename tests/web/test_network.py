@@ -11,11 +11,11 @@ from torch import Tensor
 
 import atfr
 from atfr import viz
+from atfr.adapt.trace import site_names
 from atfr.errors import InputError
 from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
-from atfr.trace import site_names
 from atfr.viz.explain import ROUNDS
 from atfr.web import result
 from atfr.web.network import SharedNetwork

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from atfr.adapt.layers import LAYERS
+from atfr.adapt.trace import CHILD, first_of, run_first
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged import PackedClips
-from atfr.trace import CHILD, first_of, run_first
 
 
 def put_behind(target: nn.Module, layer: nn.Module, like: Tensor) -> None:

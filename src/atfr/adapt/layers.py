@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import nn
 
@@ -36,7 +36,7 @@ LAYERS = (TemporalSampler, TemporalDoubleAttention)
 
 def options_of(sampler: Sampler) -> set[str]:
     """Return the names of a sampler's own options."""
-    return set(inspect.signature(CLASSES[one_of("sampler", sampler, get_args(Sampler))]).parameters) - {"channels"}
+    return set(inspect.signature(CLASSES[one_of("sampler", sampler, tuple(CLASSES))]).parameters) - {"channels"}
 
 
 def make_layer(sampler: Sampler, channels: int, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> nn.Module:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atfr.adapt.meta import copied
 from atfr.adapt.places import outputs_of, trial_inputs
 from atfr.errors import AdaptError
-from atfr.meta import copied
 
 FRAMES, SIDE = 192, 16
 """A clip that most networks take: many maps are left where some pathway strides over time, and no stride drops any."""

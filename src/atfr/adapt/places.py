@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atfr.adapt.meta import copied, on_meta
+from atfr.adapt.trace import INPUT
 from atfr.errors import AdaptError
-from atfr.meta import copied, on_meta
 from atfr.ragged import PackedClips
 from atfr.samplers.sampler import full_precision
-from atfr.trace import INPUT
 
 TRIAL_CLIPS = ((16, 112, 112), (32, 224, 224), (16, 312, 312))
 """T, H, W of clips sent through other people's networks on the meta device, the first that passes."""

@@ -13,13 +13,13 @@ from atfr.adapt.hooks import check_rows, put_before, put_behind, take_out, was_a
 from atfr.adapt.layers import Sampler, make_layer, options_of
 from atfr.adapt.padding import edge_maps_at
 from atfr.adapt.places import float_like, output_shapes, resolve, undisturbed
+from atfr.adapt.trace import CHILD, INPUT, site_names
 from atfr.adapt.trial import try_packed
 from atfr.errors import AdaptError, InputError
 from atfr.samplers import WITH_BINS
 from atfr.samplers.change import MIX
 from atfr.samplers.functional import Kernel, Order, Similarity, TopEdge
 from atfr.samplers.sgs import NumBins
-from atfr.trace import CHILD, INPUT, site_names
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atfr.adapt.meta import StandIn, copied, put_stand_ins
 from atfr.adapt.passes import Pass, distance, failure, farthest, leaves_of, numbers, one_pass, reason
 from atfr.adapt.places import float_like, is_clips, real_input, trial_inputs, undisturbed
 from atfr.errors import InputError, UnsupportedNetworkError
-from atfr.meta import StandIn, copied, put_stand_ins
 from atfr.ragged.windows import triple
 
 CLIPS = 3

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from atfr.adapt.meta import StandIn, on_meta, put_stand_ins
 from atfr.adapt.passes import failure, reason
 from atfr.adapt.places import trial_inputs
 from atfr.adapt.together import CLIPS, BatchCheck, keeps, networks_with_clips, together_and_alone
 from atfr.errors import AdaptError, UnsupportedNetworkError
-from atfr.meta import StandIn, on_meta, put_stand_ins
 from atfr.ragged.sizes import watched
 
 BY_ITSELF = 10

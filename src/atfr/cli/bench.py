@@ -9,9 +9,9 @@ from atfr.cli import common
 from atfr.errors import InputError
 
 if TYPE_CHECKING:
-    from atfr.bench import Ratio
+    from atfr.measure import Ratio
+    from atfr.measure.saving import Pair, Saving
     from atfr.models import VideoModel
-    from atfr.speed import Pair, Saving
 
 AFTER = "res2"
 Runtime = Literal["eager", "optimized", "openvino", "onnx"]
@@ -67,7 +67,7 @@ def bench(
     if not batches or min(batches) < 1 or (graphs and batches != [1]):
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
     with common.busy("timing"):
-        from atfr.bench import machine_limits, write_result
+        from atfr.measure import machine_limits, write_result
 
         network, shape = load(model, checkpoint, after, num_bins, "cpu" if graphs else device)
         if checkpoint is not None:
@@ -99,7 +99,7 @@ def bench(
 
 def kept_by(active_bins: int | list[int] | None, clips: int, frames: int) -> tuple[int, ...]:
     """Return A of each clip of a batch: those given over and over, or different ones around a mean."""
-    from atfr.speed import ragged
+    from atfr.measure.forcing import ragged
 
     if not isinstance(active_bins, list):
         return ragged(-(-frames // 2) if active_bins is None else active_bins, clips, frames)
@@ -115,8 +115,9 @@ def time_batches(
     import torch
 
     import atfr
-    from atfr.speed import eager, measure, without_sgs, work_of
-    from atfr.speed.graphs import in_runtime
+    from atfr.measure.eager import eager, without_sgs
+    from atfr.measure.graphs import in_runtime
+    from atfr.measure.saving import measure, work_of
 
     where = next(network.parameters()).device
     ready = atfr.optimize_for_inference if runtime == "optimized" else (lambda model: model)

@@ -34,7 +34,7 @@ def calibrate(
 
     files = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
     model, task = common.load(checkpoint, device)
-    from atfr.calibrate import calibrate_
+    from atfr.adapt.calibrate import calibrate_
     from atfr.evaluate.task import save_checkpoint
     from atfr.video.file import VideoFile
     from atfr.video.transforms import test_clips

@@ -8,7 +8,7 @@ from atfr.errors import CheckpointError
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
-    from atfr.models.weights import Weights
+    from atfr.weights.load import Weights
 
 
 def convert(
@@ -37,7 +37,7 @@ def convert(
         raise CheckpointError(f"OUT '{out}' exists and is no empty folder; choose a new one")
     with common.busy("converting"):
         import atfr
-        from atfr.models.weights import read
+        from atfr.weights.load import read
 
         weights = read(file)
         name = model or guess(weights, file)
@@ -90,7 +90,7 @@ def guess(weights: "Weights", file: Path) -> str:
 
 def classes_of(weights: "Weights", name: str, whole: bool = False) -> int | None:
     """Return the classes of the file's classifier if it is one of this network, and with `whole` if all else is too."""
-    from atfr.models.weights import compare, troubles
+    from atfr.weights.load import compare, troubles
 
     found = compare(weights, outline(name))
     return None if whole and troubles(found.report) else found.num_classes

@@ -134,7 +134,7 @@ def make(name: str, after: str | list[str], options: dict[str, Any], num_classes
 def describe(network: "VideoModel") -> dict[str, Any]:
     """Return a network's name, what stands where in it, and its parameters, for JSON."""
     from atfr.adapt import adaptation
-    from atfr.trace import CHILD
+    from atfr.adapt.trace import CHILD
 
     settings = adaptation(network) or {"after": None}
     added = sum(p.numel() for name, p in network.named_parameters() if CHILD in name.split("."))

@@ -343,7 +343,7 @@ def try_weights() -> str:
 def try_kinetics() -> str:
     """Start the network that answers where no checkpoint is given."""
     import atfr
-    from atfr.models import published
+    from atfr.weights import published
 
     if not published.is_there():
         raise NotHereError(f"not here, optional: {published.COMMAND}")

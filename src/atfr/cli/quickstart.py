@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from atfr.cli import common
 
 if TYPE_CHECKING:
+    from atfr.data.records import VideoList
     from atfr.quickstart import Comparison
 
 

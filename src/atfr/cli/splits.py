@@ -88,7 +88,7 @@ def check_same(runs: Mapping[int, Path]) -> None:
         CheckpointError: a run is damaged or differs from the first one; it names in what.
     """
     from atfr.evaluate.task import load_task
-    from atfr.models.checkpoint import differences, locate, read_config
+    from atfr.weights.checkpoint import differences, locate, read_config
 
     (first, expected), *others = [
         (split, {**read_config(locate(folder)[0]), "clip": load_task(folder).spec.to_dict()})

@@ -18,7 +18,7 @@ from atfr.video.spec import ClipSpec
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
-    from atfr.models.weights import LoadReport
+    from atfr.weights.load import LoadReport
 
 NATURAL_CLIP = TrainClip()
 DEFAULT_MODEL = "resnet3d_18"
@@ -233,7 +233,7 @@ def name_of(init: Path | None) -> str | None:
     """Return the name of the network in a checkpoint folder; None for a file, which may be of any."""
     if init is None or not (init / "config.json").is_file():
         return None
-    from atfr.models.checkpoint import read_config
+    from atfr.weights.checkpoint import read_config
 
     return read_config(init / "config.json")["model"]
 

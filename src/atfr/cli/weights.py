@@ -18,10 +18,15 @@ def weights(name: Literal["i3d_inception"], *, from_: Path | None = None, json: 
         json: Print JSON instead of text.
     """
     with common.busy("getting the weights"):
-        from atfr.models import published
-        from atfr.models.obtain import obtain
+        import torch
 
-        path = obtain(from_)
+        from atfr.models import create_model
+        from atfr.weights import published
+        from atfr.weights.obtain import obtain
+
+        with torch.device("meta"):
+            expected = create_model(name).state_dict()
+        path = obtain(expected, from_)
     if json:
         common.print_json({"name": name, "path": str(path), "bytes": path.stat().st_size, "licence": published.LICENCE})
         return

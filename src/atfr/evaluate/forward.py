@@ -1,20 +1,17 @@
 """One pass of a network over clips, with what it did and what it cost: scores, active bins, multiply-adds, time."""
 
-import itertools
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from atfr.adapt.cost import ClipCost, clip_cost
 from atfr.adapt.places import evaluating
-from atfr.bench import Timing, Variant, in_turns
-from atfr.cost import ClipCost, clip_cost
-from atfr.trace import MapCounts, SamplingTrace, record
+from atfr.adapt.trace import MapCounts, SamplingTrace, record
 
 
 @dataclass(frozen=True)
@@ -86,30 +83,3 @@ class Forward:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def forward_in_turns(
-    networks: Mapping[str, nn.Module], batches: Sequence[Float[Tensor, "N C T H W"]], **options: Any
-) -> Timing:
-    """Time the forward passes of networks in evaluation mode, in turns.
-
-    Each round takes the next batch, and all batches have had a round before: PyTorch prepares its kernels for each
-    shape that is new to it.
-
-    Args:
-        networks: all on one device.
-        batches: clips, on any device; moving them is not timed.
-        options: of `atfr.bench.in_turns`.
-    """
-    device = next(next(iter(networks.values())).parameters()).device
-    there = [batch.to(device) for batch in batches]
-
-    def passes(network: nn.Module) -> Variant:
-        in_order = itertools.cycle(there)
-        return lambda: network(next(in_order))
-
-    with ExitStack() as stack, torch.inference_mode():
-        for network in networks.values():
-            stack.enter_context(evaluating(network))
-        variants = {name: passes(network) for name, network in networks.items()}
-        return in_turns(variants, warm_up=len(there), device=device, **options)

@@ -13,13 +13,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from atfr.adapt.trace import MapCounts
 from atfr.data.workers import Readings, WatchedLoader, ahead
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass, Runner
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
-from atfr.trace import MapCounts
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import VideoViews, motion_energy, test_views

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from atfr.adapt.trace import MapCounts
 from atfr.errors import DataError
 from atfr.files import csv_text, write_skipped, write_whole
-from atfr.trace import MapCounts
 
 RESULT = "result.json"
 """What a test writes, and what is read again."""

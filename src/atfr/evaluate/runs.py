@@ -10,7 +10,7 @@ import numpy as np
 
 from atfr.errors import DataError, InputError
 from atfr.evaluate.result import RESULT, TestResult, folder_of
-from atfr.models.checkpoint import CONFIG, differences
+from atfr.weights.checkpoint import CONFIG, differences
 
 SAMPLES = 10_000
 """Bootstrap samples of a paired difference."""

@@ -85,7 +85,8 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]
     Raises:
         CheckpointError: Files are missing, damaged or unsafe to load, or do not fit together.
     """
-    from atfr.models import create_model, from_pretrained, published
+    from atfr.models import create_model, from_pretrained
+    from atfr.weights import published
 
     if os.fspath(folder) == published.NAME and not Path(folder).exists():
         return create_model(published.NAME, pretrained=True).eval(), kinetics400()

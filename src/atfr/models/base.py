@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from atfr.adapt import adapt_, adaptation
 from atfr.errors import AtfrError, CheckpointError, InputError
-from atfr.models import checkpoint
 from atfr.ragged import PackedClips
+from atfr.weights import checkpoint
 
 M = TypeVar("M", bound="VideoModel")
 

@@ -21,11 +21,11 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atfr.convolution import Conv3d, channels_last
 from atfr.errors import CheckpointError
+from atfr.kernels.conv3d import ClipConv3d, Conv3d, channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
-from atfr.models.inflate import ClipConv3d, inflate_weight
-from atfr.models.weights import read_torch
+from atfr.models.inflate import inflate_weight
+from atfr.weights.load import read_torch
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280

@@ -19,10 +19,8 @@ from torch.nn import functional as F
 from atfr.errors import InputError
 from atfr.models.base import check_clips
 from atfr.ragged import PackedClips
+from atfr.ragged.operations import ARITHMETIC, POINTWISE
 
-POINTWISE = """add add_ sub sub_ mul mul_ div div_ neg relu relu_ relu6 leaky_relu elu selu celu gelu silu mish softplus
-    sigmoid sigmoid_ tanh tanh_ hardtanh hardswish hardsigmoid clamp clamp_ square sqrt exp abs dropout contiguous
-    clone""".split()
 OPERATORS = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, operator.neg}
 ALONG = {"cat": 1, "concat": 1, "chunk": 2, "split": 2, "softmax": 1, "log_softmax": 1}
 """Operations along one axis, which must be that of channels, with the place of that argument."""
@@ -141,7 +139,7 @@ def for_clips(node: fx.Node, module: nn.Module, name: str) -> bool:
     own = (
         node.op == "call_method" or getattr(torch, target, None) is node.target or getattr(F, target, 0) is node.target
     )
-    if node.target in OPERATORS or (own and target in POINTWISE) or checks_default(node):
+    if node.target in OPERATORS or (own and target in (*POINTWISE, *ARITHMETIC)) or checks_default(node):
         return False
     if own and target in ALONG and argument(node, ALONG[target], "dim", 0) == 1:
         return False

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.convolution import channels_last
+from atfr.kernels.conv3d import channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.models.residual import Bottleneck, Head, Stage, Stem
 from atfr.ragged import PackedClips

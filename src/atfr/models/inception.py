@@ -27,10 +27,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.convolution import Conv3d, Triple, channels_last
-from atfr.models import published
+from atfr.kernels.conv3d import Conv3d, Triple, channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.ragged import each_clip
+from atfr.weights import published
 
 EPS, MOMENTUM = 1e-3, 0.01  # of batch norm
 MIXED = {  # channels: of the four branches, and inside the second and the third; those that come in first

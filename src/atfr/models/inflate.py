@@ -24,11 +24,10 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from atfr.convolution import Conv3d
+from atfr.adapt.meta import on_meta
 from atfr.errors import InputError
-from atfr.meta import on_meta
+from atfr.kernels.conv3d import ClipConv3d, Conv3d
 from atfr.models.base import unknown_name
 from atfr.models.forwards import ClipForward, check_input, forward_for_clips
 from atfr.models.inflation import InflatedModule, Inflation
@@ -54,39 +53,6 @@ POOLS = {
 }
 TRIAL_SIDES = (224, 64, 32, 28, 299)  # pixels; the first that the image network takes
 TRIAL_FRAMES = 16
-
-
-class ClipConv3d(Conv3d):
-    """A convolution with one of two paddings that Conv3d does not know, or both.
-
-    Args:
-        same: pad height and width so that a stride s gives size / s, rounded up, as TensorFlow does: by the size of the
-            input, and at the bottom and right more than at the top and left where it is odd.
-        hold: pad time by repeating the first and the last map of a clip so often.
-        arguments: as for `torch.nn.Conv3d`; its padding is added to these.
-    """
-
-    def __init__(self, *arguments: Any, same: bool = False, hold: int = 0, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.same, self.hold = same, hold
-
-    def forward(self, input: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T2 H2 W2"]:
-        """The convolved maps."""
-        if self.same:
-            around = [0, 0, 0, 0]  # left, right, top, bottom
-            for axis, at in ((3, 2), (4, 0)):
-                size, stride = input.shape[axis], self.stride[axis - 2]
-                reach = (self.kernel_size[axis - 2] - 1) * self.dilation[axis - 2] + 1
-                missing = max((-(-size // stride) - 1) * stride + reach - size, 0)
-                around[at], around[at + 1] = missing // 2, missing - missing // 2
-            input = F.pad(input, around) if any(around) else input
-        if self.hold:
-            input = F.pad(input, (0, 0, 0, 0, self.hold, self.hold), mode="replicate")
-        return super().forward(input)
-
-    def extra_repr(self) -> str:
-        """What Conv3d says, and the paddings."""
-        return f"{super().extra_repr()}, same={self.same}, hold={self.hold}"
 
 
 class BatchNormAct3d(nn.BatchNorm3d):

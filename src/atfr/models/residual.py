@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.convolution import Conv3d
+from atfr.kernels.conv3d import Conv3d
 
 
 class Stem(nn.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.convolution import Conv3d, channels_last
+from atfr.kernels.conv3d import Conv3d, channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
 
 STEM_CHANNELS = 8

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr import convolution
+from atfr.kernels import conv3d as convolution
 from atfr.optimize.operations import ACTIVATIONS, Activation
 from atfr.private import MKLDNN, is_followed
 from atfr.ragged import PackedClips
-from atfr.ragged.windows import conv3d
+from atfr.ragged.windows import convolved
 
 FORMAT = torch.channels_last_3d
 
@@ -120,7 +120,7 @@ class FusedConv3d(nn.Module):
         def of_clips(clips: Tensor, *_: Any) -> Tensor:
             return self._convolve(clips, added, activation)
 
-        return conv3d(of_clips, maps, self.weight, self.bias, *self._window, self.groups)
+        return convolved(of_clips, maps, self.weight, *self._window)
 
     def _convolve(self, maps: Tensor, shortcut: Tensor | None, activation: tuple[str, list[float]] | None) -> Tensor:
         if self._pointwise and shortcut is None and maps.shape[2:] == (1, 1, 1):

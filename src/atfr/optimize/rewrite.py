@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from atfr.adapt.layers import LAYERS
-from atfr.convolution import Conv3d
-from atfr.models.inflate import ClipConv3d
+from atfr.kernels.conv3d import ClipConv3d, Conv3d
 from atfr.optimize.conv import FusedConv3d
 from atfr.optimize.numbers import watch_
 from atfr.optimize.one_clip import packed_again, unpack_one_

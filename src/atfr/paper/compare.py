@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from atfr.adapt import adapt_
-from atfr.cost import clip_cost
+from atfr.adapt.cost import clip_cost
 from atfr.models import create_model
 from atfr.paper.figures import FIGURES, Figure, Network
 from atfr.paper.shares import Share, Sites, by_share, implied_share

@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from atfr.cost import ClipCost
+from atfr.adapt.cost import ClipCost
+from atfr.adapt.meta import on_meta, put_stand_ins
 from atfr.errors import InputError
-from atfr.meta import on_meta, put_stand_ins
 
 STEPS = 8
 """Shares of several sites where no other number of them is exact at each."""

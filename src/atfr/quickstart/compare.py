@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atfr import bench
+from atfr import measure
 from atfr.adapt import adapt_
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
-from atfr.evaluate.forward import forward_in_turns
 from atfr.evaluate.result import TestResult, folder_of
 from atfr.evaluate.runs import Difference, paired_difference
 from atfr.evaluate.test import test
 from atfr.files import finite, whole, write_whole
+from atfr.measure.eager import forward_in_turns
 from atfr.models import VideoModel, create_model
 from atfr.quickstart.figure import draw
 from atfr.quickstart.placement import Placement, placements
@@ -233,7 +233,7 @@ def conditions(splits: Mapping[str, VideoList], spec: ClipSpec, recipe: Recipe, 
         "recipe": asdict(recipe),
         "seed": seed,
         "timed_batch": TIMED_BATCH,
-        **bench.conditions(),
+        **measure.conditions(),
     }
 
 

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from atfr.adapt.trace import INPUT, record, site_names
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.data.samples import manifest_of
 from atfr.evaluate.analysis import rank_correlation
-from atfr.trace import INPUT, record, site_names
 from atfr.video.sampling import clip_indices, uniform_starts
 from atfr.video.spec import ClipSpec
 

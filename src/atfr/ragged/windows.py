@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atfr import convolution
 from atfr.errors import UnsupportedOperationError
+from atfr.kernels import conv3d as convolution
 from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips
 
@@ -35,7 +35,7 @@ def conv3d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> PackedClips:
-    """Convolve: as it stands where the kernel stays within one map, clip by clip where it reaches across time."""
+    """Convolve, with the convolution that suits the maps."""
     maps = input.plain()
     stride, dilation = triple(stride), triple(dilation)
     padding = padding if isinstance(padding, str) else triple(padding)
@@ -45,6 +45,18 @@ def conv3d(
     def convolve(clip: Tensor) -> Tensor:
         return func(clip, weight, bias, stride, padding, dilation, groups)
 
+    return convolved(convolve, input, weight, stride, padding, dilation)
+
+
+def convolved(
+    convolve: Callable[[Tensor], Tensor],
+    input: PackedClips,
+    weight: Tensor,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+) -> PackedClips:
+    """Run a convolution: as it stands where the kernel stays within one map, clip by clip where it reaches further."""
     kernel, same = weight.shape[2], isinstance(padding, str)
     if kernel == 1 and in_time(stride) == 1 and (same or in_time(padding) == 0):
         return packed_like(without_override(convolve, input), input.clip_layout)

@@ -15,19 +15,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atfr.cost import ClipCost
+from atfr.adapt.cost import ClipCost
+from atfr.adapt.trace import SamplingTrace
 from atfr.errors import BundleError, InputError, VideoError
 from atfr.evaluate.forward import Pass, passed
 from atfr.evaluate.predict import Prediction, Views, check_views, predictions
 from atfr.evaluate.task import Task
 from atfr.models import from_pretrained
-from atfr.models.checkpoint import first_line
 from atfr.optimize import optimize_for_inference
 from atfr.runtime.description import Description, Runtime
 from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO, Precision
 from atfr.runtime.graphs import EARLY, LATE, NETWORK
 from atfr.runtime.running import AdaptedGraphs, Answers, Eager, StaticGraph
-from atfr.trace import SamplingTrace
+from atfr.weights.checkpoint import first_line
 
 ENGINES: Mapping[Runtime, type[Engine]] = MappingProxyType({"openvino": OpenVINO, "onnx": ONNXRuntime})
 """The runtimes that run graphs; "torch" runs the network itself."""

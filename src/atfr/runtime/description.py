@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from atfr.adapt import adapt_
-from atfr.cost import ClipCost, clip_cost
+from atfr.adapt.cost import ClipCost, clip_cost
 from atfr.errors import BundleError, InputError
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel, create_model

@@ -13,8 +13,9 @@ import torch
 
 import atfr
 from atfr.adapt import adaptation
+from atfr.adapt.cost import clip_cost
+from atfr.adapt.trace import record
 from atfr.checks import one_of
-from atfr.cost import clip_cost
 from atfr.errors import BundleError
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task, check_classes
@@ -23,7 +24,6 @@ from atfr.runtime.bundle import ENGINES, Bundle, runner
 from atfr.runtime.description import BUNDLE, Description, Runtime, checksum, multiply_adds
 from atfr.runtime.engines import PACKAGES
 from atfr.runtime.graphs import graphs
-from atfr.trace import record
 
 TOLERANCE = 1e-4
 """By how much logits may differ from PyTorch's, relative to the largest."""

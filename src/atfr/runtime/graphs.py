@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
+from atfr.adapt.trace import site_names
 from atfr.runtime.split import Split, split
 from atfr.samplers.sampling import Sampling
-from atfr.trace import site_names
 
 NETWORK, EARLY, LATE = "network", "early", "late"
 PER_SITE = ("maps", "assignment", "weights", "slots", "active_bins")

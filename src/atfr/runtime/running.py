@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from atfr.adapt.trace import SamplingTrace, SiteTrace, record
 from atfr.ragged import ClipLayout
 from atfr.runtime.engines import Engine
 from atfr.runtime.graphs import PER_SITE
 from atfr.samplers.sampling import Sampling
-from atfr.trace import SamplingTrace, SiteTrace, record
 
 Answers = tuple[Float[Tensor, "N K"], SamplingTrace]
 """The logits of clips, and what SGS did with each."""

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from atfr.adapt.meta import on_meta
+from atfr.adapt.trace import site_names
 from atfr.errors import UnsupportedNetworkError
-from atfr.meta import on_meta
 from atfr.samplers.sampler import TemporalSampler
-from atfr.trace import site_names
 
 CHECKS = ("_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size")
 """Operations of an exported graph that compute nothing: they hold an input to what the graph was made for."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from atfr.checks import at_least_one
-from atfr.convolution import channels_last
 from atfr.errors import InputError, UnsupportedOperationError
+from atfr.kernels.conv3d import channels_last
 from atfr.ragged import PackedClips
 from atfr.ragged.rows import mean_over_space
 from atfr.samplers.functional import aggregate, picked

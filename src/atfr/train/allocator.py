@@ -4,7 +4,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from atfr.bench.memory import give_back_free_memory
+from atfr.measure.memory import give_back_free_memory
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
 KEEP_ALL, NO_MAPPINGS = -1, 0

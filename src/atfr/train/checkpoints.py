@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from atfr.errors import CheckpointError
-from atfr.models.checkpoint import differences
+from atfr.weights.checkpoint import differences
 
 RESUME, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 ARGUMENTS = "atfr_arguments"

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import MixUp
 from torchvision.tv_tensors import Video
 
+from atfr.adapt.cost import clip_cost
+from atfr.adapt.trace import SamplingTrace, record
 from atfr.checks import one_of
-from atfr.cost import clip_cost
 from atfr.errors import InputError
 from atfr.models import VideoModel
-from atfr.trace import SamplingTrace, record
 from atfr.train.checkpoints import ARGUMENTS
 from atfr.train.precise_bn import update_batch_norm
 from atfr.train.recipe import AS_IT_STANDS, Tuning

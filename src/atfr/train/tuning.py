@@ -8,9 +8,9 @@ from torch import nn
 
 from atfr.errors import InputError
 from atfr.models import VideoModel
-from atfr.models.weights import last_linear
 from atfr.samplers.sampler import TemporalSampler
 from atfr.train.recipe import Tuning
+from atfr.weights.load import last_linear
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from atfr.errors import InputError
 from atfr.ragged import PackedClips
-from atfr.viz.pathways import carried, last_layers, longest_other, origins
+from atfr.viz.origins import carried, longest_other, origins
+from atfr.viz.pathways import last_layers
 from atfr.viz.watch import watch
 
 

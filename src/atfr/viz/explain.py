@@ -11,11 +11,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from atfr.adapt import restore_
-from atfr.bench import Timing, conditions
 from atfr.errors import InputError
-from atfr.evaluate.forward import Forward, Pass, evaluating, forward_in_turns
+from atfr.evaluate.forward import Forward, Pass, evaluating
 from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task, check_classes
+from atfr.measure import Timing, conditions
+from atfr.measure.eager import forward_in_turns
 from atfr.models import VideoModel
 from atfr.video.file import VideoFile
 from atfr.video.sampling import clip_indices, uniform_starts

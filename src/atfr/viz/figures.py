@@ -19,14 +19,14 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from atfr.adapt.trace import SamplingTrace
 from atfr.errors import InputError
-from atfr.trace import SamplingTrace
-from atfr.viz.pathways import origins
+from atfr.viz.origins import origins
 from atfr.viz.watch import Coordinate, Merging, Watched, merging
 
 if TYPE_CHECKING:
-    from atfr.bench import Timing
     from atfr.evaluate.predict import Prediction
+    from atfr.measure import Timing
 
 WIDTH_IN = 4.4
 COLOURS = {

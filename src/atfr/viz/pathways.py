@@ -1,17 +1,8 @@
-"""Where a map comes from: pathways, and the way back from maps behind SGS layers to the frames of the clip.
-
-A matrix M x F tells for each of M maps what share of it each of F frames has; a row sums to 1.
-"""
+"""The pathways of a network: where each ends, and which one a module lies in."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from atfr.viz.watch import Merging, Watched
+from torch import nn
 
 
 def last_layers(model: nn.Module) -> dict[str, str]:
@@ -39,53 +30,3 @@ def pathway_of(path: str, last: Mapping[str, str]) -> str:
         if f".{'.'.join(layer[max(shared - 1, 0) :])}." in f".{path}.":
             return name
     return ""
-
-
-def spread(maps: int, steps: int) -> Float[Tensor, "M F"]:
-    """Return the shares of maps that stand, in order, for equally long parts of so many steps."""
-    part = steps / maps
-    start_M1 = part * torch.arange(maps)[:, None]
-    step_F = torch.arange(steps)
-    overlap_MF = torch.minimum(start_M1 + part, step_F + 1) - torch.maximum(start_M1, step_F)
-    return overlap_MF.clamp(min=0) / part
-
-
-def carried(
-    maps: int, behind: Float[Tensor, "A F"] | None, longer: Float[Tensor, "A2 F"] | None, frames: int
-) -> Float[Tensor, "M F"]:
-    """Return where maps come from that lie behind an SGS layer of their pathway, or behind none.
-
-    Fewer maps than came out of the layer stand for equal parts of them (a temporal stride). More there are where a
-    lateral connection has joined a longer pathway, zero-padding the shorter one at its end: the further maps are the
-    longer pathway's.
-    """
-    if behind is None:
-        return spread(maps, frames)
-    if maps <= len(behind) or longer is None:
-        return spread(maps, len(behind)) @ behind
-    return torch.cat([behind, (spread(maps, len(longer)) @ longer)[len(behind) :]])
-
-
-def shares(merging: "Merging") -> Float[Tensor, "A T"]:
-    """Return the share of each map in the output maps of a layer: its weight over the sum of those in its bin."""
-    matrix = merging.matrix
-    return matrix / matrix.sum(1, keepdim=True)
-
-
-def origins(watched: "Watched", frames: int, clip: int = 0) -> dict[str, Float[Tensor, "A F"]]:
-    """Return for each site the share of each frame in each map that came out of it, through the layers before it."""
-    from atfr.viz.watch import merging
-
-    found: dict[str, Float[Tensor, "A F"]] = {}
-    latest: dict[str, Float[Tensor, "A F"]] = {}
-    for site, maps in watched.sites.items():
-        pathway = watched.pathways[site]
-        length = maps.before[clip].shape[1]
-        into = carried(length, latest.get(pathway), longest_other(latest, pathway), frames)
-        found[site] = latest[pathway] = shares(merging(watched.trace.sites[site], clip))[:, :length] @ into
-    return found
-
-
-def longest_other(latest: Mapping[str, Float[Tensor, "A F"]], pathway: str) -> Float[Tensor, "A F"] | None:
-    """Return the maps of the other pathway that has most of them."""
-    return max((maps for name, maps in latest.items() if name != pathway), key=len, default=None)

@@ -1,9 +1,9 @@
 """The page of a report: what matters most, runs side by side, every figure, and how it was made."""
 
+from atfr.adapt.trace import INPUT
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference
-from atfr.trace import INPUT
 from atfr.viz import report_sections as sections_of
 from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table, page

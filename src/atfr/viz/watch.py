@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from atfr.adapt.trace import SamplingTrace, SiteTrace, record, site_names
 from atfr.errors import InputError
 from atfr.ragged import PackedClips
 from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
 from atfr.samplers import functional as sgs
-from atfr.trace import SamplingTrace, SiteTrace, record, site_names
 from atfr.viz.pathways import last_layers, pathway_of
 
 CHANGE = "accumulated change, in bins"

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from atfr.adapt import restore_
+from atfr.adapt.trace import CHILD, site_names
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
 from atfr.samplers import WITH_BINS, ChangeGuidedSampling
-from atfr.trace import CHILD, site_names
 from atfr.viz import CentredClip, Explanation, explain
 
 TIMING_S = 1.0

@@ -1,0 +1,1 @@
+"""Weights in files: our checkpoints, other people's, and published ones."""
