@@ -91,8 +91,8 @@ def test_every_model_is_made_by_its_name(name: str) -> None:
         ({"name": "x3d_s", "drop_out": 0.5}, r"argument 'drop_out' \(did you mean dropout\?\)"),
         ({"name": "x3d_s", "temporal_strides": (1, 1, 1, 1)}, r"'temporal_strides', .* num_classes, dropout for x3d_s"),
         (
-            {"name": "x3d_s", "pretrained": True},
-            "only i3d_inception and i3d_efficientnet_lite0 come .* x3d_s does not.*load_weights.*--init",
+            {"name": "resnet3d_18", "pretrained": True},
+            "only i3d_efficientnet_lite0, i3d_inception, x3d_xs.* resnet3d_18 does not.*load_weights.*--init",
         ),
         ({"name": "r2plus1d_50", "temporal_stride": 2}, r"'temporal_stride' \(did you mean temporal_strides\?\)"),
         (

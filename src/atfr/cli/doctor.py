@@ -343,12 +343,14 @@ def try_weights() -> str:
 def try_kinetics() -> str:
     """Start the network that answers where no checkpoint is given."""
     import atfr
-    from atfr.weights import published
+    from atfr.weights.published import PUBLISHED, command, is_there
 
-    if not published.is_there():
-        raise NotHereError(f"not here, optional: {published.COMMAND}")
-    atfr.create_model(published.NAME, pretrained=True)
-    return f"{published.NAME} starts with them"
+    here = [name for name in PUBLISHED if is_there(name)]
+    if not here:
+        raise NotHereError(f"not here, optional: {command('i3d_inception')}")
+    for name in here:
+        atfr.create_model(name, pretrained=True)
+    return f"{', '.join(here)}: start with them"
 
 
 def try_page() -> str:

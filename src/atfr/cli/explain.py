@@ -27,7 +27,7 @@ def explain(
 
     Args:
         video: A video file.
-        checkpoint: A folder that `atfr train` wrote, or i3d_inception (see `atfr weights`).
+        checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         out: The page; what is there is replaced.
         num_bins: Fewer similarity bins than in training, to spend less.
         label: The class whose places in the frames are shown; by default the most probable.

@@ -20,7 +20,7 @@ def export(
     atfr.load_bundle run it.
 
     Args:
-        checkpoint: A folder that `atfr train` wrote, or i3d_inception (see `atfr weights`).
+        checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         out: A new folder, or that of an older bundle, which is replaced.
         runtime: What runs it: openvino or onnx (each an extra of atfr), or torch.
         num_bins: Fewer similarity bins than in training, to spend less.

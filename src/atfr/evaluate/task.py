@@ -1,7 +1,7 @@
 """Task: what a network was trained for. Beside the network it makes a checkpoint folder that can predict.
 
 Such a folder holds config.json and model.safetensors (`VideoModel.save_pretrained`) and task.json, written here. One
-task comes with atfr, that of the published network that knows Kinetics-400.
+task comes with atfr, that of published networks, which know Kinetics-400.
 """
 
 import json
@@ -79,36 +79,44 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]
     The network computes in float32, in whatever type it was saved: clips are float32. `atfr.from_pretrained` keeps it.
 
     Args:
-        folder: A checkpoint folder; or ``i3d_inception``, where there is no such folder: the published network that
-            tells 400 actions apart, whose weights ``atfr weights i3d_inception`` gets.
+        folder: A checkpoint folder; or, where there is no such folder, the name of a published network that tells 400
+            actions apart, whose weights `atfr weights` gets, as ``i3d_inception``.
 
     Raises:
         CheckpointError: Files are missing, damaged or unsafe to load, or do not fit together.
     """
     from atfr.models import create_model, from_pretrained
-    from atfr.weights import published
+    from atfr.weights.published import PUBLISHED
 
-    if os.fspath(folder) == published.NAME and not Path(folder).exists():
-        return create_model(published.NAME, pretrained=True).eval(), kinetics400()
+    if (name := os.fspath(folder)) in PUBLISHED and not Path(folder).exists():
+        model = create_model(name, pretrained=True).eval()
+        return model, kinetics400(model)
     model = from_pretrained(Path(folder)).float()
     task = load_task(folder)
     check_classes(model, task)
     return model, task
 
 
-def kinetics400() -> Task:
-    """The task of the published weights of ``i3d_inception``: the classes in alphabetical order, clips of 64 frames.
+def kinetics400(model: "VideoModel") -> Task:
+    """The task of a network with published weights: the 400 classes in alphabetical order, clips as published.
 
-    The weights saw 25 frames a second; a clip takes the frames of a video as they come.
+    The weights saw 25 or 30 frames a second; a clip takes the frames of a video as they come.
     """
     from torchvision.models.video import R3D_18_Weights
 
-    from atfr.models import InceptionI3D
+    from atfr.weights.published import PUBLISHED
 
-    return Task(
-        tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"]),
-        ClipSpec(64, 1, 224, resize=256, jitter=(256, 320), mean=InceptionI3D.mean, std=InceptionI3D.std),
+    known = PUBLISHED[model.config["model"]]
+    clip = ClipSpec(
+        frames=model.clip_shape[1],
+        stride=known.stride,
+        size=known.size,
+        resize=known.resize,
+        jitter=(known.resize, known.resize * 5 // 4),
+        mean=model.mean,
+        std=model.std,
     )
+    return Task(tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"]), clip)
 
 
 def load_task(folder: str | os.PathLike[str]) -> Task:

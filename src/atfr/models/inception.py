@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from atfr.kernels.conv3d import Conv3d, Triple, channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
 from atfr.ragged import each_clip
-from atfr.weights import published
 
 EPS, MOMENTUM = 1e-3, 0.01  # of batch norm
 MIXED = {  # channels: of the four branches, and inside the second and the third; those that come in first
@@ -182,15 +181,10 @@ class InceptionI3D(VideoModel):
         name: ``i3d_inception``.
         num_classes: See `VideoModel`.
         dropout: See `VideoModel`.
-        pretrained: Start with weights trained on Kinetics-400, which ``atfr weights i3d_inception`` gets. The
-            classifier is theirs where there are 400 classes, else new.
 
     Attributes:
         mean: What the weights expect to be taken from pixels of [0, 1], by channel R, G, B.
         std: What they expect pixels to be divided by then: [-1, 1].
-
-    Raises:
-        CheckpointError: ``pretrained`` without the weights.
     """
 
     variants: ClassVar[Mapping[str, None]] = MappingProxyType({"i3d_inception": None})
@@ -206,9 +200,7 @@ class InceptionI3D(VideoModel):
     mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
     std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
 
-    def __init__(
-        self, name: str = "i3d_inception", num_classes: int = 400, dropout: float = 0.5, pretrained: bool = False
-    ) -> None:
+    def __init__(self, name: str = "i3d_inception", num_classes: int = 400, dropout: float = 0.5) -> None:
         super().__init__(name, num_classes, dropout)
         self.clip_shape = (3, 64, 224, 224)
         pools = {
@@ -228,10 +220,6 @@ class InceptionI3D(VideoModel):
         self.avg_pool, self.dropout, self.logits = MeanOfPairs(), nn.Dropout(dropout), Logits(num_classes)
         initialise_(self, ())
         nn.init.normal_(self.logits.conv3d.weight, std=0.01)
-        if pretrained:
-            weights = published.read()
-            head = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("logits.")}
-            self.load_state_dict(weights if num_classes == len(weights["logits.conv3d.bias"]) else weights | head)
 
     def modules_up_to(self, stage: str) -> list[nn.Module]:
         """All modules in a row, from the first to a stage's last."""

