@@ -50,8 +50,8 @@ def main() -> None:
         list(predict(model, files[:1], task))
         Timed.seconds, start_s = 0.0, time.perf_counter()
         count = len(list(predict(model, files, task)))
-        elapsed_s = time.perf_counter() - start_s
-        print(f"{name}, {kept} of {frames} frames of {side} px, {count} videos: {100 * Timed.seconds / elapsed_s:.1f} %")
+        share = Timed.seconds / (time.perf_counter() - start_s)
+        print(f"{name}, {kept} of {frames} frames of {side} px, {count} videos: {100 * share:.1f} %")
 
 
 if __name__ == "__main__":
