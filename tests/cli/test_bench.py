@@ -50,6 +50,15 @@ def test_a_checkpoint_and_clips_in_turn(tmp_path: Path, capsys: pytest.CaptureFi
     assert report["inputs"]["clip_shape"] == [3, 4, 32, 32]
     assert main(["bench", "--checkpoint", str(tmp_path / "run"), "--size", "64"]) == 2
     assert "the checkpoint has its own; leave out --size" in capsys.readouterr().err
+    assert main(["bench", "--checkpoint", str(tmp_path / "run"), "--after", "res3"]) == 2
+    assert "has SGS after res2; leave out --after" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_sampler_gets_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(network(classes=2, adapted=False), Task(NAMES[:2], SPEC), tmp_path / "run")
+    options = ["--after", "res3", "--num_bins", "3", "--batches", "1", "--rounds", "1", "--json", "--device", "cpu"]
+    assert main(["bench", "--checkpoint", str(tmp_path / "run"), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["results"]["batch of 1"]["active_bins"] == {"res3": [2]}
 
 
 @pytest.mark.parametrize(

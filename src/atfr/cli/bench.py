@@ -42,8 +42,8 @@ def bench(
 
     Args:
         model: A name, as x3d_s; its weights are random, which changes no time.
-        checkpoint: Instead of MODEL, a checkpoint folder.
-        after: The stage that SGS stands behind; by default res2. A checkpoint has its own.
+        checkpoint: Instead of MODEL, a checkpoint folder, or a name of `atfr weights`.
+        after: The stage that SGS is put behind where there is none; by default res2.
         active_bins: A, the maps that a clip keeps; in batches the clips differ around it. Several, as [3,6,9], are
             taken in turns by the clips of a batch. By default half of the maps.
         runtime: PyTorch as it is, or `atfr.optimize_for_inference`, or the graphs that `atfr export` makes for OpenVINO
@@ -71,7 +71,7 @@ def bench(
 
         network, shape = load(model, checkpoint, after, num_bins, "cpu" if graphs else device)
         if checkpoint is not None:
-            common.refuse(bench, {"after": after, "frames": frames, "size": size}, "the checkpoint has its own")
+            common.refuse(bench, {"frames": frames, "size": size}, "the checkpoint has its own")
         asked = (None, frames, size, size)
         shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
         kept = {clips: kept_by(active_bins, clips, shape[1]) for clips in batches}
@@ -141,9 +141,16 @@ def load(
 ) -> "tuple[VideoModel, tuple[int, ...]]":
     """Return the network with its SGS on its device, and its clip shape."""
     import atfr
+    from atfr.adapt.trace import site_names
 
     if checkpoint is not None:
-        network, task = common.load(checkpoint, device, num_bins)
+        network, task = common.load(checkpoint, device)
+        if not (sites := site_names(network)):
+            atfr.adapt_(network, after or AFTER, num_bins=num_bins)
+        elif after is not None:
+            raise InputError(f"the checkpoint has SGS after {', '.join(sites)}; leave out --after")
+        elif num_bins is not None:
+            atfr.set_num_bins_(network, num_bins)
         return network, task.clip_shape
     assert model is not None
     network = atfr.create_model(model)
