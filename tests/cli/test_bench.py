@@ -61,6 +61,12 @@ def test_a_checkpoint_without_a_sampler_gets_one(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["results"]["batch of 1"]["active_bins"] == {"res3": [2]}
 
 
+def test_half_of_the_maps_that_come_to_the_sampler_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--frames", "8", "--size", "32", "--batches", "1", "--rounds", "1", "--json", "--device", "cpu"]
+    assert main(["bench", "i3d_inception", *options]) == 0  # 4 maps come to res2
+    assert json.loads(capsys.readouterr().out)["results"]["batch of 1"]["active_bins"] == {"res2": [2]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

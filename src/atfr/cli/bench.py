@@ -68,13 +68,15 @@ def bench(
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
     with common.busy("timing"):
         from atfr.measure import machine_limits, write_result
+        from atfr.measure.saving import maps_that_come
 
         network, shape = load(model, checkpoint, after, num_bins, "cpu" if graphs else device)
         if checkpoint is not None:
             common.refuse(bench, {"frames": frames, "size": size}, "the checkpoint has its own")
         asked = (None, frames, size, size)
         shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
-        kept = {clips: kept_by(active_bins, clips, shape[1]) for clips in batches}
+        maps = max(maps_that_come(network, shape).values())
+        kept = {clips: kept_by(active_bins, clips, maps) for clips in batches}
         savings = time_batches(network, shape, kept, runtime, rounds)
         where = next(network.parameters()).device
         limits = machine_limits(where)
@@ -97,12 +99,12 @@ def bench(
         print_savings(report, savings)
 
 
-def kept_by(active_bins: int | list[int] | None, clips: int, frames: int) -> tuple[int, ...]:
+def kept_by(active_bins: int | list[int] | None, clips: int, maps: int) -> tuple[int, ...]:
     """Return A of each clip of a batch: those given over and over, or different ones around a mean."""
     from atfr.measure.forcing import ragged
 
     if not isinstance(active_bins, list):
-        return ragged(-(-frames // 2) if active_bins is None else active_bins, clips, frames)
+        return ragged(-(-maps // 2) if active_bins is None else active_bins, clips, maps)
     if not active_bins:
         raise InputError("--active_bins is a number of maps, or several as [3,6,9], got []")
     return tuple(active_bins[clip % len(active_bins)] for clip in range(clips))
