@@ -28,7 +28,7 @@ bench: .venv/installed-bench
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# the tests of the page need a browser, and skip where there is none
+# the tests of the page need a browser: where there is none they skip, and where CI is set they fail
 CHROMIUM := chromium chromium-driver
 chromium:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && exit 0; \
@@ -36,7 +36,7 @@ chromium:
 		echo "installing $(CHROMIUM) for the tests of the page"; \
 		{ apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(CHROMIUM); } >/dev/null && exit 0; \
 	fi; \
-	echo "no browser: the tests of the page will skip; on Debian: apt install $(CHROMIUM)"
+	echo "no browser, which the tests of the page need; on Debian: apt install $(CHROMIUM)"; [ -z "$$CI" ]
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

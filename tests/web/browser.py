@@ -98,6 +98,9 @@ def retried(look: Callable[[webdriver.Chrome], Any]) -> Callable[[webdriver.Chro
 @contextmanager
 def user(width: int, height: int, phone: bool = False) -> Iterator[User]:
     """Open a browser of its own, with its own profile."""
+    assert not MISSING, (
+        f"no {' and no '.join(MISSING)} on this machine; on Debian: apt install chromium chromium-driver"
+    )
     options = webdriver.ChromeOptions()
     options.binary_location = PROGRAMS["chromium"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from urllib.parse import urlparse
@@ -19,7 +20,7 @@ from tests.web.test_network import by_hand
 
 pytestmark = pytest.mark.timeout(300)  # where a browser stands still, the others of the suite must not wait an hour
 needs_browser = pytest.mark.skipif(
-    bool(MISSING),
+    bool(MISSING) and not os.environ.get("CI"),
     reason=f"no {' and no '.join(MISSING)} on this machine; on Debian: apt install chromium chromium-driver",
 )
 
