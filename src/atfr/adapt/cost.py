@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from atfr.adapt.meta import StandIn, on_meta, put_stand_ins
+from atfr.adapt.meta import Shapes, StandIn, on_meta, put_stand_ins
 from atfr.adapt.trace import SamplingTrace
 from atfr.errors import InputError
 
@@ -53,22 +52,23 @@ class ClipCost:
             ) from None
 
 
-class _MultiplyAdds(TorchDispatchMode):
+class _MultiplyAdds(Shapes):
     """Counts as `torch.utils.flop_counter` does, whose own mode also keeps a stack of modules and is slower for it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation, and count it."""
         if func._overloadpacket not in flop_registry:  # inference mode leaves composite operations whole
             with self:
-                parts = func.decompose(*args, **(kwargs or {}))
+                parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         if count := flop_registry.get(func._overloadpacket):
-            self.total += count(*args, **(kwargs or {}), out_val=result) // 2  # two operations a multiply-add
+            self.total += count(*args, **kwargs, out_val=result) // 2  # two operations a multiply-add
         return result
 
 

@@ -11,11 +11,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from atfr.adapt.trace import site_names
 from atfr.ragged import PackedClips
-from atfr.ragged.operations import in_backward
+from atfr.ragged.operations import in_backward, without_override
 from atfr.samplers.sampler import TemporalSampler
+
+aten = torch.ops.aten
+
+
+class Shapes(TorchDispatchMode):
+    """Answers at once what the meta device works out in many steps of Python: ReLU and batch norm keep a shape.
+
+    They are most of the operations of a 3D CNN, and were most of the time of a pass without numbers.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (aten.relu.default, aten.native_batch_norm.default) and args[0].is_meta:
+            same = aten.empty_like.default(args[0])
+            return same if func is aten.relu.default else (same, *(same.new_empty(same.shape[1]) for _ in range(2)))
+        return without_override(self.run, func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run any other operation."""
+        return func(*args, **kwargs)
 
 
 class StandIn(nn.Module):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atfr.adapt.meta import copied, on_meta
+from atfr.adapt.meta import Shapes, copied, on_meta
 from atfr.adapt.trace import INPUT
 from atfr.errors import AdaptError
 from atfr.ragged import PackedClips
@@ -151,7 +151,7 @@ def outputs_of(copy: nn.Module, paths: Sequence[str], state: Mapping[str, Tensor
 
     handles = [watch(path) for path in paths]
     try:
-        with undisturbed(copy), torch.no_grad(), warnings.catch_warnings():
+        with undisturbed(copy), torch.no_grad(), Shapes(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.func.functional_call(copy, dict(state), (trial,))
     except _Reached:

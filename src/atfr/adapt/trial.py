@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atfr.adapt.meta import StandIn, on_meta, put_stand_ins
+from atfr.adapt.meta import Shapes, StandIn, on_meta, put_stand_ins
 from atfr.adapt.passes import failure, reason
 from atfr.adapt.places import trial_inputs
 from atfr.adapt.together import CLIPS, BatchCheck, keeps, networks_with_clips, together_and_alone
@@ -60,7 +60,7 @@ def try_packed(model: nn.Module, example: Any) -> str | None:
 def without_numbers(network: nn.Module, form: Any, stand_ins: Mapping[str, StandIn]) -> None:
     """Run a network on the meta device, where what a forward makes is without numbers too."""
     form = torch.utils._pytree.tree_map(lambda leaf: leaf, form)  # PyTorchVideo's SlowFast overwrites its list
-    with torch.no_grad(), torch.device("meta"), watched():
+    with torch.no_grad(), torch.device("meta"), Shapes(), watched():
         network(form)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from atfr.adapt.cost import clip_cost
-from atfr.adapt.meta import on_meta, put_stand_ins
+from atfr.adapt.meta import Shapes, on_meta, put_stand_ins
 from atfr.adapt.trace import site_names
 from atfr.errors import InputError
 from atfr.measure.forcing import at_every_site
@@ -79,7 +79,8 @@ def maps_that_come(model: nn.Module, clip_shape: Sequence[int]) -> dict[str, int
     network = on_meta(model)
     stand_ins = put_stand_ins(network)
     like = next(network.parameters())
-    network(like.new_empty(1, *clip_shape))
+    with Shapes():
+        network(like.new_empty(1, *clip_shape))
     return {site: stand_in.frames[0] for site, stand_in in stand_ins.items()}
 
 
