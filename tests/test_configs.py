@@ -9,8 +9,9 @@ import torch
 
 import atfr
 from atfr.cli.parser import make_parser
-from atfr.cli.train import natural_clip, train
+from atfr.cli.train import train
 from atfr.data.sets import DATA_SETS
+from atfr.evaluate.task import natural_clip
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 WITHOUT_STATIC_FIGURES = {

@@ -11,8 +11,12 @@ import torch
 
 import atfr
 from atfr.cli.main import main
+from atfr.evaluate.predict import predict
+from atfr.evaluate.task import Task
+from atfr.video.spec import ClipSpec
 from atfr.weights import checkpoint
 from tests.cli.test_main import error_of
+from tests.evaluate.build import write_level
 from tests.models import pyslowfast
 
 
@@ -79,6 +83,38 @@ def test_another_number_of_classes_gives_a_new_classifier(
     assert main(["convert", str(resnet), str(tmp_path / "out"), "--num_classes", "9"]) == 0
     assert "head.fc.weight, head.fc.bias" in capsys.readouterr().out
     assert atfr.from_pretrained(tmp_path / "out").config["arguments"]["num_classes"] == 9
+
+
+def test_what_fits_of_a_file_with_other_things_is_taken_and_then_predicts(
+    resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Lightning file of somebody's module: a network under net., and a loss with weights."""
+    state = torch.load(resnet)["model_state"]
+    content = {f"net.{name}": tensor for name, tensor in state.items()} | {"loss.weight": torch.ones(3)}
+    file, out = tmp_path / "last.ckpt", tmp_path / "out"
+    torch.save({"pytorch-lightning_version": "2.5", "state_dict": content}, file)
+    assert main(["convert", str(file), str(out), "--model", "resnet3d_18"]) == 2
+    assert "1 unexpected: loss.weight" in error_of(capsys)
+    assert main(["convert", str(file), str(out), "--prefix", "net"]) == 0
+    assert "resnet3d_18, 3 classes" in capsys.readouterr().out
+    loose = ["--model", "resnet3d_18", "--strict", "false", "--num_classes", "3", "--json"]
+    assert main(["convert", str(file), str(tmp_path / "loose"), *loose]) == 0
+    assert json.loads(capsys.readouterr().out)["unexpected"] == ["loss.weight"]
+
+    video = write_level(tmp_path / "video.mp4", 3, frames=40)
+    assert main(["predict", str(video), "--checkpoint", str(out), "--json"]) == 0
+    printed, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert "has no task.json: classes are told by number (class 0 to class 2)" in err
+    assert "resnet3d_18 is made for, 32 x 224 x 224" in err
+    (answer,) = json.loads(printed)
+    model = atfr.from_pretrained(out)
+    task = Task(
+        ("class 0", "class 1", "class 2"), ClipSpec(32, 2, 224, 256, (256, 320), mean=model.mean, std=model.std)
+    )
+    expected = next(predict(model, [video], task)).top()
+    assert [row["label"] for row in answer["top"]] == [label for label, _ in expected]
+    assert [row["probability"] for row in answer["top"]] == pytest.approx([share for _, share in expected])
 
 
 def write_unknown(folder: Path) -> None:

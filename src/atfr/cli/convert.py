@@ -17,18 +17,25 @@ def convert(
     *,
     model: str | None = None,
     num_classes: int | None = None,
+    prefix: str | None = None,
+    strict: bool = True,
     json: bool = False,
 ) -> None:
-    """Turn a file of weights into a checkpoint folder that atfr.from_pretrained and `atfr cost` read.
+    """Turn a file of weights into a checkpoint folder that atfr.from_pretrained and every command reads.
 
-    The file may be of PyTorchVideo's or torchvision's zoo, of PySlowFast, Lightning or safetensors, or a plain state
-    dict; no code in it is run.
+    The file may be of PyTorchVideo's or torchvision's zoo, of PySlowFast, Lightning, DeepSpeed or safetensors, or a
+    plain state dict; what wrappers put before all names (module., net., model.backbone., ...) is taken off. No code in
+    it is run. The file does not say how classes are called: `atfr predict` tells them by number.
 
     Args:
         file: The file of weights.
         out: A new or empty folder.
         model: The network's name, as x3d_s; found by the shapes of the weights where only one fits.
         num_classes: Classes K; by default those of the file. With another number the classifier gets new weights.
+        prefix: Take only the tensors below this name, where the file has several networks: what their names begin with,
+            as ema_model, or the entry of the file that holds them, as model_ema.
+        strict: Refuse a file that lacks a tensor, has one too many or one of another shape; false loads what fits and
+            lists the rest; it needs --model.
         json: Print JSON instead of a table.
     """
     if file.is_dir():
@@ -39,29 +46,31 @@ def convert(
         import atfr
         from atfr.weights.load import read
 
-        weights = read(file)
+        weights = read(file, prefix)
         name = model or guess(weights, file)
         classes = classes_of(weights, name) if num_classes is None else num_classes
         network = atfr.create_model(name, num_classes=400 if classes is None else classes)
-        report = atfr.load_weights(network, file)
+        report = atfr.load_weights(network, file, strict, prefix)
         network.eval().save_pretrained(out)
     summary = {
         "out": str(out),
         "model": name,
-        "num_classes": classes,
+        "num_classes": network.config["arguments"]["num_classes"],
         "source": report.source,
         "loaded": report.loaded,
         "reinitialised": list(report.reinitialised),
         "folded": list(report.folded),
+        "missing": list(report.missing),
+        "unexpected": list(report.unexpected),
+        "misshapen": list(report.misshapen),
     }
     if json:
         common.print_json(summary)
         return
-    rows: list[list[object]] = [["model", f"{name}, {classes} classes"], ["tensors", report.loaded]]
-    if report.reinitialised:
-        rows.append(["new weights", ", ".join(report.reinitialised)])
-    if report.folded:
-        rows.append(["folded", ", ".join(report.folded)])
+    rows: list[list[object]] = [["model", f"{name}, {summary['num_classes']} classes"], ["tensors", report.loaded]]
+    kinds = {"new weights": report.reinitialised, "folded": report.folded, "missing, random": report.missing}
+    kinds |= {"left out": report.unexpected, "of another shape": report.misshapen}
+    rows += [[kind, ", ".join(names)] for kind, names in kinds.items() if names]
     common.print_table(f"{file.name}, of {report.source}", ["", ""], rows, f"Written to {out}", left=(0, 1))
 
 
@@ -84,7 +93,8 @@ def guess(weights: "Weights", file: Path) -> str:
         )
     raise CheckpointError(
         f"'{file}' ({weights.source}) fits no network of atfr: it holds {len(weights.tensors)} tensors, as"
-        f" {', '.join([*weights.tensors][:3])}; with --model NAME the error says what differs"
+        f" {', '.join([*weights.tensors][:3])}; with --model NAME the error says what differs, and --prefix NAME"
+        " takes only what is below that name"
     )
 
 

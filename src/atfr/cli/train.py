@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,6 +144,7 @@ def train(
 
             import atfr
             from atfr.data.dataset import ClipDataset
+            from atfr.evaluate.task import natural_clip
             from atfr.train.checkpoints import RESUME, is_started
             from atfr.train.fit import fit
 
@@ -245,14 +246,6 @@ def clip_of(init: Path | None) -> ClipSpec | None:
     from atfr.evaluate.task import load_task
 
     return load_task(init).spec
-
-
-def natural_clip(network: "VideoModel", has_weights: bool) -> ClipSpec:
-    """Return the clip a network is made for, resized as usual: a crop of 224 px from a shorter side of 256 to 320."""
-    _, frames, size, _ = network.clip_shape
-    least, largest = size * 256 // 224, size * 320 // 224
-    spec = ClipSpec(frames=frames, size=size, resize=least, jitter=(least, largest))
-    return replace(spec, mean=network.mean, std=network.std) if has_weights else spec
 
 
 def tell_start(network: "VideoModel", spec: ClipSpec, init: Path | None, started: "LoadReport") -> None:

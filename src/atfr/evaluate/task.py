@@ -5,9 +5,10 @@ task comes with atfr, that of published networks, which know Kinetics-400.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from atfr.models import VideoModel
 
 TASK = "task.json"
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]
     """Read a network (in evaluation mode, on the CPU) and its task.
 
     The network computes in float32, in whatever type it was saved: clips are float32. `atfr.from_pretrained` keeps it.
+    Where a folder has no task.json, as one of `save_pretrained` or `atfr convert`, the task is `numbered`.
 
     Args:
         folder: A checkpoint folder; or, where there is no such folder, the name of a published network that tells 400
@@ -92,9 +95,28 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]
         model = create_model(name, pretrained=True).eval()
         return model, kinetics400(model)
     model = from_pretrained(Path(folder)).float()
-    task = load_task(folder)
+    task = load_task(folder) if (Path(folder) / TASK).exists() else numbered(model, Path(folder))
     check_classes(model, task)
     return model, task
+
+
+def numbered(model: "VideoModel", folder: Path) -> Task:
+    """The task of a network that came without one: classes by number, and the clips it is made for."""
+    spec = natural_clip(model, has_weights=True)
+    count = model.config["arguments"]["num_classes"]
+    LOG.info(
+        f"'{folder}' has no {TASK}: classes are told by number (class 0 to class {count - 1}), and clips are what "
+        f"{model.config['model']} is made for, {spec.frames} x {spec.size} x {spec.size}, of every second frame"
+    )
+    return Task(tuple(f"class {number}" for number in range(count)), spec)
+
+
+def natural_clip(network: "VideoModel", has_weights: bool) -> ClipSpec:
+    """Return the clip a network is made for, resized as usual: a crop of 224 px from a shorter side of 256 to 320."""
+    _, frames, size, _ = network.clip_shape
+    least, largest = size * 256 // 224, size * 320 // 224
+    spec = ClipSpec(frames=frames, size=size, resize=least, jitter=(least, largest))
+    return replace(spec, mean=network.mean, std=network.std) if has_weights else spec
 
 
 def kinetics400(model: "VideoModel") -> Task:

@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from atfr.errors import CheckpointError, InputError
 from atfr.weights import checkpoint
 from atfr.weights.names import translate
 
-KEYS = ("model_state", "state_dict", "model_state_dict", "model")
-"""Under which files hold a state dict; the first is PyTorchVideo's and PySlowFast's, the second Lightning's."""
+KEYS = ("model_state", "state_dict", "model_state_dict", "model", "module")
+"""Under which files hold a state dict: the first is PyTorchVideo's and PySlowFast's, the second Lightning's, the last
+DeepSpeed's."""
 
 REMEDY = "if you trust the file, open it with torch.load(FILE, weights_only=False) and torch.save its state dict alone"
 
@@ -72,11 +73,11 @@ class Comparison:
     """Classes of the file's classifier, where there is one that fits but for their number."""
 
 
-def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
+def load_weights(model: nn.Module, path: str | Path, strict: bool = True, prefix: str | None = None) -> LoadReport:
     """Copy the weights of a file into a network, in place; nothing is copied unless all is well.
 
-    The file may be of PyTorchVideo's or torchvision's zoo, of PySlowFast, Lightning, DistributedDataParallel or
-    safetensors, a plain state dict, or a checkpoint folder of atfr; names of PySlowFast and prefixes of wrappers are
+    The file may be of PyTorchVideo's or torchvision's zoo, of PySlowFast, Lightning, DeepSpeed, DistributedDataParallel
+    or safetensors, a plain state dict, or a checkpoint folder of atfr; names of PySlowFast and prefixes of wrappers are
     translated. No code in it is run. The network may be adapted already, whether the file knows of SGS or not. Where
     the file has another number of classes, the classifier gets new weights. Types and devices stay the network's.
 
@@ -85,6 +86,8 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
         path: The file or folder; it is not fetched from anywhere.
         strict: Refuse a file that lacks a tensor, has one too many, or one of another shape. Otherwise these are listed
             in the report, and what fits is loaded.
+        prefix: Take only what is below this name, where a file has several networks, or other things beside one: what
+            the names begin with, as "ema_model", or the entry of the file that holds them, as "model_ema".
 
     Raises:
         CheckpointError: The file cannot be read without running code from it, or does not fit the network.
@@ -102,7 +105,7 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
         raise InputError(f"load_weights takes a network and a path, got {type(model).__name__}; see atfr.create_model")
     if any(tensor.is_meta for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
         raise InputError(f"{type(model).__name__} is on the meta device and holds no weights; make it on another")
-    weights = read(Path(path))
+    weights = read(Path(path), prefix)
     found = compare(weights, model)
     check(found.report, model, path, strict)
     checkpoint.check_finite(found.tensors, Path(path))
@@ -114,12 +117,26 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
     return found.report
 
 
-def read(path: Path) -> Weights:
-    """The tensors of a file or a checkpoint folder, on the CPU; they may share the file's pages.
+def read(path: Path, prefix: str | None = None) -> Weights:
+    """The tensors of a file or folder, or those below a prefix, on the CPU; they may share the file's pages.
 
     Raises:
-        CheckpointError: There is no such file, it is damaged, holds no tensors, or more than can be read safely.
+        CheckpointError: There is no such file, it is damaged, holds no tensors (below the prefix), or more than can be
+            read safely.
     """
+    weights = read_all(path, prefix)
+    if prefix is None:
+        return weights
+    below = f"{prefix.removesuffix('.')}."
+    tensors = {name.removeprefix(below): tensor for name, tensor in weights.tensors.items() if name.startswith(below)}
+    if not tensors:
+        firsts = ", ".join([*dict.fromkeys(name.partition(".")[0] for name in weights.tensors)][:8])
+        raise CheckpointError(f"'{path}' has no tensor below the prefix {below!r}; its names begin with {firsts}")
+    return replace(weights, tensors=tensors)
+
+
+def read_all(path: Path, entry: str | None = None) -> Weights:
+    """The tensors of a file or a checkpoint folder; of a file with such an entry, those in it."""
     if path.is_dir():
         return Weights("atfr", checkpoint.read_weights(checkpoint.locate(path)[1]))
     if not path.is_file():
@@ -141,7 +158,7 @@ def read(path: Path) -> Weights:
             f"'{path}' is no file of weights: expected one of torch.save or safetensors, it begins with {head[:24]!r};"
             " was it downloaded whole?"
         )
-    return state_dict_in(read_torch(path), path)
+    return state_dict_in(read_torch(path), path, entry)
 
 
 def read_torch(path: Path) -> Any:
@@ -176,16 +193,18 @@ def foreign_objects(path: Path, error: Exception) -> str:
     return ", ".join(names[:4]) or "objects of Python"
 
 
-def state_dict_in(content: Any, path: Path) -> Weights:
-    """Find the state dict in what a file holds.
+def state_dict_in(content: Any, path: Path, entry: str | None) -> Weights:
+    """Find the state dict in what a file holds; that of the entry, where there is one, with its name before each.
 
     Raises:
         CheckpointError: There is none.
     """
     source, found = "torch", content
     if isinstance(content, Mapping):
-        key = next((key for key in KEYS if isinstance(content.get(key), Mapping)), None)
+        key = next((key for key in (entry, *KEYS) if isinstance(content.get(key), Mapping)), None)
         found = content if key is None else content[key]
+        if key is not None and key == entry:
+            found = {f"{key}.{name}": value for name, value in found.items()}
         if key == "model_state":
             source = "PyTorchVideo"
         elif "pytorch-lightning_version" in content:
@@ -196,7 +215,8 @@ def state_dict_in(content: Any, path: Path) -> Weights:
     if others:
         raise CheckpointError(
             f"'{path}' holds no state dict: {len(others)} of {len(found)} entries are no plain tensors"
-            f" ({', '.join(others[:6])}); expected one as it is, or under {', '.join(KEYS)}"
+            f" ({', '.join(others[:6])}); expected one as it is, or under {', '.join(KEYS)}, or under the"
+            " entry that prefix='NAME' (--prefix NAME) names"
         )
     return Weights(source, dict(found), frames_in(content))
 
@@ -288,9 +308,15 @@ def check(report: LoadReport, model: nn.Module, path: str | Path, strict: bool) 
     if any(f".{CHILD}." in name for name in report.unexpected):
         remedy = "the file is of an adapted network: call atfr.adapt_ on the network first"
     elif not report.loaded:
-        remedy = "nothing in it fits: it is of another network"
+        remedy = (
+            "nothing in it fits: it is of another network, or has several, of which prefix='NAME' (--prefix NAME) "
+            "chooses one by what its names begin with"
+        )
     else:
-        remedy = "make the network the file was trained as, or load what fits: atfr.load_weights(..., strict=False)"
+        remedy = (
+            "make the network the file was trained as, or load what fits: atfr.load_weights(..., strict=False) or "
+            "`atfr convert --strict false`"
+        )
     config = getattr(model, "config", None)
     name = config["model"] if isinstance(config, dict) and "model" in config else type(model).__name__
     raise CheckpointError(f"'{path}' ({report.source}) does not fit {name}: {'; '.join(found)}; {remedy}")

@@ -8,6 +8,7 @@ Source: facebookresearch/SlowFast (slowfast/models) and PyTorchVideo 0.1.5 (pyto
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from atfr.errors import CheckpointError
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile, and Lightning and other wrappers put before every name."""
+AVERAGED = "n_averaged"
+"""The steps that torch.optim.swa_utils.AveragedModel counts beside a network's tensors."""
 
 EPSILON = 1e-5
 """Of the batch norms of PySlowFast."""
@@ -127,12 +128,17 @@ def is_pyslowfast(names: Collection[str]) -> bool:
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Take off the prefixes of wrappers that most names begin with and none of the network's."""
-    stripped = dict(tensors)
-    for prefix in PREFIXES * 2:  # a wrapper may stand inside another
-        wrapped = sum(name.startswith(prefix) for name in stripped)
-        if 2 * wrapped > len(stripped) and not any(name.startswith(prefix) for name in expected):
-            stripped = rename(stripped, ((rf"^{re.escape(prefix)}", ""),))
+    """Take off what wrappers put before most names, as `module.`, `net.` or `model.backbone.`, until names are known.
+
+    Where that leads to no name of the network, nor of PySlowFast, all stay as they are.
+    """
+    stripped = {name: tensor for name, tensor in tensors.items() if name != AVERAGED or name in expected}
+    while not (is_pyslowfast(stripped) or any(name in expected for name in stripped)):
+        firsts = Counter(name.partition(".")[0] for name in stripped if "." in name)
+        first, count = firsts.most_common(1)[0] if firsts else ("", 0)
+        if 2 * count <= len(stripped):
+            return dict(tensors)
+        stripped = rename(stripped, ((rf"^{re.escape(first)}\.", ""),))
     return stripped
 
 
