@@ -81,6 +81,9 @@ def test_runs_side_by_side(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     values = json.loads(capsys.readouterr().out)
     assert values == json.loads((tmp_path / "all.json").read_text())
     assert list(values["top1_difference"]) == ["adaptive", "uniform"]
+    assert "Top-1 above static, on the same videos" in printed
+    p = values["top1_difference"]["uniform"]["p"]
+    assert any(line.startswith("uniform ") and line.split()[-1] == f"{p:.2g}" for line in printed.splitlines())
     assert values["runs"]["static"]["network"]["sgs"] is None
     assert values["runs"]["uniform"]["network"]["sgs"]["active_bins"] == 2.5
 

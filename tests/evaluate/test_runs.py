@@ -126,9 +126,29 @@ def test_a_paired_difference_is_that_of_resampled_videos() -> None:
     assert found.low == pytest.approx(low, abs=0.011)  # two of 200 videos
     assert found.high == pytest.approx(high, abs=0.011)
     same = paired_difference(first, first)
-    assert (same.mean, same.low, same.high, same.gained, same.lost) == (0, 0, 0, 0, 0)
+    assert (same.mean, same.low, same.high, same.gained, same.lost, same.p) == (0, 0, 0, 0, 0, 1)
     backwards = replace(second, videos=second.videos[::-1])
     assert paired_difference(backwards, first) == found  # by path, not by place
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 1), (1, 5), (7, 2), (6, 6), (12, 1)])
+def test_p_is_the_share_of_equally_good_networks_that_differ_as_unevenly(gained: int, lost: int) -> None:
+    """McNemar's exact test, by counting: of the videos that one alone tells right, each is as likely to tell."""
+    first = made_up(videos=30, accuracy=1)
+    right = [*[(True, False)] * gained, *[(False, True)] * lost, *[(True, True)] * (30 - gained - lost)]
+    ours, theirs = (
+        replace(
+            first,
+            videos=tuple(replace(video, rank=2 - pair[side]) for video, pair in zip(first.videos, right, strict=True)),
+        )
+        for side in (0, 1)
+    )
+    single = gained + lost
+    as_uneven = [heads for heads in range(single + 1) if abs(2 * heads - single) >= abs(gained - lost)]
+    expected = sum(math.comb(single, heads) for heads in as_uneven) / 2**single
+    found = paired_difference(ours, theirs)
+    assert (found.gained, found.lost, found.p) == (gained, lost, pytest.approx(expected))
+    assert ("may be chance" in found.certainty) == (expected >= 0.05)
 
 
 def test_a_result_is_json_without_what_only_python_reads() -> None:

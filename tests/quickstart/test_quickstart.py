@@ -68,6 +68,7 @@ def test_the_differences_are_those_of_the_tests(run: Path) -> None:
     for name, difference in found["adaptive_over"].items():
         assert difference["mean"] == pytest.approx(top1["adaptive"] - top1[name])
         assert difference["low"] <= difference["mean"] <= difference["high"]
+        assert 0 < difference["p"] <= 1
 
 
 def test_where_frames_are_kept_is_held_against_the_truth(run: Path, videos: Path) -> None:
@@ -123,6 +124,7 @@ def test_runs_again_in_the_same_folder_and_prints_a_table_of_80_columns(
     out = capsys.readouterr().out
     assert all(name in out for name in ("static", "fewer_frames", "adaptive", "sgs"))
     assert "of static's GFLOPs" in out
+    assert "McNemar's exact test: p = " in out
     table = [line for line in out.splitlines() if not line.startswith(("Written", "Try it", "See it"))]
     assert max(map(len, table)) <= 80
 

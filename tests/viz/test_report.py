@@ -80,7 +80,7 @@ def test_runs_side_by_side() -> None:
     shown = found.all("table")[0]
     assert shown == {}
     one = report.differences["adaptive"]
-    assert f"Only adaptive is right in {one.gained} videos, only static in {one.lost}." in text
+    assert f"Only adaptive is right in {one.gained} videos, only static in {one.lost}: p = {one.p:.2g}" in text
     assert f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})" in text
     assert "ot comparable" not in text
 

@@ -115,12 +115,14 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
 
 def verdict(comparison: "Comparison") -> str:
     """Return what choosing frames by change brought here, beside as many frames without looking and beside all."""
-    rows, told = comparison.rows, []
+    from atfr.evaluate.runs import ALPHA
+
+    rows, told, chances = comparison.rows, [], []
     for name, words in (("fewer_frames", "as many frames, evenly spaced"), ("static", "all frames")):
         one = comparison.over[name]
-        told.append(
-            f"{100 * one.mean:+.1f} points beside {words} (95 %: {100 * one.low:+.1f} to {100 * one.high:+.1f})"
-        )
+        told.append(f"{one.points} points beside {words} (95 %: {one.interval})")
+        chances.append(f"p = {one.p:.2g}")
+    told.append(f"McNemar's exact test: {' and '.join(chances)} (above {ALPHA} may be chance)")
     share = rows["adaptive"].test.gflops_per_clip.mean / rows["static"].test.gflops_per_clip.mean
     lines = [f"adaptive, at {share:.2f} of static's GFLOPs:", *(f"  {line}" for line in told)]
     if placement := comparison.placement:

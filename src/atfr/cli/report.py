@@ -50,6 +50,7 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
 def print_report(report: "Report", written: list[Path]) -> None:
     """Print the figures of each run, and where the page is."""
     from atfr.evaluate.analysis import map_use, motion_relation
+    from atfr.evaluate.runs import ALPHA
     from atfr.viz.report_sections import number
 
     rows = [
@@ -67,6 +68,15 @@ def print_report(report: "Report", written: list[Path]) -> None:
         "and their rank correlation with the motion in a clip, site by site."
     )
     common.print_table("Report", ["run", "top-1 (%)", "GFLOPs", "maps kept (%)", "with motion"], rows, note)
+    if differences := report.differences:
+        rows = [
+            [name, one.points, one.interval, str(one.gained), str(one.lost), f"{one.p:.2g}"]
+            for name, one in differences.items()
+        ]
+        columns = ["run", "points", "95 %", "only it right", "only the first", "p"]
+        note = f"p of McNemar's exact test: above {ALPHA}, a difference may be chance."
+        print()
+        common.print_table(f"Top-1 above {report.first}, on the same videos", columns, rows, note)
     for name, why in report.not_comparable.items():
         common.warn(f"{name} is not comparable with {report.first}: {'; '.join(why)}")
     page, *others = written

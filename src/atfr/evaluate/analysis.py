@@ -15,21 +15,15 @@ from jaxtyping import Float, Int
 from atfr.evaluate.result import ClassResult, TestResult, VideoResult
 
 CALIBRATION_BINS = 15
-Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+def rank_correlation(first: Sequence[float], other: Sequence[float]) -> float:
     """Return Spearman's rank correlation of two rows of numbers, ties at their mean rank; NaN where one is constant."""
-    one, other = (mean_ranks(np.asarray(values, dtype=float)) for values in (first, second))
-    if len(one) == 0 or np.ptp(one) == 0 or np.ptp(other) == 0:
+    from scipy.stats import spearmanr
+
+    if len(first) == 0 or np.ptp(first) == 0 or np.ptp(other) == 0:
         return math.nan
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def mean_ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """Return the rank of each value from 1, equal values at the mean of theirs."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (count.cumsum() - (count - 1) / 2)[place]
+    return float(spearmanr(first, other).statistic)
 
 
 @dataclass(frozen=True)
@@ -91,10 +85,10 @@ class Group:
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a share."""
-    share, spread = successes / trials, Z95**2 / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z95 * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def accuracy_by_bins(result: TestResult, site: str, most: int = 10) -> list[Group]:

@@ -12,6 +12,9 @@ from atfr.errors import DataError, InputError
 from atfr.evaluate.result import RESULT, TestResult, folder_of
 from atfr.weights.checkpoint import CONFIG, differences
 
+ALPHA = 0.05
+"""Differences with a larger p may be chance."""
+
 SAMPLES = 10_000
 """Bootstrap samples of a paired difference."""
 
@@ -157,6 +160,7 @@ class Difference:
         low, high: its 95 % interval, of bootstrap samples of the videos.
         gained: videos that only this one tells right.
         lost: videos that only the other one tells right.
+        p: of McNemar's exact test: how often networks that are equally good would differ in as uneven a way.
     """
 
     mean: float
@@ -164,10 +168,31 @@ class Difference:
     high: float
     gained: int
     lost: int
+    p: float
+
+    @property
+    def points(self) -> str:
+        """The mean in percentage points."""
+        return f"{100 * self.mean:+.1f}"
+
+    @property
+    def interval(self) -> str:
+        """The interval in percentage points."""
+        return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
+
+    @property
+    def certainty(self) -> str:
+        """What McNemar's test says, in words."""
+        return f"p = {self.p:.2g}{'' if self.p < ALPHA else ', which may be chance'}"
 
 
 def paired_difference(result: TestResult, reference: TestResult) -> Difference:
-    """Compare two networks video by video; the results must be comparable."""
+    """Compare two networks video by video; the results must be comparable.
+
+    Source: McNemar 1947; exact: of the videos that one network alone tells right, each is as likely to tell.
+    """
+    from scipy.stats import binomtest
+
     ours, theirs = keys(result, reference)
     gained = sum(right and not theirs[key] for key, right in ours.items())
     lost = sum(theirs[key] and not right for key, right in ours.items())
@@ -175,4 +200,5 @@ def paired_difference(result: TestResult, reference: TestResult) -> Difference:
     shares = [gained / total, lost / total, 1 - (gained + lost) / total]
     samples = np.random.default_rng(0).multinomial(total, shares, SAMPLES)  # what resampling videos comes to
     low, high = np.quantile((samples[:, 0] - samples[:, 1]) / total, (0.025, 0.975))
-    return Difference((gained - lost) / total, float(low), float(high), gained, lost)
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return Difference((gained - lost) / total, float(low), float(high), gained, lost, p)

@@ -103,10 +103,11 @@ def compared(report: Report) -> Section:
         cells = ["–" if name not in differences else points(differences[name]) for name in report.runs]
         rows.append([f"top-1 above {report.first}, in points", *cells])
         text.append(
-            f"Differences are paired with {report.first}, video by video, with 95 % intervals (bootstrap over videos)."
+            f"Differences are paired with {report.first}, video by video, with 95 % intervals (bootstrap over videos). "
+            "p is that of McNemar's exact test: how often networks that are equally good differ as much."
         )
     for name, one in differences.items():
-        text.append(f"Only {name} is right in {one.gained} videos, only {report.first} in {one.lost}.")
+        text.append(f"Only {name} is right in {one.gained} videos, only {report.first} in {one.lost}: {one.certainty}.")
     text += [f"{name} is not comparable with {report.first}: {'; '.join(why)}." for name, why in bad.items()]
     text.append("± is the standard error. GFLOPs are multiply-adds / 1e9.")
     return Section("Side by side", text, shown=Table(["", *report.runs], rows, row_headings=True))
@@ -124,7 +125,7 @@ def sampler(result: TestResult) -> str:
 
 def points(difference: Difference) -> str:
     """Return a difference in percentage points with its interval."""
-    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    return f"{difference.points} ({difference.interval})"
 
 
 def conditions(report: Report) -> Section:
