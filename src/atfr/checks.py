@@ -26,6 +26,11 @@ def at_least_one(name: str, value: int) -> int:
     return value
 
 
+def processes(name: str, value: int) -> int:
+    """Return a number of processes when it is from 0 to 1024; else raise an InputError: more would stop the machine."""
+    return int(in_range(name, not_negative(name, value), 0, 1024))
+
+
 def not_negative(name: str, value: int) -> int:
     """Return the value when it is an integer of at least 0; else raise an InputError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import json
 import math
 import os
 import tempfile
@@ -50,6 +51,36 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all; its folder is made."""
     with whole(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+LARGE = 2**30
+"""Bytes of a JSON file with a row for each of many videos, at most."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the values in JSON text.
+
+    Raises:
+        ValueError: it is no JSON, no text in UTF-8, or lists in lists without end.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too many lists or objects inside each other") from None
+
+
+def read_json(path: Path, most_bytes: int = 2**24) -> Any:
+    """Return the values of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or larger than such files are.
+    """
+    with path.open("rb") as file:
+        text = file.read(most_bytes + 1)
+    if len(text) > most_bytes:
+        raise ValueError(f"expected at most {most_bytes / 1e6:.0f} MB")
+    return parse_json(text.decode())
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -28,7 +28,7 @@ def test_derived_figures() -> None:
     [
         ({"frames": 0}, "frames must be a whole number"),
         ({"stride": 1.5}, "stride must be a whole number"),
-        ({"stride": "all"}, 'stride must be a whole number of at least 1 or "video"'),
+        ({"stride": "all"}, 'stride must be a whole number from 1 to 16384 or "video"'),
         ({"size": True}, "size must be a whole number"),
         ({"resize": 100}, "resize must be at least size"),
         ({"jitter": (100, 160)}, "jitter must satisfy"),

@@ -73,8 +73,7 @@ def bench(
         network, shape = load(model, checkpoint, after, num_bins, "cpu" if graphs else device)
         if checkpoint is not None:
             common.refuse(bench, {"frames": frames, "size": size}, "the checkpoint has its own")
-        asked = (None, frames, size, size)
-        shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
+        shape = common.clip_shape(shape, frames, size)
         maps = max(maps_that_come(network, shape).values())
         kept = {clips: kept_by(active_bins, clips, maps) for clips in batches}
         savings = time_batches(network, shape, kept, runtime, rounds)

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from atfr.checks import at_least_one
 from atfr.cli import common
 
 
@@ -30,6 +31,7 @@ def calibrate(
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         json: Print JSON instead of a table.
     """
+    at_least_one("--most", most)
     from atfr.data.walk import videos_below
 
     files = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
@@ -39,7 +41,7 @@ def calibrate(
     from atfr.video.file import VideoFile
     from atfr.video.transforms import test_clips
 
-    chosen = files[:: -(-len(files) // max(most, 1))]
+    chosen = files[:: -(-len(files) // most)]
     clips = []
     with common.progress("reading videos", len(chosen)) as progress:
         for number, file in enumerate(chosen, 1):

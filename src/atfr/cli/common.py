@@ -27,6 +27,7 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
+from atfr.checks import in_range
 from atfr.cli.plain import one_line, plain
 from atfr.errors import InputError
 from atfr.files import finite
@@ -119,6 +120,16 @@ def refuse(command: Callable[..., object], options: Mapping[str, Any], because: 
     if given := [name for name, value in options.items() if value != defaults[name.lower()]]:
         names = ", ".join(name if name.isupper() else f"--{name}" for name in given)
         raise InputError(f"{because}; leave out {names}")
+
+
+def clip_shape(own: Sequence[int], frames: int | None, size: int | None) -> tuple[int, ...]:
+    """Return the shape of a clip, C T H W, with what the options --frames and --size say in place of its own."""
+    from atfr.video.spec import MOST
+
+    for name, value in (("--frames", frames), ("--size", size)):
+        if value is not None:
+            in_range(name, value, 1, MOST)
+    return tuple(one if asked is None else asked for asked, one in zip((None, frames, size, size), own, strict=True))
 
 
 def parse_views(views: str) -> tuple[int, int]:

@@ -77,8 +77,7 @@ def cost(
                 model, AFTER if after is None else after, options, CLASSES if num_classes is None else num_classes
             )
             shape = network.clip_shape
-        asked = (None, frames, size, size)
-        clip_shape = tuple(own if one is None else one for one, own in zip(asked, shape, strict=True))
+        clip_shape = common.clip_shape(shape, frames, size)
         table = atfr.clip_cost(network, clip_shape)
         maps = [frames for frames, _ in Sites(network, clip_shape).maps()]
         shares = by_share(network, table, clip_shape)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from atfr.checks import processes
 from atfr.cli import common
 from atfr.files import csv_text, write_whole
 from atfr.video.spec import ClipSpec
@@ -71,7 +72,7 @@ def check(
     paths = [entry.path for entry in entries if entry.path is not None]
     with long_progress("checking") as progress:
         problems = check_videos(
-            paths, folder, min_frames=min_frames, num_workers=num_workers or cpu_cores(), progress=progress
+            paths, folder, min_frames=min_frames, num_workers=workers(num_workers), progress=progress
         )
     with common.busy("looking for copies"):
         problems += leaked(entries, copies(paths))
@@ -152,7 +153,7 @@ def resize(
             source,
             target,
             side=side,
-            num_workers=num_workers or cpu_cores(),
+            num_workers=workers(num_workers),
             remove_source=remove_source,
             progress=progress,
         )
@@ -212,8 +213,10 @@ def folder_of(root: Path) -> Path:
     return root if root.is_dir() else root.parent
 
 
-def cpu_cores() -> int:
-    """Return how many CPU cores this process may use."""
+def workers(asked: int | None) -> int:
+    """Return the number of processes that was asked for, or how many CPU cores this process may use."""
+    if asked:
+        return processes("--num_workers", asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,10 @@ from atfr.cli.plain import one_line
 from atfr.errors import AtfrError
 
 FAILED, INTERRUPTED = 2, 130
+LONGEST = 1500
+"""Characters of an error."""
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Storage size calculation overflowed")
+"""Of PyTorch's errors, which have no class of their own on the CPU."""
 
 
 class _OneLine(logging.Formatter):
@@ -68,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         return fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        return fail(f"the memory is too small for this; give fewer or smaller clips at a time ({error})")
     except KeyboardInterrupt as stop:
         print(f"atfr: interrupted{f'; {stop}' if stop.args else ''}", file=sys.stderr)
         return INTERRUPTED
@@ -147,7 +156,10 @@ def overview() -> str:
 
 def fail(message: str) -> int:
     """Print an error as one line on stderr and return the exit code of errors."""
-    print(f"atfr: error: {one_line(message)}", file=sys.stderr)
+    text = one_line(message)
+    if len(text) > LONGEST:  # somebody gave a name or a list without end
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    print(f"atfr: error: {text}", file=sys.stderr)
     return FAILED
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin
 
 import docstring_parser
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from atfr.cli.common import busy
 
 TRAINER, OUT, FROM = "trainer", "out", "from_"
+LARGEST = 2**32
+"""No number that is given reaches it: seeds lie below, and all that is counted."""
 OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
 """Those that commands have as options of their own."""
 
@@ -46,6 +48,7 @@ def parse(
         if defaults_for is not None and not (wants_help or trainer_help):
             set_better_defaults(parser, args, defaults_for)
         given = parser.parse_args(["--help"] if trainer_help else args)
+        check_numbers(vars(given), "--")
     except ArgumentError as error:
         raise UsageError(one_line(str(error), parser)) from error
     try:
@@ -59,6 +62,22 @@ def parse(
         defaults = vars(parser.get_defaults()[TRAINER])
         values[TRAINER] = {key: value for key, value in vars(trainer).items() if value != defaults.get(key)}
     return values
+
+
+def check_numbers(value: Any, name: str) -> None:
+    """Refuse numbers that are not finite, or larger than anything that is counted here, wherever they stand.
+
+    Raises:
+        UsageError: one is; the message names the option.
+    """
+    if isinstance(value, Namespace | Mapping):
+        for key, item in vars(value).items() if isinstance(value, Namespace) else value.items():
+            check_numbers(item, f"{name}{'' if name == '--' else '.'}{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_numbers(item, name)
+    elif isinstance(value, int | float) and not abs(value) < LARGEST:
+        raise UsageError(f"{name}: expected a number below {LARGEST}, got {value}")
 
 
 def cause_of(error: BaseException) -> str:

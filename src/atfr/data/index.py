@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from atfr.data.records import VideoList
-from atfr.files import Closing
+from atfr.files import Closing, parse_json
 
 INDEX_FILE = ".atfr-index.jsonl"
 VERSION = 2
@@ -60,7 +60,7 @@ class VideoIndex(Closing):
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    entry = json.loads(line)
+                    entry = parse_json(line)
                     if entry.pop("version") != VERSION:
                         continue
                     path, size, mtime_ns = (entry.pop(name) for name in ("path", "size", "mtime_ns"))

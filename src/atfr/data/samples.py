@@ -39,6 +39,7 @@ from atfr.data.records import VideoList
 from atfr.data.sample_footage import Footage, draw_disturbed
 from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
 from atfr.errors import DataError, InputError
+from atfr.files import read_json
 
 SAMPLE_CLASSES = tuple(sorted(CHANGES))
 META_FILE, MANIFEST_FILE = "samples.json", "manifest.csv"
@@ -191,7 +192,7 @@ def _holds_set(root: Path, settings: SampleSettings) -> bool:
             raise DataError(f"'{root}' is not empty and holds no sample set; choose another folder for it")
         return False
     try:
-        found = json.loads(meta.read_text(encoding="utf-8"))
+        found = read_json(meta)
     except ValueError as error:
         raise DataError(f"'{meta}' is damaged ({error}); remove '{root}' to render it again") from error
     if found != asdict(settings):

@@ -13,7 +13,7 @@ import torch
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task
-from atfr.files import Closing, finite
+from atfr.files import Closing, finite, parse_json
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -77,7 +77,7 @@ class PredictionLog(Closing):
                 break  # a crash has cut it off
             end += len(line)
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 path, made_by = entry["path"], {name: entry[name] for name in self.made_by}
                 failed = entry["error"] is not None
             except (ValueError, KeyError, TypeError) as error:

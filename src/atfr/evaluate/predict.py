@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from atfr.adapt.trace import MapCounts
+from atfr.checks import processes
 from atfr.data.workers import Readings, WatchedLoader, ahead
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass, Runner
@@ -115,10 +116,11 @@ def check_views(num_clips: int, num_crops: int, batch_size: int, num_workers: in
     Raises:
         InputError: an argument is out of range.
     """
-    if num_clips < 1 or batch_size < 1 or num_crops not in (1, 3) or num_workers < 0:
+    processes("num_workers", num_workers)
+    if num_clips < 1 or batch_size < 1 or num_crops not in (1, 3):
         raise InputError(
-            "num_clips and batch_size must be at least 1, num_crops 1 or 3, num_workers at least 0, "
-            f"got {num_clips=}, {batch_size=}, {num_crops=}, {num_workers=}"
+            "num_clips and batch_size must be at least 1, num_crops 1 or 3, "
+            f"got {num_clips=}, {batch_size=}, {num_crops=}"
         )
 
 

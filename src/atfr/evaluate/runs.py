@@ -1,6 +1,5 @@
 """The results of several tests: read again, named, and compared video by video where that is fair."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 
 from atfr.errors import DataError, InputError
 from atfr.evaluate.result import RESULT, TestResult, folder_of
+from atfr.files import LARGE, read_json
 from atfr.weights.checkpoint import CONFIG, differences
 
 ALPHA = 0.05
@@ -31,7 +31,7 @@ def read_result(run: Path) -> TestResult:
     """
     path = result_file(run)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, LARGE)
     except (OSError, ValueError) as error:
         raise DataError(f"'{path}' cannot be read as JSON ({error}); test the network again") from error
     if isinstance(values, dict) and "splits" in values and "videos" not in values:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atfr.errors import CheckpointError, InputError
-from atfr.files import write_whole
+from atfr.files import read_json, write_whole
 from atfr.video.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def load_task(folder: str | os.PathLike[str]) -> Task:
             f"'{folder}' holds a network but no {TASK} (its labels and clips); give a folder that `atfr train` wrote"
         )
     try:
-        return Task.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Task.from_dict(read_json(path))
     except (OSError, ValueError) as error:  # InputError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"'{path}' cannot be read: {error}") from error
 

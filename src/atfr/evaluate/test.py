@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from atfr.adapt import adaptation
-from atfr.checks import one_of
+from atfr.checks import not_negative, one_of
 from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError
@@ -79,6 +79,7 @@ def test(
     task = Task(videos.labels, spec)
     check_views(num_clips, num_crops, batch_size, num_workers)
     one_of("crops", crops, get_args(Crops))
+    not_negative("seed", seed)
     check_classes(model, task)
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     numbers = range(rank, len(videos), world_size)

@@ -14,6 +14,7 @@ from atfr.adapt import adapt_
 from atfr.adapt.cost import ClipCost, clip_cost
 from atfr.errors import BundleError, InputError
 from atfr.evaluate.task import Task
+from atfr.files import read_json
 from atfr.models import VideoModel, create_model
 
 Runtime = Literal["openvino", "onnx", "torch"]
@@ -65,7 +66,7 @@ class Description:
             there = "no such folder" if not folder.is_dir() else f"it has no {BUNDLE}"
             raise BundleError(f"expected a bundle that `atfr export` wrote, got '{folder}' ({there})")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             version = values.pop("format")
             if version == FORMAT:
                 description = cls(**values | {"task": Task.from_dict(values["task"])})

@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.progress import BarColumn
 
 from atfr.adapt import adaptation
+from atfr.checks import processes
 from atfr.data.dataset import ClipDataset
 from atfr.errors import InputError
 from atfr.evaluate.task import Task, check_classes, save_checkpoint
@@ -126,11 +127,11 @@ def fit(
         ("warmup_epochs", warmup_epochs, 0),
         ("weight_decay", weight_decay, 0),
         ("precise_bn", precise_bn, 0),
-        ("num_workers", num_workers or 0, 0),
         ("seed", seed, 0),
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    processes("num_workers", num_workers or 0)
     workers = min(4, _cpu_cores() - 1) if num_workers is None else num_workers
     module = ClassificationModule(
         model,

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from atfr.errors import InputError
 
+MOST = 2**14
+"""Frames of a clip, pixels of a side, frames from one to the next: beyond it are only mistakes."""
 Triple = tuple[float, float, float]
 Stride = int | Literal["video"]
 """Video frames from one frame of a clip to the next, or "video" for clips that span all of it."""
@@ -89,8 +91,8 @@ class ClipSpec:
 
 
 def _check_count(name: str, value: object, or_else: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"ClipSpec.{name} must be a whole number of at least 1{or_else}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise InputError(f"ClipSpec.{name} must be a whole number from 1 to {MOST}{or_else}, got {value!r}")
 
 
 def _check_triple(name: str, values: tuple[object, ...]) -> None:

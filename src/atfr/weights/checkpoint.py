@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from atfr.errors import CheckpointError
+from atfr.files import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -72,7 +73,7 @@ def read_config(path: Path) -> dict[str, Any]:
         CheckpointError: The file is not readable, or not of the form above.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable as JSON: {first_line(error)}; save the model again") from error
     well_formed = (

@@ -127,7 +127,7 @@ def _read_csv(path: Path, split: str) -> Iterator[_Segment]:
             for row in reader:
                 try:
                     start_s, end_s = (int(float(row[name])) for name in ("time_start", "time_end"))
-                except (TypeError, ValueError):
+                except (TypeError, ValueError, OverflowError):
                     raise DataError(
                         f"'{path}' line {reader.line_num}: time_start and time_end must be seconds"
                     ) from None

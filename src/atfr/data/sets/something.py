@@ -1,11 +1,11 @@
 """Something-Something V2."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from atfr.data.sets.listed import ListedSet, ListedVideo, Tree
 from atfr.errors import DataError
+from atfr.files import LARGE, read_json
 
 
 class SomethingSomethingV2(ListedSet):
@@ -62,7 +62,7 @@ def _labels(path: Path) -> list[str]:
     try:
         ordered = sorted(numbers, key=lambda name: int(numbers[name]))
         whole = [int(numbers[name]) for name in ordered] == list(range(len(ordered)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
         raise DataError(f"'{path}' must give each class its number, from 0 on, without a gap")
@@ -71,7 +71,7 @@ def _labels(path: Path) -> list[str]:
 
 def _json(path: Path, kind: type) -> Any:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, LARGE)
     except ValueError as error:  # also UnicodeDecodeError
         raise DataError(f"'{path}' is no JSON: {error}") from error
     if not isinstance(values, kind) or not values:
