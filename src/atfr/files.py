@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fcntl
 import io
 import json
 import math
@@ -45,6 +46,27 @@ def whole(path: Path) -> Iterator[Path]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         finally:
             scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; nothing is written for it, and when the process ends, however, it is free.
+
+    Raises:
+        BlockingIOError: another process keeps it.
+    """
+    held = [os.open(folder, os.O_RDONLY)]
+    os.register_at_fork(after_in_child=lambda: os.close(held[0]) if held else None)  # workers may outlive us
+    try:
+        try:
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise
+            # Some network drives lock no folders; they stay as they were.
+        yield
+    finally:
+        os.close(held.pop())
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """`atfr export` and `atfr predict --bundle` as processes: a bundle answers as its checkpoint does."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from atfr.evaluate.task import Task, save_checkpoint
+from atfr.files import locked
+from atfr.runtime.export import clear_leftovers, replacing
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 
 
@@ -53,6 +56,41 @@ def test_the_table_is_there_too(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "active bins" in done.stdout
     assert "GFLOPs (multiply-adds) of all views" in done.stdout
+
+
+KILLED = """import os, signal, sys
+from pathlib import Path
+from atfr.runtime import export
+rename = Path.rename
+def die(path, target):
+    if target.name == "bundle":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+Path.rename = die
+with export.replacing(Path(sys.argv[1])) as scratch:
+    (scratch / "network.bin").write_bytes(b"half")
+    if sys.argv[2] == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("when", ["writing", "putting it in place"])
+def test_a_killed_export_leaves_the_old_bundle_or_the_next_puts_it_back(tmp_path: Path, when: str) -> None:
+    old = tmp_path / "bundle"
+    old.mkdir()
+    (old / "bundle.json").write_text("{}")
+    done = subprocess.run([sys.executable, "-c", KILLED, old, when], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (old / "network.bin").exists()
+    left = next(tmp_path.glob(".bundle-*"))
+    with locked(left):
+        clear_leftovers(old)
+        assert left.exists(), "what another process holds stays"
+    with replacing(old) as scratch:
+        assert (old / "bundle.json").read_text() == "{}"
+        (scratch / "bundle.json").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (old / "bundle.json").read_text() == "new"
 
 
 @pytest.mark.parametrize(

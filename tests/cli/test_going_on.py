@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from atfr.cli.main import main
+from atfr.files import locked
 from tests.cli.test_commands import QUICK
 from tests.cli.test_main import ATFR
 from tests.evaluate.build import write_folder
@@ -65,6 +67,40 @@ def test_sigterm_before_the_first_epoch_leaves_nothing(data: Path, tmp_path: Pat
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err.splitlines()[-1]) == (130, "atfr: interrupted")
     assert not out.exists()
+
+
+def test_a_folder_takes_one_training_at_a_time(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path):
+        assert main(["train", "--data", str(data), "--out", str(tmp_path), *QUICK, "--resume"]) == 2
+    assert f"another training writes to --out '{tmp_path}': wait for it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+HOLDS = """import os, sys, time
+from pathlib import Path
+from atfr.files import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        time.sleep(60)  # a worker that has not heard of the end
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_ends_with_its_process_whatever_workers_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDS, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(BlockingIOError), locked(tmp_path):
+                pass
+            process.kill()
+            process.wait()
+            with locked(tmp_path):
+                pass
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_the_number_of_epochs_may_grow_but_not_shrink(

@@ -12,7 +12,7 @@ from atfr.cli import common
 from atfr.cli.clips import TrainClip
 from atfr.cli.splits import remember
 from atfr.errors import CheckpointError, InputError
-from atfr.files import write_skipped
+from atfr.files import locked, write_skipped
 from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, FROM_KINETICS, Tuning
 from atfr.video.spec import ClipSpec
 
@@ -321,7 +321,10 @@ def output_folder(out: Path, resume: bool) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"cannot write to --out '{out}': {error.strerror}") from error
     try:
-        yield
+        with locked(out):
+            yield
+    except BlockingIOError:
+        raise CheckpointError(f"another training writes to --out '{out}': wait for it, or give a new folder") from None
     except BaseException as error:
         if not any(out.glob("*.ckpt")):  # no whole epoch: nothing to go on from
             for path in set(out.iterdir()) - before:

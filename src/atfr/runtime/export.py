@@ -1,10 +1,12 @@
 """export: write a network as a bundle, tried before it is put in its place."""
 
+import glob
 import importlib.metadata
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -19,6 +21,7 @@ from atfr.checks import one_of
 from atfr.errors import BundleError
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task, check_classes
+from atfr.files import locked
 from atfr.models import VideoModel
 from atfr.runtime.bundle import ENGINES, Bundle, runner
 from atfr.runtime.description import BUNDLE, Description, Runtime, checksum, multiply_adds
@@ -130,6 +133,16 @@ def versions(runtime: Runtime) -> dict[str, str]:
     return own | {package: importlib.metadata.version(package) for package in PACKAGES[runtime]}
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what exports into a folder that were killed left beside it, and put back the bundle that one had moved."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}-????????"):
+        with suppress(BlockingIOError), locked(left):
+            if {path.name for path in left.iterdir()} <= {"new", "old"}:
+                if (left / "old").exists() and not folder.exists():
+                    (left / "old").rename(folder)
+                shutil.rmtree(left)
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Give a new folder, which takes the place of a bundle, or of nothing, when the block ends well.
@@ -137,11 +150,12 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         BundleError: there is something there that is no bundle.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if folder.is_symlink() or not (free or (folder / BUNDLE).is_file()):
         raise BundleError(f"'{folder}' exists and is no bundle: give a new folder, or the one of an older bundle")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch, locked(Path(scratch)):
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
         yield new
