@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from atfr.cli import data as commands
 from atfr.cli.main import main
 from atfr.data.index import VideoIndex
 from atfr.data.sets import UCF101
@@ -210,15 +209,3 @@ def test_ctrl_c_keeps_what_was_found(data: Path, tmp_path: Path) -> None:
     assert 20 <= done < 400
     assert main(command[len(ATFR) :]) == 2  # done; one is broken
     assert index.read_text().count('"path"') == 405  # every video that is there once
-
-
-def test_a_log_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = iter([0.0, 10.0, 40.0, 45.0, 100.0])
-    monkeypatch.setattr(commands.time, "monotonic", lambda: next(clock))
-    with commands.long_progress("checking") as progress:
-        for done in (1, 20, 21, 50):
-            progress(done, 100)
-    assert capsys.readouterr().err.splitlines() == [
-        "atfr: checking: 20 of 100, 0.5/s, 0:02:40 left",
-        "atfr: checking: 50 of 100, 0.5/s, 0:01:40 left",
-    ]

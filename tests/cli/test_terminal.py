@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
@@ -55,7 +56,7 @@ def test_a_bar_tells_the_rate_and_the_time_left_and_goes_away(predicted: Seen) -
     assert predicted.code == 0
     bars = [picture for picture in predicted.pictures if picture.startswith("predicting")]
     assert any("0/16" in bar for bar in bars), "it begins with nothing done and knows of how many"
-    assert any(re.search(r" \d+/16 (\d+\.\d/s|\d+\.\d s each) \d:\d\d:\d\d left$", bar) for bar in bars), bars
+    assert any(re.search(r" \d+ % \d+/16 (\d+\.\d/s|\d+\.\d s each) \d:\d\d:\d\d left$", bar) for bar in bars), bars
     assert max(map(cell_len, bars)) <= 80
     end = predicted.terminal[predicted.terminal.rindex("predicting") :]
     assert "\x1b[2K" in end.partition("Predictions")[0], "the bar's line is cleared before the table"
@@ -137,6 +138,35 @@ def test_stdout_is_given_back(capsys: pytest.CaptureFixture[str]) -> None:
         fail_after_noise()
     print("after")
     assert capsys.readouterr() == ("1\nafter\n", "noise\n")
+
+
+def test_a_log_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 10.0, 40.0, 45.0, 100.0])
+    monkeypatch.setattr(common, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with common.progress("checking") as progress:
+        for done in (1, 20, 21, 50):
+            progress(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "atfr: checking: 20 of 100 (20 %), 2.0 s each, 0:02:40 left",
+        "atfr: checking: 50 of 100 (50 %), 2.0 s each, 0:01:40 left",
+    ]
+
+
+@pytest.mark.parametrize("line", ["predict DATA --checkpoint RUN", "test --checkpoint RUN --data DATA --views 1x1",
+    "train --data DATA --out OUT --epochs 2", "data resize DATA OUT --side 16 --num_workers 1",
+    "bench resnet3d_18 --frames 4 --size 32 --batches [1,2] --rounds 2"])  # fmt: skip
+def test_what_takes_long_says_in_a_log_how_far_it_is(
+    line: str, data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(common, "LOG_EVERY_S", 0)
+    places = {"DATA": data, "RUN": checkpoint, "OUT": tmp_path / "out"}
+    words = [str(places.get(word, word)) for word in line.split()]
+    assert main([*words, *(TRAIN if words[0] == "train" else [])]) == 0
+    told = re.findall(r"^atfr: \w+ing: (\d+) of (\d+) \((\d+) %\), \S+( s each)?, \d:\d\d:\d\d left$",
+                      capsys.readouterr().err, re.MULTILINE)  # fmt: skip
+    assert len(told) > 2
+    assert all(int(percent) == round(100 * int(done) / int(total)) for done, total, percent, _ in told)
 
 
 def test_rates_below_one_a_second_are_times() -> None:

@@ -1,6 +1,6 @@
 """`atfr bench`: how much of what SGS saves in multiply-adds it saves in time, on this machine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,7 +66,7 @@ def bench(
     batches = [batches] if isinstance(batches, int) else batches
     if not batches or min(batches) < 1 or (graphs and batches != [1]):
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
-    with common.busy("timing"):
+    with common.busy("starting"):
         from atfr.measure import machine_limits, write_result
         from atfr.measure.saving import maps_that_come
 
@@ -76,8 +76,10 @@ def bench(
         shape = common.clip_shape(shape, frames, size)
         maps = max(maps_that_come(network, shape).values())
         kept = {clips: kept_by(active_bins, clips, maps) for clips in batches}
-        savings = time_batches(network, shape, kept, runtime, rounds)
         where = next(network.parameters()).device
+    with common.progress("timing") as progress:
+        savings = time_batches(network, shape, kept, runtime, rounds, progress)
+    with common.busy("measuring the machine"):
         limits = machine_limits(where)
         report = write_result(
             out,
@@ -110,7 +112,12 @@ def kept_by(active_bins: int | list[int] | None, clips: int, maps: int) -> tuple
 
 
 def time_batches(
-    network: "VideoModel", shape: tuple[int, ...], batches: Mapping[int, tuple[int, ...]], runtime: Runtime, rounds: int
+    network: "VideoModel",
+    shape: tuple[int, ...],
+    batches: Mapping[int, tuple[int, ...]],
+    runtime: Runtime,
+    rounds: int,
+    progress: Callable[[int, int], None],
 ) -> "dict[int, Saving]":
     """Time a network with SGS and without, batch after batch, by the number of clips; `batches` has their A."""
     import torch
@@ -124,7 +131,11 @@ def time_batches(
     ready = atfr.optimize_for_inference if runtime == "optimized" else (lambda model: model)
     static, adaptive = ready(without_sgs(network)), ready(network)
     savings: dict[int, Saving] = {}
-    for clips, kept in batches.items():
+    for place, (clips, kept) in enumerate(batches.items()):
+
+        def report(done: int, total: int, place: int = place) -> None:
+            progress(place * total + done, len(batches) * total)
+
         work = work_of(network, shape, kept)
         noise = torch.randn(clips, *shape, device=where)
         pair: AbstractContextManager[Pair]
@@ -133,7 +144,8 @@ def time_batches(
         else:
             pair = eager(adaptive, noise, work, static)
         with pair as both:
-            savings[clips] = measure({runtime: both}, rounds=rounds, at_least=rounds, device=where)[0][runtime]
+            turns: dict[str, Any] = {"rounds": rounds, "at_least": rounds, "device": where, "progress": report}
+            savings[clips] = measure({runtime: both}, **turns)[0][runtime]
     return savings
 
 

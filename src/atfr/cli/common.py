@@ -5,11 +5,13 @@ import json
 import os
 import re
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 WIDTH = 80
 SPEED_OVER_S = 600
 """The rate is that of the last ten minutes: a single long video may take one."""
+LOG_EVERY_S = 30
+BAR = 24
 _RESULTS: ContextVar[TextIO | None] = ContextVar("where results go", default=None)
 DataSetName = Literal["kinetics400", "kinetics600", "mini_kinetics200", "ssv2", "ucf101", "hmdb51"]
 
@@ -214,17 +218,39 @@ def busy(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar with rate and time left on a terminal; what comes is to be called with (done, total)."""
-    with _shown(_What(), BarColumn(), MofNCompleteColumn(), _Rate(), _TimeLeft()) as shown:
-        task = shown.add_task(what, total=total)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    """Show a bar with rate and time left on a terminal, elsewhere a line now and then; call it with (done, total)."""
+    with _shown(_What(), BarColumn(BAR), _Percent(), MofNCompleteColumn(), _Rate(), _TimeLeft()) as shown:
+        task, say = shown.add_task(what, total=total), now_and_then(what)
+
+        def report(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+            if shown.disable:
+                say(done, total)
+
+        yield report
+
+
+def now_and_then(what: str) -> Callable[[int, int], None]:
+    """Return what, called with (done, total), says at most every half minute how far it is: for logs and pipes."""
+    said_s, said = time.monotonic(), 0
+
+    def say(done: int, total: int) -> None:
+        nonlocal said_s, said
+        passed_s = time.monotonic() - said_s
+        if passed_s >= LOG_EVERY_S and done > said:
+            each_s = passed_s / (done - said)
+            left = timedelta(seconds=round((total - done) * each_s))
+            note(f"{what}: {done} of {total} ({100 * done / total:.0f} %), {_rate(1 / each_s)}, {left} left")
+            said_s, said = said_s + passed_s, done
+
+    return say
 
 
 def _shown(*columns: ProgressColumn) -> Progress:
     """What goes on, on stderr, and only where somebody sees it: `FORCE_COLOR` makes no terminal of a pipe."""
-    seen = sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+    hidden = not sys.stderr.isatty() or Console(stderr=True).is_dumb_terminal
     return Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not seen, speed_estimate_period=SPEED_OVER_S
+        *columns, console=Console(stderr=True), transient=True, disable=hidden, speed_estimate_period=SPEED_OVER_S
     )
 
 
@@ -239,9 +265,18 @@ class _Rate(ProgressColumn):
     """How many get done a second, or how long each takes."""
 
     def render(self, task: RichTask) -> Text:
-        if not task.speed:
-            return Text("")
-        return Text(f"{task.speed:.1f}/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s each")
+        return Text(_rate(task.speed) if task.speed else "")
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+
+
+class _Percent(ProgressColumn):
+    """The share that is done."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text(f"{task.percentage:.0f} %" if task.total else "")
 
 
 class _TimeLeft(TimeRemainingColumn):

@@ -1,12 +1,7 @@
 """`atfr data check` and `atfr data resize`: look after the videos before a training has to."""
 
 import os
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,7 +14,6 @@ if TYPE_CHECKING:
     from atfr.data.check import Problem
 
 DEFAULT_CLIP = ClipSpec()
-LOG_EVERY_S = 30
 SHOWN = 20
 NAMED = 5
 KINDS = ("missing", "broken", "damaged", "leaked", "short")
@@ -70,7 +64,7 @@ def check(
     entries, num_classes = listed(name, root, test_fold)
     folder = folder_of(root)
     paths = [entry.path for entry in entries if entry.path is not None]
-    with long_progress("checking") as progress:
+    with common.progress("checking") as progress:
         problems = check_videos(
             paths, folder, min_frames=min_frames, num_workers=workers(num_workers), progress=progress
         )
@@ -148,7 +142,7 @@ def resize(
     from atfr.cli.main import FAILED
     from atfr.data.resize import resize_videos
 
-    with long_progress("resizing") as progress:
+    with common.progress("resizing") as progress:
         result = resize_videos(
             source,
             target,
@@ -218,22 +212,3 @@ def workers(asked: int | None) -> int:
     if asked:
         return processes("--num_workers", asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def long_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal; elsewhere, as in a log, say now and then how far it is and how fast."""
-    with common.progress(what) as bar:
-        said_s, said = time.monotonic(), 0
-
-        def report(done: int, total: int) -> None:
-            nonlocal said_s, said
-            bar(done, total)
-            now_s = time.monotonic()
-            if not sys.stderr.isatty() and now_s - said_s >= LOG_EVERY_S:
-                rate = (done - said) / (now_s - said_s)
-                left = timedelta(seconds=round((total - done) / rate))
-                common.note(f"{what}: {done} of {total}, {rate:.1f}/s, {left} left")
-                said_s, said = now_s, done
-
-        yield report

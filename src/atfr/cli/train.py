@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -264,16 +265,23 @@ def tell_start(network: "VideoModel", spec: ClipSpec, init: Path | None, started
 
 
 def with_note(trainer: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Return the Trainer's options, with a note when the training really begins: errors before it stay one line."""
+    """Return the Trainer's options, with notes when the training really begins and, in a log, how far it is."""
     from lightning.pytorch.callbacks import LambdaCallback
 
     def begin(*_: Any) -> None:
         if is_first_process():
             common.note(text)
 
+    say = common.now_and_then("training")
+
+    def go_on(trainer: Any, _module: Any, _outputs: Any, _batch: Any, batch: int) -> None:
+        steps = trainer.num_training_batches
+        if is_first_process() and not sys.stderr.isatty() and (trainer.max_epochs or -1) > 0:
+            say(trainer.current_epoch * steps + batch + 1, trainer.max_epochs * steps)
+
     own = trainer.get("callbacks") or []
     given = own if isinstance(own, list) else [own]
-    return {**trainer, "callbacks": [*given, LambdaCallback(on_train_start=begin)]}
+    return {**trainer, "callbacks": [*given, LambdaCallback(on_train_start=begin, on_train_batch_end=go_on)]}
 
 
 def settings_of(
