@@ -34,6 +34,7 @@ ROOMS = [
     "quickstart",
     "web",
     "cli",
+    "__main__",
 ]
 
 

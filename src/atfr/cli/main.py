@@ -105,6 +105,10 @@ def heard() -> Iterator[None]:
 
 def run(args: list[str]) -> int:
     """Do what the arguments say and return the exit code."""
+    if "_ARGCOMPLETE" in os.environ:
+        from atfr.cli.completion import complete
+
+        complete()
     if not args or args[0] in ("-h", "--help"):
         print(overview())
         return 0
