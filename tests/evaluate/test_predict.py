@@ -1,8 +1,11 @@
 import gc
+import html
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -212,3 +215,15 @@ def test_bad_arguments_are_refused_at_once(paths: list[Path]) -> None:
         predict(network(), paths, TASK, batch_size=0)
     with pytest.raises(CheckpointError, match=r"has 4 classes and its task names 6"):
         predict(network(classes=4), paths, TASK)
+
+
+def test_a_notebook_shows_the_answer_and_nothing_of_names_as_html(paths: list[Path]) -> None:
+    evil = Path("/videos/<script>&\udcff.mp4")
+    answer = next(predict(network(), paths[:1], TASK))
+    shown = replace(answer, path=evil, labels=("<b>bold</b>", *NAMES[1:]))._repr_html_()
+    assert "<caption>/videos/&lt;script&gt;&amp;\\xff.mp4</caption>" in shown
+    assert "&lt;b&gt;bold&lt;/b&gt;" in shown
+    label, share = answer.top()[1]
+    assert f"<td>{html.escape(label if label != NAMES[0] else '<b>bold</b>')}</td><td>{100 * share:.1f} %</td>" in shown
+    assert f"{answer.total_gflops:.4g} GFLOPs" in shown
+    assert len(ElementTree.fromstring(f"<div>{shown}</div>").findall("table/tr")) == 5

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +58,16 @@ def test_page_of_one_run(sites: dict[str, int]) -> None:
     assert all(region["aria-label"] and region["tabindex"] == "0" for region in regions)
     assert len(regions) == len(found.all("table"))
     assert all(heading["scope"] in ("col", "row") for heading in found.all("th"))
+
+
+def test_a_notebook_shows_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = report_of(run=made_up())
+    shown = re.fullmatch(r'<iframe srcdoc="([^"]*)" style="[^"]*"></iframe>', report._repr_html_())
+    check_stands_alone(html.unescape(shown[1]))
+    page = """<p title="a 'b' &amp;">1 &lt; 2</p>"""
+    monkeypatch.setattr("atfr.viz.report_page.report_page", lambda _: page)
+    shown = re.fullmatch(r'<iframe srcdoc="([^"]*)" style="[^"]*"></iframe>', report._repr_html_())
+    assert html.unescape(shown[1]) == page
 
 
 def test_page_of_a_static_run_has_nothing_of_sites() -> None:

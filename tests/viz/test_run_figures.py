@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
@@ -123,10 +124,31 @@ def test_correctness(result: TestResult) -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == [str(one.low) for one in groups]
 
 
+@pytest.mark.parametrize("videos", [2, 60, 3000])
+def test_colour_bars_have_whole_numbers(videos: int) -> None:
+    *_, bar = drawn(viz.motion(made_up(videos=videos))).axes
+    low, high = bar.get_ylim()
+    shown = [
+        text.get_text() for text, at in zip(bar.get_yticklabels(), bar.get_yticks(), strict=True) if low <= at <= high
+    ]
+    assert len(shown) > 1
+    assert all(re.fullmatch(r"[1-9]\d*", text) for text in shown)
+    assert not any(text.get_text() for text in bar.get_yticklabels(minor=True))
+
+
+def test_motion_that_goes_with_nothing_is_said_in_words() -> None:
+    result = made_up(videos=4)
+    same = [replace(video, motion=(0.1,) * len(video.motion)) for video in result.videos]
+    (axes, _) = drawn(viz.motion(replace(result, videos=tuple(same)))).axes
+    assert axes.get_title("left") == "res2: rank correlation none"
+
+
 def test_confusion_matrix(result: TestResult) -> None:
     (axes,) = drawn(viz.confusion_matrix(result)).axes
     found = analysis.confusion(result)
     np.testing.assert_allclose(axes.images[0].get_array(), found.shares)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [text.get_text() for text in labels] == list(found.labels)
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {
         (column, row): f"{100 * share:.0f}" for (row, column), share in np.ndenumerate(found.shares) if share >= 0.005

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ class Prediction:
         """Return the k most probable classes (all, where there are fewer) as (label, probability)."""
         scores, classes = self.scores.topk(min(k, len(self.labels)))
         return [(self.labels[i], score) for i, score in zip(classes.tolist(), scores.tolist(), strict=True)]
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the most probable classes, and what finding them has cost."""
+        name = escape(os.fsencode(self.path).decode(errors="backslashreplace"))  # a name may be any bytes
+        rows = "".join(f"<tr><td>{escape(label)}</td><td>{100 * share:.1f} %</td></tr>" for label, share in self.top())
+        kept = "; ".join(f"{site}: {' '.join(map(str, counts))}" for site, counts in self.active_bins.items())
+        bill = f"{self.total_gflops:.4g} GFLOPs, {self.static_gflops * len(self.gflops):.4g} without SGS"
+        notes = "".join(f"<br/>{escape(note)}" for note in (kept and f"maps kept at {kept}", self.warning) if note)
+        return f"<table><caption>{name}</caption>{rows}</table><p>{bill}{notes}</p>"
 
     @property
     def total_gflops(self) -> float:

@@ -140,7 +140,8 @@ details { margin-top: .6rem; }
 summary { cursor: pointer; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-tbody th { font-weight: 400; color: var(--soft); min-width: 8rem; }
+tbody th { font-weight: 400; color: var(--soft); min-width: 4rem; }
+td { min-width: 5rem; }
 th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 """
 """The look of facts and sections, here and on other pages; colours are --ink, --soft, --card and --line."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ class Report:
         """How much more often each run is right than the first, video by video, where they can be compared."""
         others = [name for name in self.runs if name != self.first and name not in self.not_comparable]
         return {name: paired_difference(self.runs[name], self.runs[self.first]) for name in others}
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the page, in a frame of its own."""
+        from atfr.viz.report_page import report_page
+
+        return f'<iframe srcdoc="{escape(report_page(self))}" style="width: 100%; height: 40rem; border: 0"></iframe>'
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the report into plain JSON values: what the figures show, of each run; NaN is null."""

@@ -63,10 +63,10 @@ def measures(report: Report) -> list[tuple[str, list[str]]]:
     """Return the figures of the runs, a row a figure; of no run those that it has not."""
     runs = list(report.runs.values())
     rows = [("top-1", [f"{percent(one.top1)} ± {100 * one.top1_standard_error:.1f}" for one in runs])]
+    rows.append(("GFLOPs of a clip", [cost(one) for one in runs]))
     if any(one.top5 is not None for one in runs):
         rows.append(("top-5", ["–" if one.top5 is None else percent(one.top5) for one in runs]))
     rows.append(("mean class accuracy", [percent(one.mean_class_accuracy) for one in runs]))
-    rows.append(("GFLOPs of a clip", [cost(one) for one in runs]))
     rows.append(("calibration error", [percent(analysis.calibration(one).error) for one in runs]))
     for site in dict.fromkeys(site for one in runs for site in one.sites):
         kept = [kept_of(one, site) for one in runs]
@@ -92,16 +92,13 @@ def kept_of(result: TestResult, site: str) -> str:
 
 
 def compared(report: Report) -> Section:
-    """All runs beside each other."""
-    rows: list[list[object]] = [
-        ["network", *(result.network["model"] for result in report.runs.values())],
-        ["sampler", *(sampler(result) for result in report.runs.values())],
-    ]
-    rows += [[name, *cells] for name, cells in measures(report)]
+    """All runs, a row each; what decides stands first, where a phone shows it."""
     differences, bad, text = report.differences, report.not_comparable, []
+    top1, *others = measures(report)
+    columns = [top1]
     if differences:
         cells = ["–" if name not in differences else points(differences[name]) for name in report.runs]
-        rows.append([f"top-1 above {report.first}, in points", *cells])
+        columns.append((f"above {report.first}, points", cells))
         text.append(
             f"Differences are paired with {report.first}, video by video, with 95 % intervals (bootstrap over videos). "
             "p is that of McNemar's exact test: how often networks that are equally good differ as much."
@@ -110,7 +107,11 @@ def compared(report: Report) -> Section:
         text.append(f"Only {name} is right in {one.gained} videos, only {report.first} in {one.lost}: {one.certainty}.")
     text += [f"{name} is not comparable with {report.first}: {'; '.join(why)}." for name, why in bad.items()]
     text.append("± is the standard error. GFLOPs are multiply-adds / 1e9.")
-    return Section("Side by side", text, shown=Table(["", *report.runs], rows, row_headings=True))
+    networks = list(report.runs.values())
+    columns += [*others, ("network", [str(one.network["model"]) for one in networks])]
+    columns.append(("sampler", [sampler(one) for one in networks]))
+    rows = [[name, *(cells[place] for _, cells in columns)] for place, name in enumerate(report.runs)]
+    return Section("Side by side", text, shown=Table(["", *(name for name, _ in columns)], rows, row_headings=True))
 
 
 def sampler(result: TestResult) -> str:

@@ -4,6 +4,7 @@ Each function takes the result of a test, or several by name, and returns a matp
 What belongs to an SGS layer has one axes a run and site, so that SlowFast has two; a static network has none.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,8 +31,8 @@ DENSITY = ListedColormap(colormaps["cividis"](np.linspace(0.3, 1, 256)))
 """Without colours so dark that they are lost on the dark page."""
 ENDS = 5
 """Classes at either end, as in the paper's Table 5."""
-SHOWN_CLASSES = 12
-"""Rows of a confusion matrix, at most."""
+SHOWN_CLASSES, NAMED = 12, 16
+"""Rows of a confusion matrix, and letters of their names, at most."""
 
 
 WIDTH_IN = 3.7
@@ -191,9 +192,8 @@ def motion(runs: Runs) -> Figure:
         energy = [100 * value for video in panel.result.videos for value in video.motion]
         draw_density(figure, axes, energy, kept)
         relation = analysis.motion_relation(panel.result, panel.site)
-        axes.set_title(
-            f"{panel.title}: rank correlation {relation.clips:.2f}", loc="left", fontsize=9, parse_math=False
-        )
+        told = "none" if math.isnan(relation.clips) else f"{relation.clips:.2f}"
+        axes.set_title(f"{panel.title}: rank correlation {told}", loc="left", fontsize=9, parse_math=False)
         axes.set_ylabel("maps kept, A", fontsize=8)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -208,9 +208,12 @@ def draw_density(figure: Figure, axes: Axes, energy: Sequence[float], kept: Sequ
     clips, _, _ = np.histogram2d(kept, energy, bins=(rows, steps))
     where = (steps[0], steps[-1], rows[0], rows[-1])
     options: dict[str, Any] = {"origin": "lower", "aspect": "auto", "interpolation": "none"}
-    norm = LogNorm(1, max(2, clips.max()))
+    most = max(2, int(clips.max()))
+    norm = LogNorm(1, most)
     image = axes.imshow(np.ma.masked_equal(clips, 0), norm=norm, cmap=DENSITY, extent=where, **options)
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    ticks = [digit * 10**power for power in range(len(str(most))) for digit in (1, 2, 5)]
+    bar = figure.colorbar(image, ax=axes, pad=0.02, ticks=[tick for tick in ticks if tick <= most], format="%d")
+    bar.minorticks_off()
     bar.set_label("clips", fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
@@ -271,7 +274,7 @@ def confusion_matrix(runs: Runs, most: int = SHOWN_CLASSES) -> Figure:
     last column then sums up all others.
     """
     found = {name: analysis.confusion(result) for name, result in named(runs).items()}
-    heights = [1.0 + 0.2 * min(len(one.labels), most) for one in found.values()]
+    heights = [1.6 + 0.2 * min(len(one.labels), most) for one in found.values()]
     figure = blank(sum(heights))
     all_axes = figure.subplots(len(found), squeeze=False, height_ratios=heights)[:, 0]
     for axes, (name, one) in zip(all_axes, found.items(), strict=True):
@@ -284,9 +287,10 @@ def confusion_matrix(runs: Runs, most: int = SHOWN_CLASSES) -> Figure:
                 axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=ink)
         style(axes)
         rest = ["other"] * (shares.shape[1] - len(labels))
-        axes.set_yticks(range(len(labels)), [f"{short(label, 24)}  {row + 1}" for row, label in enumerate(labels)])
-        axes.set_xticks(range(shares.shape[1]), [*map(str, range(1, len(labels) + 1)), *rest])
-        for text in axes.get_yticklabels():
+        names = [short(label, NAMED) for label in labels]
+        axes.set_yticks(range(len(labels)), names)
+        axes.set_xticks(range(shares.shape[1]), [*names, *rest], rotation=90)
+        for text in (*axes.get_yticklabels(), *axes.get_xticklabels()):
             text.set_parse_math(False)
         axes.tick_params(length=0)
         shown = f"{len(labels)} of {len(one.labels)} classes" if rest else ""
