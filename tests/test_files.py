@@ -1,12 +1,14 @@
 """What is written is whole or not there, and goes where the path leads."""
 
+import csv
+import io
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from atfr.files import whole, write_whole
+from atfr.files import csv_text, whole, write_whole
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -53,3 +55,9 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"folder: '{tmp_path}'"):
         write_whole(tmp_path, "text")
+
+
+@pytest.mark.parametrize("name", ['=HYPERLINK("x")', "+1", "-1-1", "@a", "a\nb", 'a"b', "a,b", " a "])
+def test_names_come_back_from_csv_as_they_are(name: str) -> None:
+    """Also those that a spreadsheet takes for formulas: a changed name would be no file's."""
+    assert [*csv.reader(io.StringIO(csv_text(["path"], [[name]]), newline=""))] == [["path"], [name]]

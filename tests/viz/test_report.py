@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_a_notebook_shows_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = re.fullmatch(r'<iframe srcdoc="([^"]*)" style="[^"]*"></iframe>', report._repr_html_())
     check_stands_alone(html.unescape(shown[1]))
     page = """<p title="a 'b' &amp;">1 &lt; 2</p>"""
-    monkeypatch.setattr("atfr.viz.report_page.report_page", lambda _: page)
+    monkeypatch.setattr(sys.modules["atfr.viz.report_page"], "report_page", lambda _: page)
     shown = re.fullmatch(r'<iframe srcdoc="([^"]*)" style="[^"]*"></iframe>', report._repr_html_())
     assert html.unescape(shown[1]) == page
 
