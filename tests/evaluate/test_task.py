@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import atfr
 from atfr.errors import CheckpointError, InputError
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from tests.evaluate.build import NAMES, SPEC, network
@@ -46,6 +47,17 @@ def test_a_network_of_another_type_computes_in_float32(dtype: torch.dtype, tmp_p
     clips = torch.rand(2, *task.clip_shape)
     with torch.inference_mode():
         assert torch.equal(loaded(clips), model.float()(clips))
+
+
+def test_a_folder_without_a_task_reads_the_clips_its_network_was_published_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    atfr.create_model("x3d_xs", num_classes=3).save_pretrained(tmp_path)
+    with caplog.at_level("INFO", "atfr"):
+        _, task = load_checkpoint(tmp_path)
+    assert task.labels == ("class 0", "class 1", "class 2")
+    assert (task.clip_shape, task.spec.stride) == ((3, 4, 182, 182), 12)
+    assert "4 x 182 x 182, 12 frames of the video apart" in caplog.text
 
 
 def test_labels_must_be_names() -> None:

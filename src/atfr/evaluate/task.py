@@ -102,11 +102,14 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple["VideoModel", Task]
 
 def numbered(model: "VideoModel", folder: Path) -> Task:
     """The task of a network that came without one: classes by number, and the clips it is made for."""
-    spec = natural_clip(model, has_weights=True)
+    from atfr.weights.published import PUBLISHED
+
+    name = model.config["model"]
+    spec = kinetics400(model).spec if name in PUBLISHED else natural_clip(model, has_weights=True)
     count = model.config["arguments"]["num_classes"]
     LOG.info(
         f"'{folder}' has no {TASK}: classes are told by number (class 0 to class {count - 1}), and clips are what "
-        f"{model.config['model']} is made for, {spec.frames} x {spec.size} x {spec.size}, of every second frame"
+        f"{name} is made for, {spec.frames} x {spec.size} x {spec.size}, {spec.stride} frames of the video apart"
     )
     return Task(tuple(f"class {number}" for number in range(count)), spec)
 
