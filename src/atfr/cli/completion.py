@@ -28,7 +28,7 @@ def complete() -> None:
     options: Any = make_parser(name, getattr(importlib.import_module(command.module), command.function), False)
     for action in options._actions:
         if action.nargs != 0:  # no flag
-            known = choices(getattr(action, "_typehint", None))
+            known: Any = choices(getattr(action, "_typehint", None))
             action.completer = ChoicesCompleter(known) if known else FilesCompleter()
     options.parse_args([])  # which asks argcomplete
 
