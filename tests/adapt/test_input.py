@@ -19,6 +19,7 @@ from tests.test_families import FAMILIES, network
 
 PLACES = ["input", "stem", "res2", "res3", "res4"]
 FRAMES, SIDE = 20, 16
+IMAGES = "i3d_efficientnet_lite0"
 OPTIONS = {
     "change": {"sampler": "change", "num_bins": 5},
     "uniform": {"sampler": "uniform", "active_bins": 5.0},
@@ -33,8 +34,14 @@ def clips(frames: int = FRAMES, count: int = 3) -> Tensor:
     return made
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("after", PLACES)
+@pytest.mark.parametrize(
+    ("family", "after"),
+    [
+        pytest.param(family, place, marks=() if number % len(PLACES) == turn or not number else pytest.mark.soak)
+        for number, family in enumerate(FAMILIES)  # the first family everywhere, each other one at a place of its own
+        for turn, place in enumerate(PLACES)
+    ],
+)
 def test_change_in_every_family_and_place(family: str, after: str) -> None:
     base = network(family)
     model = copy.deepcopy(base)
@@ -167,7 +174,9 @@ def test_slowfast_pathways_see_the_same_moments_at_the_input() -> None:
 # --- what zero padding does -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "i3d_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "family", ["resnet3d_18", *(pytest.param(name, marks=pytest.mark.soak) for name in (*FAMILIES[1:], IMAGES))]
+)
 def test_a_still_clip_keeps_one_map_where_half_of_them_are_out_of_reach_of_padding(family: str) -> None:
     """With what keeps maps by their change, and with SGS that is told which maps padding has touched."""
     base = network(family)

@@ -125,7 +125,9 @@ def test_the_page_says_what_the_result_files_say(page: ModuleType) -> None:
     assert filled == text, "run `python benchmarks/page.py --page`: tables come from the result files"
 
 
-@pytest.mark.parametrize("name", ["scale", "inference", "bf16"])
+@pytest.mark.parametrize(
+    "name", ["bf16", *(pytest.param(name, marks=pytest.mark.soak) for name in ("scale", "inference"))]
+)
 def test_scripts_run_quickly(name: str, page: ModuleType, tmp_path: Path) -> None:
     script, out = BENCHMARKS / f"{name}.py", tmp_path / f"{name}.json"
     subprocess.run(

@@ -173,6 +173,7 @@ def test_controls_and_change_at_every_stage(after: str, sampler: str) -> None:  
         torch.testing.assert_close(fast(clips), together, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.soak
 def test_the_openvino_bundle_keeps_any_number_of_maps(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     model = copy.deepcopy(network()).float()

@@ -30,8 +30,16 @@ class Tiny(nn.Module):
         return self.late(self.early(clips)).mean((2, 3, 4))
 
 
-@pytest.mark.parametrize("runtime", list(ENGINES))
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    ("options", "runtime"),
+    [
+        pytest.param(
+            options, runtime, id=f"{name}-{runtime}", marks=() if (number + turn) % 2 == 0 else pytest.mark.soak
+        )
+        for number, (name, options) in enumerate(OPTIONS.items())  # in turns
+        for turn, runtime in enumerate(ENGINES)
+    ],
+)
 def test_as_the_layer_does(tmp_path: Path, runtime: str, options: dict) -> None:
     model = Tiny().eval()
     atfr.adapt_(model, "early", example=torch.zeros(1, *SHAPE), **options)
