@@ -12,12 +12,12 @@ import atfr
 from atfr.adapt.trace import site_names
 from atfr.cli import quickstart as cli
 from atfr.cli.main import main
+from atfr.comparison import making
+from atfr.comparison.recipes import FROM_NOTHING, SAMPLES, recipe_for
 from atfr.data import samples
 from atfr.data.samples import manifest_of, read_manifest, render_samples
 from atfr.evaluate.task import load_checkpoint
 from atfr.models import efficientnet
-from atfr.quickstart import compare
-from atfr.quickstart.recipes import FROM_NOTHING, SAMPLES, recipe_for
 from atfr.train.recipe import FROM_IMAGES
 from atfr.viz import centred_clip
 
@@ -31,8 +31,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def few_clips_timed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "TIMED_BATCH", 4)
-        patch.setattr(compare, "TIMED_BATCHES", 2)
+        patch.setattr(making, "TIMED_BATCH", 4)
+        patch.setattr(making, "TIMED_BATCHES", 2)
         yield
 
 

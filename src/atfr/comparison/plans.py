@@ -1,0 +1,126 @@
+"""Which networks a comparison has: one base, with one sampler or none, at several numbers of frames kept.
+
+static                               all frames
+fewer_frames_A, change_A             A frames at the input: evenly spaced; where the clip changes
+uniform_maps_A, change_maps_A, sgs_A the same share of the maps behind a stage: evenly spaced, by change, by SGS
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atfr.adapt import adapt_
+from atfr.adapt.cost import ClipCost, clip_cost
+from atfr.adapt.trace import INPUT
+from atfr.errors import InputError
+from atfr.measure.saving import maps_that_come
+from atfr.models import VideoModel
+from atfr.train.recipe import Recipe
+
+STATIC, FEWER_FRAMES, CHANGE = "static", "fewer_frames", "change"
+UNIFORM_MAPS, CHANGE_MAPS, SGS = "uniform_maps", "change_maps", "sgs"
+KINDS = (STATIC, FEWER_FRAMES, CHANGE, UNIFORM_MAPS, CHANGE_MAPS, SGS)
+ADAPTIVE = (CHANGE, CHANGE_MAPS, SGS)
+SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Of the frames of a clip, which are kept by default."""
+
+LEAST = 3
+"""Without static, fewer frames and change there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network to make of the base.
+
+    Attributes:
+        kind: what chooses, and where; all of a kind are trained at one learning rate.
+        sampler: the arguments of `adapt_`; None: there is no sampler.
+        kept: frames or maps that a clip keeps at most, or on average.
+        of: frames or maps that there are.
+        share: of the base's multiply-adds, where a clip keeps as many.
+    """
+
+    name: str
+    kind: str
+    sampler: Mapping[str, Any] | None = None
+    kept: int = 0
+    of: int = 0
+    share: float = 1.0
+
+    @property
+    def words(self) -> str:
+        """What it takes, for a reader."""
+        if self.sampler is None:
+            return f"all {self.of} frames"
+        how = {CHANGE: "by change", CHANGE_MAPS: "by change", SGS: "by SGS"}.get(self.kind, "evenly spaced")
+        where = "frames" if self.sampler["after"] == INPUT else f"maps behind {self.sampler['after']}"
+        return f"{self.kept} of {self.of} {where}, {how}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where samplers stand: how many maps of a clip come there (of several pathways, each), and what A of them cost."""
+
+    after: str
+    maps: tuple[int, ...]
+    cost: ClipCost
+
+    def share(self, kept: tuple[int, ...]) -> float:
+        """Return the share of the multiply-adds that is left where a clip keeps so many maps."""
+        return self.cost.adaptive[kept if len(kept) > 1 else kept[0]] / self.cost.static
+
+
+def place_of(base: VideoModel, after: str, clip_shape: Sequence[int]) -> Place:
+    """Try a sampler at a place of a copy of the base."""
+    network = copy.deepcopy(base)
+    adapt_(network, after, sampler="change")
+    return Place(after, tuple(maps_that_come(network, clip_shape).values()), clip_cost(network, clip_shape))
+
+
+def plans_for(
+    base: VideoModel, clip_shape: Sequence[int], frames_kept: Sequence[int] | None, after: str, recipe: Recipe
+) -> list[Plan]:
+    """Return all networks, those first without which the comparison says least.
+
+    Args:
+        frames_kept: numbers of frames, of those that a clip has; by default an eighth, a quarter and a half.
+        after: the stage that maps are taken behind.
+        recipe: says how SGS is set.
+
+    Raises:
+        InputError: a number of frames is out of range, or there is no such stage.
+    """
+    frames = clip_shape[1]
+    asked = [max(1, round(share * frames)) for share in SHARES] if frames_kept is None else frames_kept
+    wanted = sorted(set(asked))
+    if not wanted or not 1 <= wanted[0] <= wanted[-1] < frames:
+        raise InputError(
+            f"frames_kept must be numbers of frames from 1 to {frames - 1}, fewer than a clip's {frames}, got {asked}"
+        )
+    middle = wanted[len(wanted) // 2] if len(wanted) != 2 else wanted[0]
+    in_order = [middle, *(kept for kept in wanted if kept != middle)]
+    at_input, behind = place_of(base, INPUT, clip_shape), place_of(base, after, clip_shape)
+    plans = [Plan(STATIC, STATIC, of=frames)]
+    for kept in in_order:
+        plans += at(at_input, (kept,), {FEWER_FRAMES: {"sampler": "uniform"}, CHANGE: {"sampler": "change"}})
+    of_sgs = {"kernel": recipe.kernel, "order": recipe.order, "edge_maps": "found"}
+    kinds = {UNIFORM_MAPS: {"sampler": "uniform"}, CHANGE_MAPS: {"sampler": "change"}, SGS: of_sgs}
+    for kept in in_order:
+        plans += at(behind, tuple(max(1, round(kept * maps / frames)) for maps in behind.maps), kinds)
+    return list({plan.name: plan for plan in plans}.values())
+
+
+def at(place: Place, kept: tuple[int, ...], kinds: Mapping[str, Mapping[str, Any]]) -> list[Plan]:
+    """Return the plans of some kinds that keep so many maps at a place."""
+    most, plans = max(kept), []
+    for kind, options in kinds.items():
+        number = {"active_bins": list(kept)} if options.get("sampler") == "uniform" else {"num_bins": most}
+        sampler = {"after": place.after, **options, **number}
+        plans.append(Plan(f"{kind}_{most}", kind, sampler, most, max(place.maps), place.share(kept)))
+    return plans
+
+
+def by_kind(names: Iterable[Plan]) -> list[Plan]:
+    """Return plans in the order in which they are shown."""
+    return sorted(names, key=lambda plan: (KINDS.index(plan.kind), plan.kept))
