@@ -47,7 +47,7 @@ def compare(
         test_fold: The fold of the CSV file to hold out.
         dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
         split: The split of UCF101 or HMDB51.
-        after: The stage that maps are taken behind.
+        after: The stage that maps are taken behind; none leaves these networks out.
         frames_kept: Numbers of frames to keep, as [4,8,16]; by default an eighth, a quarter and a half of a clip's.
             Behind the stage it is the same share of the maps.
         clip: The clip, by default 32 frames spread over all of a video, or that of the checkpoint.

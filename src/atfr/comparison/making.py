@@ -22,7 +22,6 @@ from torch import Tensor
 from atfr import measure
 from atfr.adapt import adapt_
 from atfr.adapt.calibrate import calibrate_
-from atfr.adapt.cost import clip_cost
 from atfr.adapt.trace import site_names
 from atfr.comparison.plans import SGS, Plan
 from atfr.data.dataset import ClipDataset
@@ -52,6 +51,9 @@ TIMED_NUMBERS = 2**26
 
 CALIBRATED_ON = 24
 """Clips that tell how many bins SGS needs to keep so many maps."""
+
+SLACK = 1.01
+"""The similarity network has multiply-adds too."""
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,10 @@ class Ground:
         network = copy.deepcopy(self.base)
         if plan.sampler is not None:
             adapt_(network, **plan.sampler)
-        if plan.kind == SGS and plan.kept and len(site_names(network)) == 1:
+        if plan.kind == SGS and plan.kept > 1 and len(site_names(network)) == 1:
             clips = torch.cat(list(some_clips(self.splits.get("train", self.splits["test"]), self.spec, CALIBRATED_ON)))
-            wanted = plan.share * clip_cost(self.base, self.task.clip_shape).static / 1e9
-            calibrate_(network.to(self.device), clips.split(8), gflops=max(wanted, self.least_gflops(network)))
+            calibrate_(network.to(self.device), clips.split(8), gflops=plan.gflops * SLACK)
         return network.cpu()
-
-    def least_gflops(self, network: VideoModel) -> float:
-        """Return what a clip costs that keeps one map, the sampler's own work included."""
-        return min(clip_cost(network, self.task.clip_shape).adaptive.values()) / 1e9
 
     def tested(self, network: VideoModel, videos: VideoList, name: str) -> TestResult:
         """Test a network on the centred clip of each video."""

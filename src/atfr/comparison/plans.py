@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from atfr.adapt import adapt_
-from atfr.adapt.cost import ClipCost, clip_cost
-from atfr.adapt.trace import INPUT
+from atfr.adapt.cost import clip_cost
+from atfr.adapt.trace import INPUT, site_names
 from atfr.errors import InputError
 from atfr.measure.saving import maps_that_come
 from atfr.models import VideoModel
@@ -39,6 +39,7 @@ class Plan:
         kept: frames or maps that a clip keeps at most, or on average.
         of: frames or maps that there are.
         share: of the base's multiply-adds, where a clip keeps as many.
+        gflops: the same in multiply-adds / 1e9.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Plan:
     kept: int = 0
     of: int = 0
     share: float = 1.0
+    gflops: float = 0.0
 
     @property
     def words(self) -> str:
@@ -60,22 +62,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class Place:
-    """Where samplers stand: how many maps of a clip come there (of several pathways, each), and what A of them cost."""
+    """Where samplers stand, tried out in a copy of a base with evenly spaced maps there.
+
+    Attributes:
+        maps: how many maps of a clip come there; of several pathways, each.
+    """
 
     after: str
+    network: VideoModel
+    clip_shape: tuple[int, ...]
     maps: tuple[int, ...]
-    cost: ClipCost
 
-    def share(self, kept: tuple[int, ...]) -> float:
-        """Return the share of the multiply-adds that is left where a clip keeps so many maps."""
-        return self.cost.adaptive[kept if len(kept) > 1 else kept[0]] / self.cost.static
+    def cost(self, kept: tuple[int, ...]) -> tuple[float, float]:
+        """Return the multiply-adds / 1e9 of a clip that keeps so many maps, and of one that keeps all."""
+        for layer, count in zip(site_names(self.network).values(), kept, strict=True):
+            layer.active_bins = count  # type: ignore[assignment]
+        cost = clip_cost(self.network, self.clip_shape)
+        return cost.adaptive[kept if len(kept) > 1 else kept[0]] / 1e9, cost.static / 1e9
 
 
 def place_of(base: VideoModel, after: str, clip_shape: Sequence[int]) -> Place:
-    """Try a sampler at a place of a copy of the base."""
+    """Put a sampler at a place of a copy of the base."""
     network = copy.deepcopy(base)
-    adapt_(network, after, sampler="change")
-    return Place(after, tuple(maps_that_come(network, clip_shape).values()), clip_cost(network, clip_shape))
+    adapt_(network, after, sampler="uniform", active_bins=1)
+    return Place(after, network, tuple(clip_shape), tuple(maps_that_come(network, clip_shape).values()))
 
 
 def plans_for(
@@ -85,7 +95,7 @@ def plans_for(
 
     Args:
         frames_kept: numbers of frames, of those that a clip has; by default an eighth, a quarter and a half.
-        after: the stage that maps are taken behind.
+        after: the stage that maps are taken behind; "none": only frames are.
         recipe: says how SGS is set.
 
     Raises:
@@ -100,10 +110,13 @@ def plans_for(
         )
     middle = wanted[len(wanted) // 2] if len(wanted) != 2 else wanted[0]
     in_order = [middle, *(kept for kept in wanted if kept != middle)]
-    at_input, behind = place_of(base, INPUT, clip_shape), place_of(base, after, clip_shape)
+    at_input = place_of(base, INPUT, clip_shape)
     plans = [Plan(STATIC, STATIC, of=frames)]
     for kept in in_order:
         plans += at(at_input, (kept,), {FEWER_FRAMES: {"sampler": "uniform"}, CHANGE: {"sampler": "change"}})
+    if after == "none":
+        return plans
+    behind = place_of(base, after, clip_shape)
     of_sgs = {"kernel": recipe.kernel, "order": recipe.order, "edge_maps": "found"}
     kinds = {UNIFORM_MAPS: {"sampler": "uniform"}, CHANGE_MAPS: {"sampler": "change"}, SGS: of_sgs}
     for kept in in_order:
@@ -113,11 +126,11 @@ def plans_for(
 
 def at(place: Place, kept: tuple[int, ...], kinds: Mapping[str, Mapping[str, Any]]) -> list[Plan]:
     """Return the plans of some kinds that keep so many maps at a place."""
-    most, plans = max(kept), []
+    most, plans, (gflops, static) = max(kept), [], place.cost(kept)
     for kind, options in kinds.items():
         number = {"active_bins": list(kept)} if options.get("sampler") == "uniform" else {"num_bins": most}
         sampler = {"after": place.after, **options, **number}
-        plans.append(Plan(f"{kind}_{most}", kind, sampler, most, max(place.maps), place.share(kept)))
+        plans.append(Plan(f"{kind}_{most}", kind, sampler, most, max(place.maps), gflops / static, gflops))
     return plans
 
 

@@ -116,7 +116,7 @@ def compare(
         recipe: how networks are trained; by default that for few videos, on clips of whole videos.
         checkpoint: what `load_checkpoint` gives.
         clip: makes the clip that the networks read of the recipe's, or the checkpoint's.
-        after: the stage that maps are taken behind.
+        after: the stage that maps are taken behind; "none": only frames are.
         frames_kept: numbers of frames that are kept; by default an eighth, a quarter and a half. Behind the stage it is
             the same share of the maps.
         epochs: of the base; by default the recipe's, for so many videos.
@@ -189,7 +189,7 @@ def digest(model: VideoModel) -> str:
     """Return what tells a network's weights from others."""
     found = hashlib.sha256()
     for value in model.state_dict().values():
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 

@@ -56,18 +56,30 @@ def beside(result: TestResult, name: str, other: TestResult) -> Beside:
 
 
 def wide_enough(difference: Difference) -> Difference:
-    """Return a difference whose interval is not narrower than Agresti and Min's.
+    """Return a difference whose interval is not narrower than the score interval.
 
     A bootstrap of videos of which none has changed has no width, however few they are.
-
-    Source: Agresti and Min 2005, Simple improved confidence intervals for comparing matched proportions: a half is
-    added to each of the four counts.
     """
-    gained, lost = difference.gained, difference.lost
-    total = difference.videos + 2
-    mean = (gained - lost) / total
-    half = Z95 * math.sqrt(gained + lost + 1 - total * mean**2) / total
-    return replace(difference, low=min(difference.low, mean - half), high=max(difference.high, mean + half))
+    mean = difference.mean
+    low, high = (end_of_score_interval(difference, mean, to) for to in (-1.0, 1.0))
+    return replace(difference, low=min(difference.low, low), high=max(difference.high, high))
+
+
+def end_of_score_interval(difference: Difference, start: float, stop: float) -> float:
+    """Return how far from the mean a true difference may lie that the videos do not refute at 5 %, by bisection.
+
+    Source: Tango 1998, Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design.
+    """
+    total, gained, lost = difference.videos, difference.gained, difference.lost
+    for _ in range(40):
+        true = (start + stop) / 2
+        b = (2 * total - gained + lost) * true - gained - lost
+        share_lost = (math.sqrt(max(0.0, b * b + 8 * total * lost * true * (1 - true))) - b) / (4 * total)
+        variance = total * (2 * share_lost + true * (1 - true))
+        refuted = (gained - lost - total * true) ** 2 > Z95**2 * variance
+        start, stop = (start, true) if refuted else (true, stop)
+    return start
 
 
 @dataclass(frozen=True)
