@@ -126,7 +126,7 @@ class Ground:
         out = self.out / plan.name
         network, tune_s = self.adapted(plan), 0.0
         if rate is not None and clips is not None:
-            tune_s = self.trained(network, clips, rate, out)
+            tune_s = self.trained(network, clips, rate, out, epochs=self.epochs)
         else:
             save_checkpoint(network, self.task, out)
         result = self.tested(network, self.splits["test"], plan.name)
@@ -141,9 +141,9 @@ class Ground:
             return None
         return Row(read_result(out), **json.loads((out / MADE).read_text(encoding="utf-8")))
 
-    def trained(self, network: VideoModel, clips: ClipDataset, rate: float, out: Path) -> float:
+    def trained(self, network: VideoModel, clips: ClipDataset, rate: float, out: Path, *, epochs: int) -> float:
         """Train a network on from the base in place; return the seconds that took."""
-        return train(network, clips, self.recipe, out, epochs=self.epochs, rate=rate, device=self.device)
+        return train(network, clips, self.recipe, out, epochs=epochs, rate=rate, device=self.device)
 
     def adapted(self, plan: Plan) -> VideoModel:
         """Return the base with the plan's sampler; the bins of SGS are such that clips keep as many maps as wanted."""

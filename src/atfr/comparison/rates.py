@@ -21,6 +21,9 @@ from atfr.files import write_whole
 RATES = (1 / 3, 2 / 3, 4 / 3)
 """Shares of the recipe's learning rate."""
 
+TRIAL = 0.5
+"""Epochs of a trial, as a share of those of the networks."""
+
 HELD_OUT = 0.2
 """Of the training videos of each class, where there is no split `val`."""
 
@@ -61,7 +64,7 @@ class Rates:
         ground, folder = self.ground, self.ground.out / ".rates"
         ground.say(f"choosing the learning rate of {plan.kind}: {rate * ground.recipe.learning_rate:.2g}")
         network = ground.adapted(plan)
-        ground.trained(network, self.train, rate, folder)
+        ground.trained(network, self.train, rate, folder, epochs=math.ceil(TRIAL * ground.epochs))
         shutil.rmtree(folder)
         loss = ground.tested(network, self.held_out, plan.name).loss
         return math.inf if loss is None or math.isnan(loss) else loss
