@@ -43,10 +43,10 @@ def draw(comparison: Mapping[str, Any], path: Path) -> None:
             else:
                 axes.set_xlabel(label)
             axes.set_xlim(left=0)
-    all_axes[0, 0].set_ylabel(f"top-1 of {comparison['conditions']['test_videos']} held-out videos (%)")
+    all_axes[0, 0].set_ylabel(f"top-1 of {comparison['conditions']['test_videos']} test videos (%), ± standard error")
     all_axes[1, 0].set_ylabel("cross-entropy")
-    all_axes[1, 0].legend(fontsize=8, frameon=False)
-    figure.suptitle("\n".join(textwrap.wrap(comparison["sentence"], 110)), fontsize=11, x=0.01, ha="left")
+    all_axes[1, 0].legend(fontsize=8, frameon=False, title="with the number kept", title_fontsize=8)
+    figure.suptitle("\n".join(textwrap.wrap(comparison["sentence"], 130)), fontsize=11, x=0.01, ha="left")
     figure.savefig(path, format="png", dpi=110)
 
 
@@ -73,10 +73,14 @@ def draw_kinds(axes: Axes, comparison: Mapping[str, Any], cost: Any, figure_of: 
             xs, ys = [cost(one) for one in own.values()], [figure_of(one) for one in own.values()]
             line = ":" if kind in DOTTED else "-"
             axes.plot(xs, ys, marker=marker, color=colour, linestyle=line, label=words, markersize=6, zorder=3)
+            if figure_of is top1:
+                errors = [100 * one["test"]["top1_standard_error"] for one in own.values()]
+                axes.errorbar(xs, ys, errors, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5, capsize=2)
         for name, one in own.items():
             place: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colour}
             axes.annotate(str(one["kept"] or one["of"]), (cost(one), figure_of(one)), **place)
             if name == comparison["take"]:
                 ring: dict[str, Any] = {"s": 260, "facecolors": "none", "edgecolors": "black", "zorder": 4}
                 axes.scatter([cost(one)], [figure_of(one)], **ring)
+    axes.margins(y=0.1)
     axes.grid(alpha=0.25)
