@@ -82,6 +82,15 @@ def test_few_videos_decide_nothing_even_where_all_agree() -> None:
     assert findings({name: [True] * 24 for name in ("static", "change_8")}, TIME, margin=0.2).verdict().take
 
 
+def test_what_is_shown_all_the_same_is_said() -> None:
+    right = {"static": wrong_at(60, range(3)), "fewer_frames_8": wrong_at(60, range(20))}
+    right["change_8"] = wrong_at(60, range(3, 6))
+    verdict = findings(right, TIME).verdict()
+    assert verdict.take is None
+    assert verdict.sentence.startswith("These 60 videos decide little: no cheaper network is shown within 2 points of")
+    assert "change_8 is right more often than fewer_frames_8 (+28.3 points, 95 %: +" in verdict.sentence
+
+
 def test_all_frames_are_recommended_where_whatever_costs_less_loses() -> None:
     right = {"static": [True] * 300, "fewer_frames_8": wrong_at(300, range(60)), "change_8": wrong_at(300, range(40))}
     verdict = findings(right, TIME).verdict()

@@ -207,22 +207,27 @@ class Findings:
         told = f"{self.plans[nearest].words}, comes nearest ({points(differences[nearest])})"
         if all(one.high < 0 for one in differences.values()):
             return Verdict(STATIC, f"Take {self.plans[STATIC].words}: whatever costs less loses; {told}.")
+        shown = self.shown_all_the_same(others)
         return Verdict(
             None,
-            f"These {videos} videos decide nothing: no cheaper network is shown within {100 * self.margin:g} points of "
-            f"static, and not all are shown to lose; {told}. More test videos would tell.{self.loss_hint(others)}",
+            f"These {videos} videos decide {'little' if shown else 'nothing'}: no cheaper network is shown within "
+            f"{100 * self.margin:g} points of static, and not all are shown to lose; {told}. More test videos would "
+            f"tell.{shown}",
         )
 
-    def loss_hint(self, others: Sequence[str]) -> str:
-        """Return where the loss, which tells networks apart sooner, is shown to be below that of fewer frames."""
-        told = []
+    def shown_all_the_same(self, others: Sequence[str]) -> str:
+        """Return where a sampler that looks is shown to be better than fewer frames, in top-1, or else in the loss."""
+        top1, losses = [], []
         for name in others:
             over = self.over_control(name) if self.adaptive(name) else None
+            if over and over.top1.low > 0:
+                told = f" {name} is right more often than {over.other} ({points(over.top1)})."
+                top1.append((over.top1.mean, told))
             if over and over.loss and over.loss.high < 0:
                 mean, low, high = over.loss.mean, over.loss.low, over.loss.high
                 interval = f"{mean:+.2f}, 95 %: {low:+.2f} to {high:+.2f}"
-                told.append((mean, f" The loss of {name} is below that of {over.other} ({interval})."))
-        return min(told)[1] if told else ""
+                losses.append((-mean, f" The loss of {name} is below that of {over.other} ({interval})."))
+        return max(top1 or losses or [(0.0, "")])[1]
 
 
 def points(difference: Difference) -> str:
