@@ -75,6 +75,14 @@ def test_change_that_is_as_quick_and_better_is_recommended_where_fewer_frames_ar
     assert "better than static at 0.31" in verdict.sentence
 
 
+def test_what_is_better_still_for_more_is_said() -> None:
+    right = {"static": wrong_at(300, range(40)), "fewer_frames_8": wrong_at(300, range(90))}
+    found = findings(right | {"change_8": wrong_at(300, range(15)), "uniform_maps_8": [True] * 300}, TIME)
+    verdict = found.verdict()
+    assert verdict.take == "change_8"
+    assert " Better still at 0.60: 8 of 32 maps behind res2, evenly spaced (+5.0 points, 95 %: +" in verdict.sentence
+
+
 def test_few_videos_decide_nothing_even_where_all_agree() -> None:
     verdict = findings({name: [True] * 24 for name in ("static", "fewer_frames_8", "change_8")}, TIME).verdict()
     assert verdict.take is None

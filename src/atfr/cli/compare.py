@@ -155,4 +155,7 @@ def cells(beside: "Beside | None") -> list[str]:
     if beside is None:
         return ["", ""]
     one = beside.top1
-    return [f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})", f"{one.p:.2g}"]
+    return [
+        f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})",
+        "<0.001" if one.p < 0.001 else f"{one.p:.3f}",
+    ]

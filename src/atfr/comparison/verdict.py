@@ -99,6 +99,10 @@ class Findings:
         """Hold a network against all frames."""
         return beside(self.rows[name].test, STATIC, self.rows[STATIC].test)
 
+    def over(self, name: str, other: str) -> Difference:
+        """Return how much more often a network is right than another."""
+        return wide_enough(paired_difference(self.rows[name].test, self.rows[other].test))
+
     def control(self, name: str) -> str | None:
         """Return which network on fewer frames a network is held against: as many, or those that cost no more.
 
@@ -125,7 +129,7 @@ class Findings:
 
     def level(self, name: str) -> bool:
         """Whether a network is shown to lose no more than the margin."""
-        return self.over_static(name).top1.low >= -self.margin
+        return self.over(name, STATIC).low >= -self.margin
 
     def adaptive(self, name: str) -> bool:
         """Whether the sampler of a network looks at the clip."""
@@ -173,11 +177,21 @@ class Findings:
         else:
             better = [n for n in self.as_quick(best, others) if self.adaptive(n) and self.shown_better(n, best)]
             best = max(better, key=lambda name: self.rows[name].test.top1, default=best)
-        return Verdict(best, f"Take {self.plans[best].words}: {self.words(best)}; {self.ending(best)}.")
+        told = f"Take {self.plans[best].words}: {self.words(best)}; {self.ending(best)}."
+        return Verdict(best, told + self.better_still(best, others))
+
+    def better_still(self, best: str, others: Sequence[str]) -> str:
+        """Return which network that costs more than the one to take, and less than static, is shown to be better."""
+        better = [name for name in others if self.time(name) < 1 and self.shown_better(name, best)]
+        if not better:
+            return ""
+        name = max(better, key=lambda name: (self.rows[name].test.top1, -self.time(name)))
+        over = points(self.over(name, best))
+        return f" Better still at {self.time(name):.2f}: {self.plans[name].words} ({over})."
 
     def shown_better(self, name: str, other: str) -> bool:
         """Whether a network is shown to be right more often than another."""
-        return beside(self.rows[name].test, other, self.rows[other].test).top1.low > 0
+        return self.over(name, other).low > 0
 
     def as_quick(self, name: str, others: Sequence[str]) -> list[str]:
         """Return the networks that take no more time than one."""
@@ -185,7 +199,7 @@ class Findings:
 
     def words(self, name: str) -> str:
         """Return how a network stands beside static."""
-        difference = self.over_static(name).top1
+        difference = self.over(name, STATIC)
         stand = "better than" if difference.low > 0 else "level with"
         return f"{stand} static at {self.time(name):.2f} of its time ({points(difference)})"
 
@@ -194,15 +208,15 @@ class Findings:
         videos = len(self.rows[STATIC].test.videos)
         if not self.adaptive(name):
             return f"adaptivity brings nothing that these {videos} videos show"
-        over = self.over_control(name)
-        if over is None:
+        control = self.control(name)
+        if control is None:
             return "fewer frames were not tried"
-        told = f"than {self.plans[over.other].words} ({points(over.top1)})"
-        return f"better {told}" if over.top1.low > 0 else f"that it is better {told} is not shown"
+        told = f"than {self.plans[control].words} ({points(self.over(name, control))})"
+        return f"better {told}" if self.shown_better(name, control) else f"that it is better {told} is not shown"
 
     def none_is_level(self, others: Sequence[str], videos: int) -> Verdict:
         """Return what to take where no cheaper network is shown level with static."""
-        differences = {name: self.over_static(name).top1 for name in others}
+        differences = {name: self.over(name, STATIC) for name in others}
         nearest = max(others, key=lambda name: (differences[name].mean, -self.time(name)))
         told = f"{self.plans[nearest].words}, comes nearest ({points(differences[nearest])})"
         if all(one.high < 0 for one in differences.values()):
