@@ -156,7 +156,8 @@ def test_with_a_checkpoint_nothing_is_trained(
     assert main(["compare", *options, "--frames_kept", "[2]", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["networks"]) == list(dict.fromkeys(["static", "fewer_frames_2", "change_2", *sites]))[:6]
-    assert main(["report", *(str(tmp_path / "out" / name) for name in sites), "-o", str(tmp_path / "page.html")]) == 0
+    runs = [str(tmp_path / "out" / name) for name in ("static", "change_2")]
+    assert main(["report", *runs, "-o", str(tmp_path / "page.html")]) == 0
     assert main(["compare", *options, "--clip.frames", "3"]) == 2
     assert "clip.frames was 4 and is 3" in capsys.readouterr().err
 
