@@ -13,7 +13,7 @@ from atfr.comparison.plans import Plan
 from atfr.comparison.verdict import Findings, wide_enough
 from atfr.evaluate.analysis import wilson
 from atfr.evaluate.result import TestResult, VideoResult
-from atfr.evaluate.runs import Difference, loss_difference
+from atfr.evaluate.runs import Difference, loss_difference, paired_difference
 
 LABELS = ("a", "b", "c", "d")
 PLANS = {
@@ -128,20 +128,22 @@ def test_maps_are_held_against_the_dearest_fewer_frames_that_cost_no_more() -> N
 def test_mcnemar_counts_the_splits_that_are_as_uneven(gained: int, lost: int) -> None:
     splits = list(itertools.product((-1, 1), repeat=gained + lost))
     as_uneven = sum(abs(sum(split)) >= abs(gained - lost) for split in splits)
-    assert Difference(0, 0, 0, gained, lost, 100).p == pytest.approx(as_uneven / len(splits))
+    found = paired_difference(result(wrong_at(20, range(lost)), 1), result(wrong_at(20, range(lost, lost + gained)), 1))
+    assert (found.gained, found.lost, found.videos) == (gained, lost, 20)
+    assert found.p == pytest.approx(as_uneven / len(splits))
 
 
 @pytest.mark.parametrize(("gains", "loses"), [(0, 1 / 12), (0, 0.02), (0.05, 0.1), (0.2, 0.2)])
 def test_intervals_hold_the_truth_with_few_videos_too(gains: float, loses: float) -> None:
     """In 2000 tests of 24 videos; with a bootstrap alone, one in which no video changes would not hold it."""
     counts = np.random.default_rng(0).multinomial(24, (gains, loses, 1 - gains - loses), 2000)[:, :2].tolist()
-    ends = {pair: wide_enough(Difference((pair[0] - pair[1]) / 24, 0, 0, *pair, 24)) for pair in map(tuple, counts)}
+    ends = {pair: wide_enough(Difference((pair[0] - pair[1]) / 24, 0, 0, *pair, 1, 24)) for pair in map(tuple, counts)}
     inside = [ends[pair].low <= gains - loses <= ends[pair].high for pair in map(tuple, counts)]
     assert np.mean(inside) >= 0.94
 
 
 def test_where_no_video_changes_the_interval_is_that_of_wilson() -> None:
-    one = wide_enough(Difference(0, 0, 0, 0, 0, 24))
+    one = wide_enough(Difference(0, 0, 0, 0, 0, 1, 24))
     assert (-one.low, one.high) == pytest.approx([wilson(0, 24)[1]] * 2)
 
 

@@ -32,7 +32,7 @@ class Beside:
         """Turn it into plain JSON values."""
         return {
             "other": self.other,
-            "top1": asdict(self.top1) | {"mcnemar_p": self.top1.p},
+            "top1": asdict(self.top1),
             "loss": self.loss and asdict(self.loss),
         }
 
