@@ -1,15 +1,18 @@
 """What a comparison comes to: each network beside static and beside fewer frames, and one sentence on what to take."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from atfr.comparison.making import Row
 from atfr.comparison.plans import ADAPTIVE, CHANGE, FEWER_FRAMES, STATIC, Plan
-from atfr.evaluate.analysis import Z95, wilson
+from atfr.evaluate.analysis import wilson
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference, LossDifference, loss_difference, paired_difference
+
+Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 SAME_TIME = 1.1
 """Times whose ratio is below this are taken for the same: they come from a machine that does other things too."""
