@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import get_args
 
 from atfr.adapt.trace import INPUT, site_names
+from atfr.comparison.placement import placements
 from atfr.data.records import read_folder
 from atfr.data.sample_footage import Footage
 from atfr.data.samples import render_samples
 from atfr.evaluate.task import load_checkpoint
 from atfr.evaluate.test import test
-from atfr.quickstart.placement import placements
 
 NETWORKS = ("static", "fewer_frames", "adaptive")
 COLUMNS = "footage run network videos top1 gflops inside".split()

@@ -28,12 +28,12 @@ from typing import Any
 import torch
 
 import atfr
+from atfr.comparison.recipes import SAMPLES
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList, VideoRecord, read_csv, read_folder
 from atfr.evaluate.predict import Prediction, predict
 from atfr.evaluate.task import Task, load_checkpoint
 from atfr.models import VideoModel
-from atfr.quickstart.recipes import SAMPLES
 from atfr.train.fit import fit
 from atfr.train.recipe import FROM_IMAGES, Recipe
 

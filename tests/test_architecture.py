@@ -31,7 +31,7 @@ ROOMS = [
     "measure",
     "viz",
     "train",
-    "quickstart",
+    "comparison",
     "web",
     "cli",
     "__main__",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atfr.adapt.calibrate import calibrate_ as calibrate_
     from atfr.adapt.cost import clip_cost as clip_cost
     from atfr.adapt.trace import record as record
+    from atfr.comparison import compare as compare
     from atfr.models import create_model as create_model
     from atfr.models import from_pretrained as from_pretrained
     from atfr.models import list_models as list_models
@@ -36,6 +37,7 @@ _HOMES = {
     "calibrate_": "adapt.calibrate",
     "check": "adapt",
     "clip_cost": "adapt.cost",
+    "compare": "comparison",
     "create_model": "models",
     "from_pretrained": "models",
     "inflate": "models.inflate",

@@ -40,6 +40,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command("atfr.cli.quickstart", "quickstart", "train and compare a static and an adaptive network"),
+    "compare": Command("atfr.cli.compare", "compare", "say what a sampler is worth on some videos, and what to take"),
     "train": Command("atfr.cli.train", "train", "train a network on a folder of classes or a CSV file"),
     "calibrate": Command("atfr.cli.calibrate", "calibrate", "set a sampler's noise floor and bins by some videos"),
     "test": Command("atfr.cli.test", "test", "test a trained network: accuracy, GFLOPs and time per clip"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from atfr.cli import common
 
 if TYPE_CHECKING:
+    from atfr.comparison import Quickstart
     from atfr.data.records import VideoList
-    from atfr.quickstart import Comparison
 
 
 TEST_VIDEOS = 50
@@ -48,8 +48,8 @@ def quickstart(
     out.mkdir(parents=True, exist_ok=True)
     splits = common.read_data(data, None, test_fold, dataset, split) if data else generated(out / "samples")
     with common.busy("starting"):
-        from atfr.quickstart import quickstart as run
-        from atfr.quickstart.recipes import recipe_for
+        from atfr.comparison import quickstart as run
+        from atfr.comparison.recipes import recipe_for
 
     recipe = recipe_for(generated=data is None)
     if data and not recipe.pretrained:
@@ -78,7 +78,7 @@ def tell(message: str) -> None:
     print(f"atfr: {message}", file=sys.stderr, flush=True)
 
 
-def print_comparison(comparison: "Comparison", out: Path) -> None:
+def print_comparison(comparison: "Quickstart", out: Path) -> None:
     """Print the networks' figures side by side, and what keeping frames where they change is worth."""
     rows = []
     for name, row in comparison.rows.items():
@@ -98,11 +98,12 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
         f"{conditions['model']}: {conditions['test_videos']} held-out videos of {len(conditions['labels'])} classes "
         f"(chance {100 / len(conditions['labels']):.1f} %)"
     )
+    where = conditions["hardware"].get("gpu", f"{conditions['threads']} threads")
     note = (
         f"static: all {frames} frames of a clip. fewer_frames: {kept} of them, evenly spaced. adaptive: at most "
         f"{kept}, where the clip changes. sgs: Similarity Guided Sampling behind res2. top-1 ± standard error; GFLOPs "
         f"(multiply-adds / 1e9) ± spread over clips; ms: forward pass in batches of {conditions['timed_batch']}, in "
-        f"turns, median, {conditions['threads']} threads, torch {conditions['versions']['torch']}."
+        f"turns, median, {where}, torch {conditions['versions']['torch']}."
     )
     columns = ["network", "top-1 (%)", "GFLOPs per clip", "ms per clip", "speed"]
     common.print_table(title, columns, rows, note)
@@ -113,7 +114,7 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     print(f"See it:  atfr report {out / 'static'} {out / 'fewer_frames'} {out / 'adaptive'}")
 
 
-def verdict(comparison: "Comparison") -> str:
+def verdict(comparison: "Quickstart") -> str:
     """Return what choosing frames by change brought here, beside as many frames without looking and beside all."""
     from atfr.evaluate.runs import ALPHA
 

@@ -48,6 +48,13 @@ class VideoList:
                     f"(0 to {len(self.labels) - 1})"
                 )
 
+    @property
+    def fingerprint(self) -> str:
+        """How many videos there are, and what tells them from others: names and classes."""
+        files = "".join(f"{record.path.name}\0{record.label}\n" for record in self.records)
+        digest = hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest()[:8]
+        return f"{len(self)}, digest {digest}"
+
     def __len__(self) -> int:
         return len(self.records)
 

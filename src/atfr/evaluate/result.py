@@ -14,10 +14,13 @@ from typing import Any, ClassVar
 
 from atfr.adapt.trace import MapCounts
 from atfr.errors import DataError
-from atfr.files import csv_text, write_skipped, write_whole
+from atfr.files import csv_text, finite, write_skipped, write_whole
 
 RESULT = "result.json"
 """What a test writes, and what is read again."""
+
+LEAST = 1e-12
+"""A smaller probability counts as this one in the loss, which would be infinite at 0."""
 
 COUNTS = tuple(one.name for one in fields(MapCounts))
 
@@ -53,6 +56,7 @@ class VideoResult:
         view_gflops: multiply-adds / 1e9 of each view.
         motion: of each view, see `motion_energy`.
         warning: what was wrong with the file, where only a part of it could be used.
+        label_probability: of the right class; None in results that were written before there was such a figure.
     """
 
     path: str
@@ -64,11 +68,17 @@ class VideoResult:
     view_gflops: tuple[float, ...]
     motion: tuple[float, ...]
     warning: str | None
+    label_probability: float | None = None
 
     @property
     def correct(self) -> bool:
         """Whether the most probable class is the right one."""
         return self.rank == 1
+
+    @property
+    def loss(self) -> float | None:
+        """Cross-entropy: minus the logarithm of the right class's probability."""
+        return None if self.label_probability is None else -math.log(max(self.label_probability, LEAST))
 
     @property
     def gflops(self) -> float:
@@ -82,7 +92,9 @@ class VideoResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the video's row into plain JSON values; a probability that is not finite is null."""
-        row = asdict(self) | {"probability": self.probability if math.isfinite(self.probability) else None}
+        row = asdict(self)
+        for name in ("probability", "label_probability"):
+            row[name] = finite(row[name])
         del row["sites"]
         counts = {name: {site: list(getattr(one, name)) for site, one in self.sites.items()} for name in COUNTS}
         views = {"view_gflops": list(self.view_gflops), "motion": list(self.motion)}
@@ -91,7 +103,8 @@ class VideoResult:
     def to_row(self) -> dict[str, Any]:
         """Turn the video's row into cells by column; what there is of each view is joined by spaces."""
         values = self.to_dict() | {"correct": int(self.correct)}
-        columns = ["path", "label", "prediction", "probability", "correct", "rank", "gflops", "warning"]
+        columns = ["path", "label", "prediction", "probability", "label_probability", "correct", "rank", "gflops"]
+        columns.append("warning")
         by_view = {name: values[name] for name in ("view_gflops", "motion")}
         by_view |= {f"{name} {site}": values[name][site] for site in self.sites for name in COUNTS}
         joined = {column: " ".join(map(str, each)) for column, each in by_view.items()}
@@ -101,7 +114,8 @@ class VideoResult:
     def from_dict(cls, row: Mapping[str, Any]) -> "VideoResult":
         """Make a video's row from `to_dict`'s values."""
         sites = {site: MapCounts(*(tuple(row[name][site]) for name in COUNTS)) for site in row["active_bins"]}
-        values = {one.name: row[one.name] for one in fields(cls) if one.name != "sites"}
+        values = {one.name: row[one.name] for one in fields(cls) if one.name not in ("sites", "label_probability")}
+        values["label_probability"] = row.get("label_probability")
         values |= {name: tuple(row[name]) for name in ("view_gflops", "motion")}
         probability = math.nan if row["probability"] is None else row["probability"]
         return cls(**values | {"probability": probability}, sites=sites)
@@ -180,6 +194,12 @@ class TestResult:
         return sum(video.rank <= 5 for video in self.videos) / len(self.videos)
 
     @property
+    def loss(self) -> float | None:
+        """The mean cross-entropy of the videos; None where a video's is not known."""
+        losses = [video.loss for video in self.videos if video.loss is not None]
+        return statistics.fmean(losses) if len(losses) == len(self.videos) else None
+
+    @property
     def mean_class_accuracy(self) -> float:
         """The mean, over the classes that are tested, of the share of their videos that is right."""
         return statistics.fmean(one.accuracy for one in self.classes)
@@ -223,6 +243,7 @@ class TestResult:
             "top1": self.top1,
             "top1_standard_error": self.top1_standard_error,
             "top5": self.top5,
+            "loss": finite(self.loss),
             "mean_class_accuracy": self.mean_class_accuracy,
             "num_videos": len(self.videos),
             "num_skipped": len(self.skipped),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from atfr.errors import DataError, InputError
-from atfr.evaluate.result import RESULT, TestResult, folder_of
+from atfr.evaluate.result import RESULT, TestResult, VideoResult, folder_of
 from atfr.files import LARGE, read_json
 from atfr.weights.checkpoint import CONFIG, differences
 
@@ -17,6 +17,9 @@ ALPHA = 0.05
 
 SAMPLES = 10_000
 """Bootstrap samples of a paired difference."""
+
+Key = tuple[str, str]
+"""Label and path of a video."""
 
 
 def read_result(run: Path) -> TestResult:
@@ -123,7 +126,7 @@ def bases(runs: Mapping[str, TestResult]) -> dict[str, str]:
 def why_not_comparable(first: TestResult, other: TestResult) -> list[str]:
     """Return why two results cannot be compared video by video, in words; nothing where they can."""
     reasons = []
-    ours, theirs = keys(first, other)
+    ours, theirs = by_key(first, other)
     if ours.keys() != theirs.keys():
         common = len(ours.keys() & theirs.keys())
         reasons.append(f"other test videos ({len(ours)} and {len(theirs)}, {common} of them in both)")
@@ -135,17 +138,17 @@ def why_not_comparable(first: TestResult, other: TestResult) -> list[str]:
     return reasons
 
 
-def keys(first: TestResult, other: TestResult) -> tuple[dict[tuple[str, str], bool], dict[tuple[str, str], bool]]:
-    """Return by label and path whether each video is told right, of both results.
+def by_key(first: TestResult, other: TestResult) -> tuple[dict[Key, VideoResult], dict[Key, VideoResult]]:
+    """Return the videos of both results by label and path.
 
     Paths count from the folder that all videos lie in where no path is in both: the data may have moved.
     """
-    whole = [{(video.label, video.path): video.correct for video in result.videos} for result in (first, other)]
+    whole = [{(video.label, video.path): video for video in result.videos} for result in (first, other)]
     if whole[0].keys() & whole[1].keys():
         return whole[0], whole[1]
     roots = [os.path.commonpath([Path(path).parent for _, path in each]) for each in whole]
     ours, theirs = (
-        {(label, os.path.relpath(path, root)): right for (label, path), right in each.items()}
+        {(label, os.path.relpath(path, root)): video for (label, path), video in each.items()}
         for each, root in zip(whole, roots, strict=True)
     )
     return ours, theirs
@@ -161,6 +164,7 @@ class Difference:
         gained: videos that only this one tells right.
         lost: videos that only the other one tells right.
         p: of McNemar's exact test: how often networks that are equally good would differ in as uneven a way.
+        videos: all of them.
     """
 
     mean: float
@@ -169,6 +173,7 @@ class Difference:
     gained: int
     lost: int
     p: float
+    videos: int
 
     @property
     def points(self) -> str:
@@ -193,12 +198,34 @@ def paired_difference(result: TestResult, reference: TestResult) -> Difference:
     """
     from scipy.stats import binomtest
 
-    ours, theirs = keys(result, reference)
-    gained = sum(right and not theirs[key] for key, right in ours.items())
-    lost = sum(theirs[key] and not right for key, right in ours.items())
+    ours, theirs = by_key(result, reference)
+    gained = sum(video.correct and not theirs[key].correct for key, video in ours.items())
+    lost = sum(theirs[key].correct and not video.correct for key, video in ours.items())
     total = len(ours)
     shares = [gained / total, lost / total, 1 - (gained + lost) / total]
     samples = np.random.default_rng(0).multinomial(total, shares, SAMPLES)  # what resampling videos comes to
     low, high = np.quantile((samples[:, 0] - samples[:, 1]) / total, (0.025, 0.975))
     p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return Difference((gained - lost) / total, float(low), float(high), gained, lost, p)
+    return Difference((gained - lost) / total, float(low), float(high), gained, lost, p, total)
+
+
+@dataclass(frozen=True)
+class LossDifference:
+    """How much larger one network's loss is than another's on the same videos: the mean, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def loss_difference(result: TestResult, reference: TestResult) -> LossDifference | None:
+    """Compare two networks' losses video by video; None where a loss is not known. The results must be comparable."""
+    ours, theirs = by_key(result, reference)
+    pairs = [(video.loss, theirs[key].loss) for key, video in ours.items()]
+    gaps = np.array([one - other for one, other in pairs if one is not None and other is not None])
+    if len(gaps) < len(pairs):
+        return None
+    rng = np.random.default_rng(0)
+    means = [gaps[rng.integers(0, len(gaps), len(gaps))].mean() for _ in range(SAMPLES // 5)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return LossDifference(float(gaps.mean()), float(low), float(high))

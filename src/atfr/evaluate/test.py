@@ -172,4 +172,5 @@ def _row(prediction: Prediction, label: int, passed: Pass, motion: Sequence[floa
         view_gflops=prediction.gflops,
         motion=tuple(float(f"{energy:.5g}") for energy in motion),
         warning=prediction.warning,
+        label_probability=float(prediction.scores[label]),
     )

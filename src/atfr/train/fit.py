@@ -5,7 +5,6 @@ out/last.ckpt, previous.ckpt                    the states after the last two wh
 out/logs/                                       TensorBoard
 """
 
-import hashlib
 import logging
 import os
 import signal
@@ -179,12 +178,11 @@ def _check(model: VideoModel, train: ClipDataset, val: ClipDataset | None, task:
 def _arguments(module: ClassificationModule, train: ClipDataset, clips_in_a_step: int) -> dict[str, Any]:
     """Return what a training that goes on must have in common with the one before, as plain values."""
     model = module.model
-    files = "".join(f"{record.path.name}\0{record.label}\n" for record in train.video_list.records)
     return {
         **model.config,
         "sgs": adaptation(model),
         "labels": list(train.video_list.labels),
-        "training videos": f"{len(train)}, digest {hashlib.sha256(files.encode()).hexdigest()[:8]}",
+        "training videos": train.video_list.fingerprint,
         "clip": train.spec.to_dict(),
         "clips in a step": clips_in_a_step,
         "tuning": asdict(module.tuning),

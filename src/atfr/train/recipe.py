@@ -69,7 +69,7 @@ class Recipe:
 
     model: str
     pretrained: bool
-    kernel: Literal["linear", "linear_mean"]
+    kernel: Literal["linear", "linear_mean", "keep"]
     num_bins: int | None
     frames_kept: int
     base_frames: int

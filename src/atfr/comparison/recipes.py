@@ -1,4 +1,6 @@
-"""What a quickstart trains with: sized to a few minutes on two CPU cores."""
+"""What a quickstart, and a comparison, train with: sized to minutes on two CPU cores."""
+
+from dataclasses import replace
 
 from atfr.models.efficientnet import weights_installed
 from atfr.train.recipe import FROM_IMAGES, Recipe
@@ -44,3 +46,14 @@ def recipe_for(generated: bool) -> Recipe:
     if generated:
         return SAMPLES
     return FROM_IMAGES if weights_installed() else FROM_NOTHING
+
+
+def whole_videos() -> Recipe:
+    """Return the recipe of a comparison on one's own videos: clips of 32 frames that span all of a video."""
+    recipe = recipe_for(generated=False)
+    return replace(recipe, clip=replace(recipe.clip, frames=32, stride="video"), base_frames=8, tune_share=0.4)
+
+
+def as_it_is() -> Recipe:
+    """Return how samplers are set where nothing is trained: SGS keeps maps, since it has not learned what to merge."""
+    return replace(whole_videos(), kernel="keep")

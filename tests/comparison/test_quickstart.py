@@ -1,7 +1,6 @@
 """The main job, small: `atfr quickstart --data` on a few generated videos, through the command line."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,28 +11,13 @@ import atfr
 from atfr.adapt.trace import site_names
 from atfr.cli import quickstart as cli
 from atfr.cli.main import main
+from atfr.comparison.recipes import FROM_NOTHING, SAMPLES, recipe_for
 from atfr.data import samples
 from atfr.data.samples import manifest_of, read_manifest, render_samples
 from atfr.evaluate.task import load_checkpoint
 from atfr.models import efficientnet
-from atfr.quickstart import compare
-from atfr.quickstart.recipes import FROM_NOTHING, SAMPLES, recipe_for
 from atfr.train.recipe import FROM_IMAGES
 from atfr.viz import centred_clip
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("videos") / "six motions"
-    return render_samples(root, clips_per_class_train=2, clips_per_class_test=1, size=48, frames=20)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_clips_timed() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "TIMED_BATCH", 4)
-        patch.setattr(compare, "TIMED_BATCHES", 2)
-        yield
 
 
 @pytest.fixture(scope="module")

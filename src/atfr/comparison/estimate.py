@@ -1,0 +1,131 @@
+"""How long a comparison takes: from one step of the base, then corrected by what its networks took."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from atfr.comparison.making import TIMED_BATCH, TIMED_BATCHES, Ground
+from atfr.comparison.plans import LEAST, Plan
+from atfr.comparison.rates import HELD_OUT, RATES, TRIAL
+from atfr.data.dataset import ClipDataset
+from atfr.train.tuning import frozen, set_modes
+
+STEP = 2
+"""Clips in the step that is timed."""
+
+RUNS = 3
+
+SETUP_S = 2.0
+"""A network's own: copies, trials of its sampler, files."""
+
+
+@dataclass
+class Pace:
+    """How fast it goes here.
+
+    Attributes:
+        train_s: a clip through the static network, forward and backward.
+        test_s: a clip forward.
+        decode_s: a video.
+        scale: what networks took, over what was expected of them.
+    """
+
+    train_s: float
+    test_s: float
+    decode_s: float
+    scale: float = 1.0
+
+    def network_s(self, plan: Plan, epochs: int, train_videos: float, test_videos: float) -> float:
+        """Return the seconds that it takes to train a network on from the base, and to test it."""
+        training = epochs * train_videos * self.train_s * plan.share
+        return self.scale * (SETUP_S + training + test_videos * (self.test_s * plan.share + self.decode_s))
+
+
+def pace_of(ground: Ground) -> Pace:
+    """Time one step of the base on real clips."""
+    trains = ground.epochs > 0
+    videos = ground.splits["train" if trains else "test"]
+    dataset = ClipDataset(videos, ground.spec, train=False, num_crops=1)
+    start_s = time.perf_counter()
+    clips = torch.cat([dataset[index][0] for index in range(min(STEP, len(dataset)))]).to(ground.device)
+    decode_s = (time.perf_counter() - start_s) / len(clips)
+    network = copy.deepcopy(ground.base).to(ground.device)
+    labels = torch.zeros(len(clips), dtype=torch.long, device=ground.device)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            network.eval()(clips).sum().item()
+
+    def step() -> None:
+        with frozen(network, ground.recipe.tuning):
+            set_modes(network, ground.recipe.tuning)
+            loss = cross_entropy(network(clips), labels)
+            loss.backward()
+            loss.item()
+
+    test_s = seconds_of(forward) / len(clips)
+    return Pace(seconds_of(step) / len(clips) if trains else 0.0, test_s, decode_s)
+
+
+def seconds_of(work: Callable[[], None]) -> float:
+    """Return the seconds of the quickest of some runs, after a first one."""
+    work()
+    times = []
+    for _ in range(RUNS):
+        start_s = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start_s)
+    return min(times)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a comparison has to do.
+
+    Attributes:
+        base_epochs: of the base; 0 where it is there.
+        tuned: kinds whose learning rate is chosen already.
+        done: names of networks that are there.
+    """
+
+    ground: Ground
+    pace: Pace
+    base_epochs: int
+    tuned: frozenset[str]
+    done: frozenset[str]
+
+    def seconds(self, plans: Sequence[Plan]) -> float:
+        """Return the seconds that is takes, for these networks."""
+        ground, pace = self.ground, self.pace
+        train, test = len(ground.splits.get("train", ())), len(ground.splits["test"])
+        frames = ground.recipe.base_frames / ground.spec.frames
+        total = pace.scale * self.base_epochs * train * pace.train_s * frames
+        chosen = set(self.tuned)
+        for plan in plans:
+            if plan.name not in self.done:
+                total += pace.network_s(plan, ground.epochs, train, test)
+                if ground.epochs and plan.kind not in chosen:
+                    chosen.add(plan.kind)
+                    held = HELD_OUT * train
+                    epochs = math.ceil(TRIAL * ground.epochs)
+                    total += len(RATES) * pace.network_s(plan, epochs, train - held, held)
+        passes = 2 * TIMED_BATCHES * TIMED_BATCH
+        return total + passes * pace.test_s * sum(plan.share for plan in plans)
+
+    def fitting(self, plans: Sequence[Plan], left_s: float | None) -> list[Plan]:
+        """Return as many of the networks as fit into the time, the first ones; those that are there stay.
+
+        Networks that keep as many at the same place go together: one of them says nothing.
+        """
+        kept = list(plans)
+        while left_s is not None and self.seconds(kept) > left_s:
+            spare = [plan for plan in kept[LEAST:] if plan.name not in self.done]
+            if not spare:
+                break
+            kept = [plan for plan in kept if plan.name in self.done or plan.group != spare[-1].group]
+        return kept

@@ -1,0 +1,273 @@
+"""Make the networks of a comparison: train, put a sampler in, test, keep; then time them all in turns.
+
+out/base                     a checkpoint folder: what all go on from
+out/NAME                     a checkpoint folder of each network; its test/result.json is written last
+out/NAME/made.json           its learning rate, and the time of its training
+"""
+
+import copy
+import gc
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atfr import measure
+from atfr.adapt import adapt_
+from atfr.adapt.calibrate import calibrate_
+from atfr.adapt.trace import site_names
+from atfr.comparison.plans import SGS, Plan
+from atfr.data.dataset import ClipDataset
+from atfr.data.records import VideoList
+from atfr.errors import InputError
+from atfr.evaluate.result import RESULT, TestResult, folder_of
+from atfr.evaluate.runs import read_result
+from atfr.evaluate.task import Task, save_checkpoint
+from atfr.evaluate.test import test
+from atfr.files import write_whole
+from atfr.measure.eager import forward_in_turns
+from atfr.measure.turns import Timing
+from atfr.models import VideoModel, create_model
+from atfr.train.fit import fit
+from atfr.train.recipe import Recipe
+from atfr.video.spec import ClipSpec
+
+Progress = Callable[[int, int], None]
+Watch = Callable[[str], AbstractContextManager[Progress]]
+
+MADE = "made.json"
+
+TIMED_BATCH = 16
+TIMED_BATCHES = 6
+TIMED_NUMBERS = 2**26
+"""Of a timed batch, at most: large clips come fewer at a time."""
+
+CALIBRATED_ON = 24
+"""Clips that tell how many bins SGS needs to keep so many maps."""
+
+SLACK = 1.01
+"""The similarity network has multiply-adds too."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network's line of the comparison.
+
+    Attributes:
+        test: accuracy, loss, multiply-adds and active bins on the held-out videos.
+        tune_s: time of its training from the base; 0 where there was none.
+        rate: its learning rate, as a share of the recipe's; None where it was not trained.
+        ms_per_clip: forward pass of a batch over its clips, median, the networks taking turns; 0 until they have.
+        speedup: time per clip of the static network over this one's, median of the batches' own ratios.
+    """
+
+    test: TestResult
+    tune_s: float
+    rate: float | None
+    ms_per_clip: float = 0.0
+    speedup: float = 1.0
+
+    @property
+    def time_share(self) -> float:
+        """Its time, as a share of the static network's."""
+        return 1 / self.speedup
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the row into plain JSON values."""
+        kept = {key: getattr(self, key) for key in ("ms_per_clip", "speedup", "tune_s", "rate")}
+        return kept | {"test": self.test.to_dict()}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all networks of a comparison have in common.
+
+    Attributes:
+        base: the network that they go on from.
+        splits: the lists "train", if anything is trained, and "test".
+        spec: the clips that they read.
+        epochs: of the training from the base; 0: nothing is trained.
+        seed: of weights, clips and order.
+        say: told what begins, a line each.
+        watch: shows how far a test or the timing is, as `cli.common.progress` does; entered with what is done, it gives
+            what is called with (done, total).
+    """
+
+    base: VideoModel
+    splits: Mapping[str, VideoList]
+    spec: ClipSpec
+    recipe: Recipe
+    epochs: int
+    seed: int
+    out: Path
+    device: torch.device
+    say: Callable[[str], None] = lambda _: None
+    watch: Watch = lambda _: nullcontext(lambda *_: None)
+
+    @property
+    def task(self) -> Task:
+        """The classes and clips of all of them."""
+        return Task(self.splits["test"].labels, self.spec)
+
+    def make(self, plan: Plan, rate: float | None, clips: ClipDataset | None) -> tuple[VideoModel, Row]:
+        """Make a network of the base, test it, and keep both in the folder of its name.
+
+        Args:
+            rate: the learning rate, as a share of the recipe's; None trains nothing.
+            clips: what it learns from.
+        """
+        out = self.out / plan.name
+        network, tune_s = self.adapted(plan), 0.0
+        if rate is not None and clips is not None:
+            tune_s = self.trained(network, clips, rate, out, epochs=self.epochs)
+        else:
+            save_checkpoint(network, self.task, out)
+        result = self.tested(network, self.splits["test"], plan.name)
+        write_whole(out / MADE, json.dumps({"tune_s": tune_s, "rate": rate}) + "\n")
+        result.save(folder_of(out))
+        return network, Row(result, tune_s, rate)
+
+    def made(self, plan: Plan) -> Row | None:
+        """Return a network's results where it was made before."""
+        out = self.out / plan.name
+        if not (folder_of(out) / RESULT).is_file():
+            return None
+        return Row(read_result(out), **json.loads((out / MADE).read_text(encoding="utf-8")))
+
+    def trained(self, network: VideoModel, clips: ClipDataset, rate: float, out: Path, *, epochs: int) -> float:
+        """Train a network on from the base in place; return the seconds that took."""
+        return train(network, clips, self.recipe, out, epochs=epochs, rate=rate, device=self.device)
+
+    def adapted(self, plan: Plan) -> VideoModel:
+        """Return the base with the plan's sampler; the bins of SGS are such that clips keep as many maps as wanted."""
+        network = copy.deepcopy(self.base)
+        if plan.sampler is not None:
+            adapt_(network, **plan.sampler)
+        if plan.kind == SGS and plan.kept > 1 and len(site_names(network)) == 1:
+            clips = torch.cat(list(some_clips(self.splits.get("train", self.splits["test"]), self.spec, CALIBRATED_ON)))
+            calibrate_(network.to(self.device), clips.split(8), gflops=plan.gflops * SLACK)
+        return network.cpu()
+
+    def tested(self, network: VideoModel, videos: VideoList, name: str) -> TestResult:
+        """Test a network on the centred clip of each video."""
+        self.say(f"testing the {name} network on {len(videos)} videos it has not seen")
+        with self.watch("testing") as progress:
+            found = test(network.to(self.device), videos, self.spec, num_clips=1, num_crops=1, progress=progress)
+        network.cpu()
+        return found
+
+    def timed(self, networks: Mapping[str, VideoModel], static: TestResult) -> tuple[Timing, int]:
+        """Time forward passes in turns, on clips of the tested videos; return the times, and the size of a batch."""
+        size = min(TIMED_BATCH, max(1, TIMED_NUMBERS // torch.Size(self.task.clip_shape).numel()))
+        self.say(f"timing them in turns, {size} clips at a time")
+        decoded = {video.path for video in static.videos}
+        records = tuple(record for record in self.splits["test"].records if str(record.path) in decoded)
+        there = replace(self.splits["test"], records=records)
+        in_turn = itertools.cycle(list(some_clips(there, self.spec, size * TIMED_BATCHES)))
+        batches = [torch.cat(list(itertools.islice(in_turn, size))) for _ in range(TIMED_BATCHES)]
+        on_device = {name: network.to(self.device) for name, network in networks.items()}
+        with self.watch("timing") as progress:
+            timing = forward_in_turns(on_device, batches, at_least=len(batches), budget_s=0, progress=progress)
+        return timing, size
+
+    def with_times(self, rows: Mapping[str, Row], networks: Mapping[str, VideoModel]) -> tuple[dict[str, Row], int]:
+        """Time the networks; return the rows with their times, and the size of a timed batch. The first is static."""
+        first = next(iter(rows))
+        timing, size = self.timed(networks, rows[first].test)
+        timed = {
+            name: replace(
+                row, ms_per_clip=timing.ms(name).median / size, speedup=timing.speedup(name, over=first).median
+            )
+            for name, row in rows.items()
+        }
+        return timed, size
+
+    def conditions(self, timed_batch: int) -> dict[str, Any]:
+        """Return what the figures depend on, as plain JSON values."""
+        return {
+            "model": self.base.config["model"],
+            "train_videos": len(self.splits.get("train", ())),
+            "test_videos": len(self.splits["test"]),
+            "labels": list(self.splits["test"].labels),
+            "clip": self.spec.to_dict(),
+            "recipe": asdict(self.recipe) if self.epochs else None,
+            "seed": self.seed,
+            "timed_batch": timed_batch,
+            "tune_epochs": self.epochs,
+            **measure.conditions(self.device),
+        }
+
+
+def some_clips(videos: VideoList, spec: ClipSpec, wanted: int) -> "itertools.chain[Tensor]":
+    """Yield clips (1 x C x T x H x W), one a video, spread over the list."""
+    dataset = ClipDataset(videos, spec, train=False)
+    step = max(1, len(dataset) // wanted)
+    return itertools.chain(dataset[index][0] for index in range(0, len(dataset), step))
+
+
+def here(device: str = "auto") -> torch.device:
+    """Return the device that is meant; auto is a GPU where there is one.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    try:
+        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return found
+
+
+def new_base(recipe: Recipe, num_classes: int, seed: int) -> VideoModel:
+    """Return a network to train, with the weights that the recipe says."""
+    torch.manual_seed(seed)
+    start = {"pretrained": True} if recipe.pretrained else {}
+    return create_model(recipe.model, num_classes=num_classes, **start)
+
+
+def train_base_(ground: Ground, videos: VideoList, epochs: int) -> None:
+    """Train the base in place, on clips of fewer frames, and keep it."""
+    spec = replace(ground.spec, frames=ground.recipe.base_frames)
+    clips = ClipDataset(videos, spec, train=True, seed=ground.seed)
+    train(ground.base, clips, ground.recipe, ground.out / "base", epochs=epochs, rate=1, device=ground.device)
+
+
+def train(
+    network: VideoModel,
+    clips: ClipDataset,
+    recipe: Recipe,
+    out: Path,
+    *,
+    epochs: int,
+    rate: float,
+    device: torch.device,
+) -> float:
+    """Train a network in place, at a share `rate` of the recipe's learning rate, and return the seconds that took."""
+    start_s = time.perf_counter()
+    fit(
+        network,
+        clips,
+        out=out,
+        epochs=epochs,
+        warmup_epochs=epochs / 10,
+        batch_size=recipe.batch_size,
+        optimizer=recipe.optimizer,
+        learning_rate=rate * recipe.learning_rate,
+        num_workers=0,
+        seed=clips.seed,
+        tuning=recipe.tuning,
+        logger=False,
+        enable_checkpointing=False,
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+    )
+    gc.collect()  # Lightning's objects hold each other, and with them the decoded videos
+    return time.perf_counter() - start_s

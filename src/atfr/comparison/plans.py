@@ -1,0 +1,144 @@
+"""Which networks a comparison has: one base, with one sampler or none, at several numbers of frames kept.
+
+static                               all frames
+fewer_frames_A, change_A             A frames at the input: evenly spaced; where the clip changes
+uniform_maps_A, change_maps_A, sgs_A the same share of the maps behind a stage: evenly spaced, by change, by SGS
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atfr.adapt import adapt_
+from atfr.adapt.cost import clip_cost
+from atfr.adapt.trace import INPUT, site_names
+from atfr.errors import InputError
+from atfr.measure.saving import maps_that_come
+from atfr.models import VideoModel
+from atfr.train.recipe import Recipe
+
+STATIC, FEWER_FRAMES, CHANGE = "static", "fewer_frames", "change"
+UNIFORM_MAPS, CHANGE_MAPS, SGS = "uniform_maps", "change_maps", "sgs"
+KINDS = (STATIC, FEWER_FRAMES, CHANGE, UNIFORM_MAPS, CHANGE_MAPS, SGS)
+ADAPTIVE = (CHANGE, CHANGE_MAPS, SGS)
+SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Of the frames of a clip, which are kept by default."""
+
+LEAST = 3
+"""Without static, fewer frames and change there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network to make of the base.
+
+    Attributes:
+        kind: what chooses, and where; all of a kind are trained at one learning rate.
+        sampler: the arguments of `adapt_`; None: there is no sampler.
+        kept: frames or maps that a clip keeps at most, or on average.
+        of: frames or maps that there are.
+        share: of the base's multiply-adds, where a clip keeps as many.
+        gflops: the same in multiply-adds / 1e9.
+    """
+
+    name: str
+    kind: str
+    sampler: Mapping[str, Any] | None = None
+    kept: int = 0
+    of: int = 0
+    share: float = 1.0
+    gflops: float = 0.0
+
+    @property
+    def group(self) -> tuple[str, int]:
+        """What networks have in common that are held against each other: place and number."""
+        return ("" if self.sampler is None else self.sampler["after"], self.kept)
+
+    @property
+    def words(self) -> str:
+        """What it takes, for a reader."""
+        if self.sampler is None:
+            return f"all {self.of} frames"
+        how = {CHANGE: "by change", CHANGE_MAPS: "by change", SGS: "by SGS"}.get(self.kind, "evenly spaced")
+        where = "frames" if self.sampler["after"] == INPUT else f"maps behind {self.sampler['after']}"
+        return f"{self.kept} of {self.of} {where}, {how}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where samplers stand, tried out in a copy of a base with evenly spaced maps there.
+
+    Attributes:
+        maps: how many maps of a clip come there; of several pathways, each.
+    """
+
+    after: str
+    network: VideoModel
+    clip_shape: tuple[int, ...]
+    maps: tuple[int, ...]
+
+    def cost(self, kept: tuple[int, ...]) -> tuple[float, float]:
+        """Return the multiply-adds / 1e9 of a clip that keeps so many maps, and of one that keeps all."""
+        for layer, count in zip(site_names(self.network).values(), kept, strict=True):
+            layer.active_bins = count  # type: ignore[assignment]
+        cost = clip_cost(self.network, self.clip_shape)
+        return cost.adaptive[kept if len(kept) > 1 else kept[0]] / 1e9, cost.static / 1e9
+
+
+def place_of(base: VideoModel, after: str, clip_shape: Sequence[int]) -> Place:
+    """Put a sampler at a place of a copy of the base."""
+    network = copy.deepcopy(base)
+    adapt_(network, after, sampler="uniform", active_bins=1)
+    return Place(after, network, tuple(clip_shape), tuple(maps_that_come(network, clip_shape).values()))
+
+
+def plans_for(
+    base: VideoModel, clip_shape: Sequence[int], frames_kept: Sequence[int] | None, after: str, recipe: Recipe
+) -> list[Plan]:
+    """Return all networks, those first without which the comparison says least.
+
+    Args:
+        frames_kept: numbers of frames, of those that a clip has; by default an eighth, a quarter and a half.
+        after: the stage that maps are taken behind; "none": only frames are.
+        recipe: says how SGS is set.
+
+    Raises:
+        InputError: a number of frames is out of range, or there is no such stage.
+    """
+    frames = clip_shape[1]
+    asked = [max(1, round(share * frames)) for share in SHARES] if frames_kept is None else frames_kept
+    wanted = sorted(set(asked))
+    if not wanted or not 1 <= wanted[0] <= wanted[-1] < frames:
+        raise InputError(
+            f"frames_kept must be numbers of frames from 1 to {frames - 1}, fewer than a clip's {frames}, got {asked}"
+        )
+    middle = wanted[len(wanted) // 2] if len(wanted) != 2 else wanted[0]
+    in_order = [middle, *(kept for kept in wanted if kept != middle)]
+    at_input = place_of(base, INPUT, clip_shape)
+    plans = [Plan(STATIC, STATIC, of=frames)]
+    for kept in in_order:
+        plans += at(at_input, (kept,), {FEWER_FRAMES: {"sampler": "uniform"}, CHANGE: {"sampler": "change"}})
+    if after == "none":
+        return plans
+    behind = place_of(base, after, clip_shape)
+    of_sgs = {"kernel": recipe.kernel, "order": recipe.order, "edge_maps": "found"}
+    kinds = {UNIFORM_MAPS: {"sampler": "uniform"}, CHANGE_MAPS: {"sampler": "change"}, SGS: of_sgs}
+    for kept in in_order:
+        plans += at(behind, tuple(max(1, round(kept * maps / frames)) for maps in behind.maps), kinds)
+    return list({plan.name: plan for plan in plans}.values())
+
+
+def at(place: Place, kept: tuple[int, ...], kinds: Mapping[str, Mapping[str, Any]]) -> list[Plan]:
+    """Return the plans of some kinds that keep so many maps at a place."""
+    most, plans, (gflops, static) = max(kept), [], place.cost(kept)
+    for kind, options in kinds.items():
+        number = {"active_bins": list(kept)} if options.get("sampler") == "uniform" else {"num_bins": most}
+        sampler = {"after": place.after, **options, **number}
+        plans.append(Plan(f"{kind}_{most}", kind, sampler, most, max(place.maps), gflops / static, gflops))
+    return plans
+
+
+def by_kind(names: Iterable[Plan]) -> list[Plan]:
+    """Return plans in the order in which they are shown."""
+    return sorted(names, key=lambda plan: (KINDS.index(plan.kind), plan.kept))

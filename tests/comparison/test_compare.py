@@ -1,0 +1,189 @@
+"""`atfr compare`, small: trained on frames alone, and with a checkpoint at every place; resumed, refused, cut short."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy
+
+import atfr
+from atfr.adapt.trace import site_names
+from atfr.cli.main import main
+from atfr.comparison import estimate, rates, run
+from atfr.comparison.estimate import Pace, Work
+from atfr.comparison.making import Ground
+from atfr.comparison.plans import plans_for
+from atfr.comparison.rates import hold_out
+from atfr.comparison.recipes import FROM_NOTHING
+from atfr.data.dataset import ClipDataset
+from atfr.data.records import VideoList, VideoRecord, read_folder
+from atfr.errors import CheckpointError, InputError
+from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from atfr.video.spec import ClipSpec
+
+CLIP = ClipSpec(frames=4, stride="video", size=32, resize=32, jitter=(32, 36))
+RECIPE = replace(FROM_NOTHING, model="resnet3d_18", clip=CLIP, base_frames=2, batch_size=6, tune_share=0.4)
+NAMES = ["static", "fewer_frames_2", "change_2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_rates() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (rates, estimate, run):
+            patch.setattr(module, "RATES", (1 / 3, 1.0))
+        yield
+
+
+def compared(videos: Path, out: Path, **options: object) -> tuple[run.Comparison, list[str]]:
+    said: list[str] = []
+    given = {"recipe": RECIPE, "after": "none", "frames_kept": [2], "epochs": 1} | options
+    return atfr.compare(read_folder(videos), out, say=said.append, **given), said
+
+
+@pytest.fixture(scope="module")
+def trained(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    return out, compared(videos, out)[1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
+    """A network with a sampler, which a comparison takes out."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    model = atfr.create_model("resnet3d_18", num_classes=6)
+    atfr.adapt_(model, "input", sampler="uniform", active_bins=1)
+    save_checkpoint(model.eval(), Task(read_folder(videos)["test"].labels, CLIP), folder)
+    return folder
+
+
+def test_trains_each_network_at_the_rate_of_its_kind_and_tests_it(trained: tuple[Path, list[str]]) -> None:
+    out, said = trained
+    found = json.loads((out / "compare.json").read_text())
+    assert list(found["networks"]) == NAMES
+    losses = json.loads((out / "rates.json").read_text())
+    for one in found["networks"].values():
+        of_kind = losses[one["kind"]]
+        assert [float(rate) for rate in of_kind] == [1 / 3, 1.0]
+        assert one["rate"] == float(min(of_kind, key=of_kind.__getitem__))
+        assert one["test"]["num_videos"] == 6
+        assert one["time_share"] > 0
+    static, fewer, change = found["networks"].values()
+    assert 0.3 < fewer["gflops_share"] < 0.6
+    assert change["gflops_share"] <= fewer["gflops_share"] * 1.01
+    assert change["over_control"]["other"] == "fewer_frames_2"
+    mean = change["test"]["top1"] - static["test"]["top1"]
+    assert change["over_static"]["top1"]["mean"] == pytest.approx(mean)
+    assert "decide nothing" in found["sentence"]
+    assert found["take"] is None
+    assert found["conditions"]["base_epochs"] == found["conditions"]["tune_epochs"] == 1
+    assert said[0].startswith("3 networks; this takes about")
+    with Image.open(out / "compare.png") as picture:
+        assert picture.format == "PNG"
+        assert len(picture.convert("RGB").getcolors(2**24)) > 10
+
+
+def test_the_loss_is_the_cross_entropy_of_the_checkpoint_that_is_kept(
+    trained: tuple[Path, list[str]], videos: Path
+) -> None:
+    found = json.loads((trained[0] / "compare.json").read_text())["networks"]
+    for name in NAMES:
+        model, task = load_checkpoint(trained[0] / name)
+        dataset = ClipDataset(read_folder(videos)["test"], task.spec, train=False)
+        with torch.inference_mode():
+            logits = torch.cat([model(dataset[index][0]) for index in range(6)])
+        labels = torch.tensor([dataset[index][1] for index in range(6)])
+        assert found[name]["loss"] == pytest.approx(cross_entropy(logits.double(), labels).item(), rel=1e-4)
+
+
+def test_goes_on_row_by_row_and_says_what_is_there(
+    trained: tuple[Path, list[str]], videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = trained[0]
+    before = json.loads((out / "change_2" / "test" / "result.json").read_text())
+    (out / "change_2" / "test" / "result.json").unlink()  # as after Ctrl-C
+    made: list[str] = []
+    make = Ground.make
+    monkeypatch.setattr(Ground, "make", lambda self, plan, *args: made.append(plan.name) or make(self, plan, *args))
+    _, said = compared(videos, out)
+    assert made == ["change_2"]
+    assert said[0].startswith("3 networks, 2 of them are there already; this takes about")
+    after = json.loads((out / "change_2" / "test" / "result.json").read_text())
+    assert after["videos"] == before["videos"]
+
+
+def test_other_arguments_and_other_folders_are_refused(trained: tuple[Path, list[str]], videos: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"other arguments: seed was 0 and is 1; go on with those") as error:
+        compared(videos, trained[0], seed=1)
+    assert "\n" not in str(error.value)
+    with pytest.raises(CheckpointError, match="is not empty and holds no comparison to go on with"):
+        compared(videos, videos)
+    with pytest.raises(InputError, match="numbers of frames from 1 to 3, fewer than a clip's 4, got \\[4\\]"):
+        compared(videos, trained[0], frames_kept=[4])
+
+
+def test_a_budget_too_short_for_any_comparison_is_refused(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="static, fewer_frames_2, change_2 alone take about 1 min: give --budget"):
+        compared(videos, tmp_path / "out", budget_min=1e-3)
+    assert not (tmp_path / "out").exists()  # so that other arguments may be tried
+
+
+def test_with_a_checkpoint_nothing_is_trained(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(videos), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main(["compare", *options, "--frames_kept", "[2]"]) == 0
+    printed, err = capsys.readouterr()
+    assert "These 6 videos decide nothing" in printed
+    assert "atfr: 6 networks; this takes about" in err
+    tables = [line for line in printed.splitlines() if not line.startswith(("Written", "See it", "These"))]
+    assert max(map(len, tables)) <= 80
+    weights = atfr.from_pretrained(checkpoint).state_dict()
+    sites = {"fewer_frames_2": ["input"], "change_2": ["input"]}
+    sites |= {name: ["res2"] for name in ("uniform_maps_2", "change_maps_2", "sgs_2")} | {"static": []}
+    for name, expected in sites.items():
+        model, task = load_checkpoint(tmp_path / "out" / name)
+        assert list(site_names(model)) == expected
+        own = model.state_dict()
+        assert all(torch.equal(own[key], value) for key, value in weights.items())
+        assert task.spec == CLIP
+    assert main(["compare", *options, "--frames_kept", "[2]", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["networks"]) == list(dict.fromkeys(["static", "fewer_frames_2", "change_2", *sites]))[:6]
+    runs = [str(tmp_path / "out" / name) for name in ("static", "change_2")]
+    assert main(["report", *runs, "-o", str(tmp_path / "page.html")]) == 0
+    assert main(["compare", *options, "--clip.frames", "3"]) == 2
+    assert "clip.frames was 4 and is 3" in capsys.readouterr().err
+
+
+def test_networks_are_left_out_from_the_end_until_the_rest_fits(videos: Path) -> None:
+    splits = read_folder(videos)
+    base = atfr.create_model("resnet3d_18", num_classes=6)
+    plans = plans_for(base, (3, 8, 32, 32), None, "res2", RECIPE)
+    assert [plan.name for plan in plans[:5]] == ["static", "fewer_frames_2", "change_2", "fewer_frames_1", "change_1"]
+    assert len(plans) == 16
+    assert plans[1].share == pytest.approx(0.25, abs=0.03)
+    ground = Ground(base, splits, replace(CLIP, frames=8), RECIPE, 10, 0, Path(), torch.device("cpu"))
+    work = Work(ground, Pace(1.0, 0.3, 0.01), 0, frozenset(), frozenset({"sgs_4"}))
+    whole_s = work.seconds(plans)
+    assert work.fitting(plans, whole_s) == work.fitting(plans, None) == plans
+    fewer = work.fitting(plans, 0.6 * whole_s)
+    assert work.seconds(fewer) <= 0.6 * whole_s
+    assert fewer == [*plans[: len(fewer) - 1], plans[-1]]  # the last is there already
+    assert work.fitting(plans, 0) == [*plans[:3], plans[-1]]
+
+
+def test_videos_held_out_are_of_every_class_and_the_same_again() -> None:
+    records = tuple(VideoRecord(Path(f"{label}/{number}.mp4"), label) for label in range(3) for number in range(10))
+    videos = VideoList((*records, VideoRecord(Path("3/only.mp4"), 3)), ("a", "b", "c", "d"))
+    train, held = hold_out(videos)
+    assert sorted(record.label for record in held.records) == [0, 0, 1, 1, 2, 2]
+    assert {*train.records} | {*held.records} == {*videos.records}
+    assert not {*train.records} & {*held.records}
+    assert hold_out(videos) == (train, held)
