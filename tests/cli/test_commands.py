@@ -523,7 +523,7 @@ def test_bad_checkpoints_are_one_line(
 
     assert "no such folder" in error_with(tmp_path / "nothing")
     assert "config.json is missing" in error_with(tmp_path)
-    for name in ("config.json", "model.safetensors", "task.json"):
+    for name in ("config.json", "model.safetensors"):
         folder = copy(checkpoint, tmp_path / f"without {name}")
         (folder / name).unlink()
         assert name in error_with(folder)
@@ -573,7 +573,7 @@ def test_cost_is_that_of_the_library(checkpoint: Path, capsys: pytest.CaptureFix
     [
         (["x3d_sm"], "did you mean x3d_s"),
         (["x3d_xs", "--after", "res6"], "no stage"),
-        (["x3d_xs", "--size", "0"], "clip_shape must be"),
+        (["x3d_xs", "--size", "0"], "--size must be a number from 1 to 16384, got 0"),
     ],
 )
 def test_cost_errors(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

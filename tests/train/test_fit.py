@@ -155,7 +155,7 @@ def test_bad_arguments(splits: dict[str, VideoList], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'sgd'"):
         run(network(classes=2), splits, tmp_path, optimizer="sdg")
     for name in ("learning_rate", "warmup_epochs", "weight_decay", "num_workers", "seed"):
-        with pytest.raises(InputError, match=f"{name} must be at least 0, got -1"):
+        with pytest.raises(InputError, match=f"{name} must be (an integer of )?at least 0, got -1"):
             run(network(classes=2), splits, tmp_path, **{name: -1})
     with pytest.raises(InputError, match="epochs must be at least 1, got 0"):
         run(network(classes=2), splits, tmp_path, epochs=0)
