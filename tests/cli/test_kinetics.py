@@ -11,6 +11,7 @@ import atfr
 from atfr.cli import doctor
 from atfr.cli.main import main
 from atfr.cli.predict import KINETICS
+from atfr.cli.quickstart import real_answer
 from atfr.evaluate import task as tasks
 from atfr.video.spec import ClipSpec
 from atfr.weights import published
@@ -56,6 +57,15 @@ def test_without_a_checkpoint_the_published_network_answers(there, video, capsys
     assert main(["predict", str(video), "--json", "--checkpoint", KINETICS]) == 0
     out, err = capsys.readouterr()
     assert (json.loads(out)[0], err) == (unsaid, "")
+
+
+def test_the_demo_ends_with_its_answer(video, request) -> None:
+    assert f"atfr weights {KINETICS}" in real_answer(video, drawn=True)
+    request.getfixturevalue("there")
+    said = real_answer(video, drawn=True)
+    assert "drawn; it learned from films" in said
+    assert said.count("action ") == 3
+    assert "drawn" not in real_answer(video, drawn=False)
 
 
 def test_the_name_stands_for_the_network_in_other_commands(there, video, tmp_path, capsys) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atfr.cli import common
+from atfr.cli.predict import KINETICS
 
 if TYPE_CHECKING:
     from atfr.comparison import Quickstart
@@ -59,6 +60,22 @@ def quickstart(
         common.print_json(comparison.to_dict())
     else:
         print_comparison(comparison, out)
+        print(real_answer(splits["test"].records[0].path, drawn=data is None and dataset is None))
+
+
+def real_answer(video: Path, drawn: bool) -> str:
+    """Return what the network that knows 400 actions sees in a video, or how to get it where it is not here."""
+    from atfr.evaluate.predict import predict
+    from atfr.evaluate.task import load_checkpoint
+    from atfr.weights.published import command, is_there
+
+    if not is_there(KINETICS):
+        return f"Real videos, 400 actions: {command(KINETICS)}, then atfr predict VIDEO"
+    model, task = load_checkpoint(KINETICS)
+    (prediction,) = predict(model, [video], task, num_workers=0)
+    seen = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in prediction.top(3))
+    learned = " (drawn; it learned from films)" if drawn else ""
+    return f"atfr predict {video}: {KINETICS}, which knows 400 actions, sees{learned}\n  {seen}"
 
 
 def generated(root: Path) -> "dict[str, VideoList]":
