@@ -95,7 +95,7 @@ def test_train_static_from_csv_fold_and_config(data: Path, tmp_path: Path, capsy
     assert main(["train", "--config", str(config)]) == 0
     printed = capsys.readouterr().out
     check_width(printed)
-    assert "held-out" in printed
+    assert "validation" in printed
     assert "active bins" not in printed
     model, _ = load_checkpoint(out)
     assert not any(isinstance(part, SimilarityGuidedSampling) for part in model.modules())

@@ -26,7 +26,7 @@ PLANS = {
 
 
 def result(right: Sequence[bool], gflops: float, probability: float = 0.7) -> TestResult:
-    """A test of videos that are told right or not."""
+    """A test of videos that are classified correctly or not."""
     videos = tuple(
         VideoResult(
             f"{number}.mp4", LABELS[number % 4], LABELS[(number + (not one)) % 4], probability, 1 if one else 2, {},

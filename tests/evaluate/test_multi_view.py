@@ -24,7 +24,7 @@ from tests.processes import run_processes
 
 
 def test_figures_are_those_told_by_hand(tmp_path: Path) -> None:
-    # Brightness is always told right, so the videos whose told class differs are the wrong ones.
+    # Brightness is always classified correctly, so the videos whose told class differs are the wrong ones.
     videos = video_list(tmp_path, [0, 1, 2, 4, 4, 5, 0], told=[0, 1, 2, 2, 4, 0, 0])
     result = run_test(Brightness(), videos, SPEC, num_clips=2, num_crops=3, batch_size=5)
     assert [video.correct for video in result.videos] == [True, True, True, False, True, False, True]

@@ -81,7 +81,7 @@ def test_page_of_a_run_without_mistakes() -> None:
     result = made_up(accuracy=1.1)
     text = viz.report_page(report_of(run=result))
     assert "Confused most" not in headings(text)
-    assert "every video is told right" in text
+    assert "every video is classified correctly" in text
 
 
 def test_runs_side_by_side() -> None:

@@ -175,7 +175,7 @@ def test_most_confused(result: TestResult) -> None:
     for axes in drawn(viz.most_confused({"few": few, "all": result})).axes:  # no bar is cut off
         assert axes.get_xlim()[1] > max(count for _, _, count, _ in pairs)
     right = replace(result, videos=tuple(replace(v, prediction=v.label, rank=1) for v in result.videos))
-    with pytest.raises(InputError, match="every video is told right"):
+    with pytest.raises(InputError, match="every video is classified correctly"):
         viz.most_confused(right)
 
 

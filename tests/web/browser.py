@@ -64,6 +64,11 @@ class User:
     def width(self) -> int:
         return self.driver.execute_script("return document.documentElement.scrollWidth")
 
+    def top(self, css: str) -> float:
+        """How far below the page's top something begins, in px."""
+        found = "return document.querySelector(arguments[0]).getBoundingClientRect().top + window.scrollY"
+        return self.driver.execute_script(found, css)
+
     def screenshot(self, path: Path) -> None:
         """Write a picture of the whole page."""
         height, width = self.driver.execute_script("return [document.documentElement.scrollHeight, window.innerWidth]")

@@ -62,11 +62,12 @@ def test_a_video_is_answered_and_the_slider_changes_it(
 
 
 @needs_browser
-def test_two_at_once_do_not_mix(server: Server, desk: User, videos: dict[str, Path]) -> None:
+def test_two_at_once_do_not_mix(server: Server, desk: User, videos: dict[str, Path], tmp_path: Path) -> None:
     """A second user, on a phone, sends another video and sets other bins while the first is served."""
     with user(390, 844, phone=True) as phone:
         phone.open(server.address)
         assert phone.width() == 390
+        assert phone.top("#answer") < phone.top("#samples")
         desk.send(videos["one"])
         phone.send(videos["two"])
         desk.see("#answer .name", "one.mp4")
@@ -81,6 +82,8 @@ def test_two_at_once_do_not_mix(server: Server, desk: User, videos: dict[str, Pa
             assert someone.text("#answer h2") == label
             assert kept in someone.text("#answer")
         assert phone.width() == 390
+        phone.screenshot(tmp_path / "phone.png")
+        assert phone.top("#change") < phone.top("#samples")
         only_here(phone.requests())
 
 

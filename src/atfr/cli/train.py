@@ -355,7 +355,7 @@ def print_history(history: list[dict[str, float]], out: Path) -> None:
         "epoch": "epoch",
         "train/loss": "loss",
         "train/accuracy": "accuracy",
-        "val/accuracy": "held-out",
+        "val/accuracy": "validation",
         "train/active_bins": "active bins",
         "train/gflops_per_clip": "GFLOPs per clip",
     }

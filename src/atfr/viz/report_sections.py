@@ -129,7 +129,7 @@ def dropped(report: Report, found: list[Panel]) -> Section:
 
 
 def correctness(report: Report, found: list[Panel]) -> Section:
-    """Whether videos that keep many maps are told right more often."""
+    """Whether videos that keep many maps are classified correctly more often."""
     rows, told = [], []
     for panel in found:
         right, wrong = analysis.correct_and_wrong(panel.result, panel.site)
@@ -138,7 +138,7 @@ def correctness(report: Report, found: list[Panel]) -> Section:
             cells = [percent(one.accuracy), f"{percent(low)} to {percent(high)}"]
             rows.append([panel.title, figures.group_name(one), one.videos, *cells])
         means = [f"{sum(kept) / len(kept):.1f}" if kept else "–" for kept in (right, wrong)]
-        told.append(f"{panel.title}: videos told right keep {means[0]} maps on average, others {means[1]}")
+        told.append(f"{panel.title}: videos classified correctly keep {means[0]} maps on average, others {means[1]}")
     return Section(
         "Maps kept and being right",
         [
@@ -147,7 +147,7 @@ def correctness(report: Report, found: list[Panel]) -> Section:
             "dotted line is top-1.",
         ],
         figures.correctness(drawn(report)),
-        f"The share of videos told right, by maps kept. {'; '.join(told)}.",
+        f"The share of videos classified correctly, by maps kept. {'; '.join(told)}.",
         Table(["site", "maps kept", "videos", "right", "95 % interval"], rows),
     )
 
@@ -188,7 +188,7 @@ def told_pairs(report: Report, most: int) -> str:
     for name, result in report.runs.items():
         pairs = analysis.confusion(result).pairs(most)
         each = [f"{label} is taken for {prediction} {count} times" for label, prediction, count, _ in pairs]
-        told.append(f"{name}: {', '.join(each) or 'every video is told right'}.")
+        told.append(f"{name}: {', '.join(each) or 'every video is classified correctly'}.")
     return " ".join(told)
 
 

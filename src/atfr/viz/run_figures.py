@@ -304,12 +304,12 @@ def most_confused(runs: Runs, most: int = 10) -> Figure:
     """Draw what is taken for what most often, in videos.
 
     Raises:
-        InputError: every video is told right.
+        InputError: every video is classified correctly.
     """
     found = {name: analysis.confusion(result).pairs(most) for name, result in named(runs).items()}
     found = {name: pairs for name, pairs in found.items() if pairs}
     if not found:
-        raise InputError("every video is told right; there is nothing to draw of what is confused")
+        raise InputError("every video is classified correctly; there is nothing to draw of what is confused")
     ratios = [0.9 + len(pairs) for pairs in found.values()]
     figure = blank(0.36 * sum(ratios))
     all_axes = figure.subplots(len(found), squeeze=False, height_ratios=ratios, sharex=True)[:, 0]

@@ -53,7 +53,7 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
                     posters, label="Or one of these", columns=3, height="auto", allow_preview=False, interactive=False,
                     buttons=[], elem_id="samples",
                 )  # fmt: skip
-                gr.HTML(samples_html(network, generated))
+                gr.HTML(samples_html(network, generated), elem_id="about_samples")
             with gr.Column(scale=2, min_width=320):
                 answer = gr.HTML(waiting_html(), elem_id="answer")
                 bins = gr.Slider(
