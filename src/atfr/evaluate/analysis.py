@@ -257,7 +257,7 @@ def map_use(result: TestResult, site: str) -> MapUse:
 
 
 def correct_and_wrong(result: TestResult, site: str) -> tuple[list[float], list[float]]:
-    """Return the mean number of maps kept at a site by each video that is classified correctly, and by each that is not."""
+    """Return the mean number of maps kept at a site by each video that is classified correctly, and by each other."""
     kept, _ = video_means(result.videos, site)
     by_video = list(zip(kept, result.videos, strict=True))
     return [mean for mean, video in by_video if video.correct], [mean for mean, video in by_video if not video.correct]
