@@ -1,5 +1,6 @@
 # make demo   install into .venv and run the main job on generated videos
 # make test   install what the tests need and run them all
+# make test-torch TORCH=2.9.0   the tests with another version of PyTorch, in .venv-torch: the oldest, the newest
 # make soak   the long tests of reliability: kills and mutants; about half an hour
 # make lint   ruff and mypy
 # make bench  every figure of docs/performance.md, measured here, on a machine with nothing else to do
@@ -7,12 +8,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint bench docs chromium
+.PHONY: demo test test-torch soak lint bench docs chromium
 demo: .venv/installed
 	$(BIN)/atfr quickstart
 
 test: .venv/installed-test chromium
 	$(BIN)/python -m pytest
+
+TORCH ?= 2.9.0
+test-torch: chromium
+	rm -rf .venv-torch && $(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet torch==$(TORCH) --editable '.[test]'
+	.venv-torch/bin/python -m pytest
 
 soak: .venv/installed-test
 	$(BIN)/python -m pytest -m soak
