@@ -113,3 +113,28 @@ def test_the_command_keeps_it_in_the_checkpoint(tmp_path: Path, capsys: pytest.C
     assert "noise floor at input" in capsys.readouterr().out
     assert main(["calibrate", str(tmp_path / "run"), str(videos[0]), "--share", "0.0001"]) == 2
     assert "one map a clip" in capsys.readouterr().err
+
+
+def test_a_refusal_leaves_the_network_as_it_was() -> None:
+    model = atfr.create_model("resnet3d_18", num_classes=3)
+    atfr.adapt_(model, "input", sampler="change", num_bins=7)
+    clips = torch.rand(2, 3, 8, 16, 16)
+    bad: list[tuple[object, dict[str, object], str]] = [
+        (clips, {"share": 1e-4}, "less than that of one map a clip"),
+        (clips, {"share": 30}, "share must be a number from 0 to 1, got 30"),
+        (clips, {"share": "a"}, "share must be a number"),
+        (list(clips), {}, "torch.stack"),
+        ("videos", {}, "takes clips N x C x T x H x W"),
+        (clips[0], {}, "takes clips N x C x T x H x W"),
+        (clips / 0, {}, "NaN or infinite"),
+    ]
+    for given, options, message in bad:
+        with pytest.raises(InputError, match=message):
+            atfr.calibrate_(model, given, **options)
+        assert (model.sgs.dead_zone, model.sgs.num_bins) == (None, 7)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_bins_are_refused(number: int) -> None:
+    with pytest.raises(InputError, match=f"num_bins must be an integer of at least 1, got {number}"):
+        atfr.adapt_(atfr.create_model("resnet3d_18", num_classes=3), "input", sampler="change", num_bins=number)

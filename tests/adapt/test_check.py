@@ -345,3 +345,11 @@ def test_compiling_an_adapted_network_is_one_clear_error() -> None:
     model.compile(backend="eager")
     with pytest.raises(Exception, match=r"torch\.compile does not take adapted networks"):
         model(torch.rand(2, 3, 4, 8, 8))
+
+
+def test_samplers_behind_each_other_are_checked_with_clips_of_ones_own() -> None:
+    model = Own(lambda x: x)
+    atfr.adapt_(model, after=["input", "early"], sampler="change", num_bins=6)
+    clips = torch.randn(3, 3, 12, 16, 16)
+    clips[1] = clips[1, :, :1]
+    assert atfr.check(model, clips).apart

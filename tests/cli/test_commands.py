@@ -438,7 +438,7 @@ def test_predict_prints_what_the_json_says(
     assert "\x1b" not in printed
     for entry in report["top"]:
         assert f"{100 * entry['probability']:.1f} %" in printed
-    assert f"{report['gflops']:.4g} spent, {report['static_gflops']:.4g} without SGS" in printed
+    assert f"{report['gflops']:.4g} spent, {report['static_gflops']:.4g} without the sampler" in printed
     assert "ü" in printed
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import atfr
 from atfr.errors import InputError
@@ -165,3 +165,22 @@ def test_steps_fill_the_bins(steps: list[float], bins: int) -> None:
 def test_wrong_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ChangeGuidedSampling(3, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sampler": "change", "num_bins": 6}, {"edge_maps": "found"}], ids=["change", "sgs"]
+)
+@pytest.mark.parametrize("length", [2, 5, 9, 12])
+def test_padded_ends_of_a_shorter_clip_do_not_depend_on_its_batch_mates(options: dict, length: int) -> None:
+    """Behind a convolution that pads in time, whose outermost maps are held within the range of the others."""
+    model = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding=1)).double().eval()
+    example = torch.zeros(1, 3, 8, 8, 8, dtype=torch.float64)
+    atfr.adapt_(model, "0", example=example, **options)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        long, short = (torch.randn(3, n, 8, 8, generator=generator, dtype=torch.float64) for n in (16, length))
+        with torch.no_grad():
+            together = model(atfr.PackedClips.pack([long, short])).unpack()
+            alone = [model(clip[None]).unpack()[0] for clip in (long, short)]
+        for one, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

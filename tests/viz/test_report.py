@@ -74,7 +74,7 @@ def test_a_notebook_shows_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_page_of_a_static_run_has_nothing_of_sites() -> None:
     text = viz.report_page(report_of(run=made_up(sites={})))
     assert headings(text) == OF_ANY
-    assert "without SGS" not in text
+    assert "without the sampler" not in text
 
 
 def test_page_of_a_run_without_mistakes() -> None:

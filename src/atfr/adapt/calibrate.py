@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from atfr.adapt.cost import ClipCost, clip_cost
 from atfr.adapt.places import evaluating
 from atfr.adapt.trace import site_names
+from atfr.checks import in_range
 from atfr.errors import AdaptError, InputError
 from atfr.ragged import PackedClips
 from atfr.samplers import WITH_BINS, ChangeGuidedSampling
@@ -92,17 +93,30 @@ def calibrate_(
         raise InputError(f"the wanted cost is a share or gflops, not both, got {share=}, {gflops=}")
     if (share is not None or gflops is not None) and len(layers) > 1:
         raise InputError(f"a budget is for one sampler, the network has {len(layers)}: {', '.join(layers)}")
+    if share is not None:
+        in_range("share", share, 0.0, 1.0)
     batches = [clips] if isinstance(clips, Tensor) else list(clips)
-    if not batches or not all(len(batch) for batch in batches):
-        raise InputError("give at least one clip to calibrate with")
+    if not batches or not all(isinstance(one, Tensor) and one.dim() == 5 and len(one) for one in batches):
+        raise InputError(
+            "calibrate_ takes clips N x C x T x H x W, or several such batches, and at least one clip; of a list of "
+            "clips C x T x H x W make a batch: torch.stack(clips)"
+        )
+    if not all(one.isfinite().all() for one in batches):
+        raise InputError("clips to calibrate with hold NaN or infinite values; leave these clips out")
     seen = watched(model, layers, batches)
     guided = {site: layer for site, layer in layers.items() if isinstance(layer, ChangeGuidedSampling)}
+    before = {site: layer.dead_zone for site, layer in guided.items()}
     zones = {site: set_dead_zone(layer, seen[site]) for site, layer in guided.items()}
     site, layer = next(iter(layers.items()))
     cost = cost_by_any_bins(model, layer, batches[0])
     wanted = cost.static * share if share is not None else None if gflops is None else gflops * 1e9
     if wanted is not None:
-        layer.num_bins = bins_for(wanted, layer, seen[site], cost)
+        try:
+            layer.num_bins = bins_for(wanted, layer, seen[site], cost)
+        except InputError:
+            for name, guiding in guided.items():
+                guiding.dead_zone = before[name]
+            raise
     kept = seen[site].active_bins(layer)
     spent = [cost.adaptive[active] / 1e9 for active in kept] if len(cost.sites) == 1 else None
     return Calibration(

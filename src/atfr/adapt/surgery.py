@@ -15,6 +15,7 @@ from atfr.adapt.padding import edge_maps_at
 from atfr.adapt.places import float_like, output_shapes, resolve, undisturbed
 from atfr.adapt.trace import CHILD, INPUT, site_names
 from atfr.adapt.trial import try_packed
+from atfr.checks import at_least_one
 from atfr.errors import AdaptError, InputError
 from atfr.samplers import WITH_BINS
 from atfr.samplers.change import MIX
@@ -148,6 +149,7 @@ def adapt_(
     if edge_maps == "found":
         edge_maps = edge_maps_at(model, list(places.values()), example)
     if sampler == "change" and isinstance(num_bins, int) and not isinstance(num_bins, bool):
+        at_least_one("num_bins", num_bins)
         most = max(frames for _, frames in shapes.values())
         num_bins = [max(1, round(num_bins * shapes[path][1] / most)) for path in places.values()]
     options: dict[str, Any] = {"num_bins": num_bins, "kernel": kernel, "embedding_dim": embedding_dim}

@@ -60,5 +60,6 @@ def print_explanation(explanation: "Explanation", out: Path) -> None:
     if timing := explanation.timing:
         adaptive, static = (brief(timing.ms(name).median) for name in ("adaptive", "static"))
         how = f"in turns, median of {timing.rounds}"
-        print(f"ms of a clip: {adaptive}, without SGS {static} ({how}, {explanation.conditions['threads']} thread(s)).")
+        how += f", {explanation.conditions['threads']} thread(s)"
+        print(f"ms of a clip: {adaptive}, without the sampler {static} ({how}).")
     print(f"Written: {out}")

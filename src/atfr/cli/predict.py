@@ -129,7 +129,7 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
         common.print_json({"out": str(out), **figures, "gflops": spent, "static_gflops": static})
     else:
         print(f"Predicted: {predicted} videos, {len(left) - predicted} do not decode, {there} were there already.")
-        print(f"GFLOPs (multiply-adds) of all views: {spent:.4g} spent, {static:.4g} without SGS.")
+        print(f"GFLOPs (multiply-adds) of all views: {spent:.4g} spent, {static:.4g} without the sampler.")
         print(f"Written: {out}")
     return code
 
@@ -164,7 +164,7 @@ def print_predictions(predictions: "list[Prediction]") -> None:
             rows.append([path if rank == 0 else "", label, common.percent(probability), *spent])
     static = sum(prediction.static_gflops * len(prediction.gflops) for prediction in predictions)
     total = sum(prediction.total_gflops for prediction in predictions)
-    note = f"GFLOPs (multiply-adds) of all views: {total:.4g} spent, {static:.4g} without SGS."
+    note = f"GFLOPs (multiply-adds) of all views: {total:.4g} spent, {static:.4g} without the sampler."
     columns = ["video", "class", "probability", "active bins", "GFLOPs"]
     common.print_table("Predictions", columns, rows, note, left=(0, 1))
 

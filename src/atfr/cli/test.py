@@ -152,7 +152,7 @@ def print_result(result: "TestResult") -> None:
         ["videos", f"{len(result.videos)} of the test split tested, {len(result.skipped)} left out"],
         ["views", "{clips} clips x {crops} {places} crops; {frames} x {size} x {size} px".format(**result.views)],
         ["GFLOPs per clip", spread],
-        ["  without SGS", f"{result.static_gflops_per_clip:.4g}"],
+        ["  without the sampler", f"{result.static_gflops_per_clip:.4g}"],
         ["ms per clip", f"{result.ms_per_clip:.4g} (median)"],
     ]
     timing = result.timing

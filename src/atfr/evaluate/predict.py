@@ -35,9 +35,9 @@ class Prediction:
         path: the file.
         labels: the names of the K classes.
         scores: the softmax scores, averaged over the views; they sum to 1.
-        active_bins: by site, the maps that each view kept; empty for a network without SGS.
+        active_bins: by site, the maps that each view kept; empty for a network without the sampler.
         gflops: multiply-adds / 1e9 spent on each view.
-        static_gflops: multiply-adds / 1e9 of a view in the same network without SGS.
+        static_gflops: multiply-adds / 1e9 of a view in the same network without the sampler.
         ms_per_clip: time of the forward pass that its views were in, over the number of clips in it.
         warning: what was wrong with the file, where only a part of it could be used.
     """
@@ -61,7 +61,7 @@ class Prediction:
         name = escape(os.fsencode(self.path).decode(errors="backslashreplace"))  # a name may be any bytes
         rows = "".join(f"<tr><td>{escape(label)}</td><td>{100 * share:.1f} %</td></tr>" for label, share in self.top())
         kept = "; ".join(f"{site}: {' '.join(map(str, counts))}" for site, counts in self.active_bins.items())
-        bill = f"{self.total_gflops:.4g} GFLOPs, {self.static_gflops * len(self.gflops):.4g} without SGS"
+        bill = f"{self.total_gflops:.4g} GFLOPs, {self.static_gflops * len(self.gflops):.4g} without the sampler"
         notes = "".join(f"<br/>{escape(note)}" for note in (kept and f"maps kept at {kept}", self.warning) if note)
         return f"<table><caption>{name}</caption>{rows}</table><p>{bill}{notes}</p>"
 

@@ -114,7 +114,7 @@ def merged(
 
 def check_features(features: Tensor, channels: int) -> None:
     """Raise an InputError where features are no batch of maps with so many channels."""
-    shape = tuple(features.shape)
+    shape = tuple((features.plain() if isinstance(features, PackedClips) else features).shape)  # no batch's, in a trial
     if len(shape) != 5 or shape[1] != channels or min(shape) < 1 or not features.is_floating_point():
         raise InputError(
             f"a sampler expects float features N x C x T x H x W with C = {channels} and at least one of each, "

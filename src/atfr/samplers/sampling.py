@@ -179,7 +179,8 @@ def held(values_NT: Float[Tensor, "N T"], lengths_N: Int[Tensor, " N"], edge_map
     least_N1 = values_NT.masked_fill(~inner_NT, torch.inf).amin(1, keepdim=True)
     most_N1 = values_NT.masked_fill(~inner_NT, -torch.inf).amax(1, keepdim=True)
     within_NT = values_NT.maximum(least_N1).minimum(most_N1)
-    return torch.where(inner_NT.any(1, keepdim=True), within_NT, values_NT)
+    there_NT = time_T < lengths_N[:, None]  # what lies behind a shorter clip is none of its maps
+    return torch.where(inner_NT.any(1, keepdim=True) & there_NT, within_NT, values_NT)
 
 
 def ranked(bin_NT: Int[Tensor, "N T"], counts_NT: Bool[Tensor, "N T"]) -> tuple[Int[Tensor, "N T"], Int[Tensor, " N"]]:

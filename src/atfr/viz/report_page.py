@@ -33,7 +33,7 @@ def listed(names: list[str]) -> str:
 
 
 def spent(result: TestResult) -> str:
-    """Return how a clip's cost compares with the same network without SGS, in words."""
+    """Return how a clip's cost compares with the same network without the sampler, in words."""
     share = 100 * (1 - result.gflops_per_clip.mean / result.static_gflops_per_clip)
     return f"{abs(share):.0f} % {'fewer' if share >= 0 else 'more'} GFLOPs"
 
@@ -43,7 +43,7 @@ def lead(report: Report) -> str:
     told = []
     for name, result in report.runs.items():
         right = f"{name} is right in {percent(result.top1)} of {len(result.videos)} test videos"
-        cost = f" and spends {spent(result)} than without SGS" if result.sites else ""
+        cost = f" and spends {spent(result)} than without the sampler" if result.sites else ""
         told.append(f"{right}{cost}.")
     if bad := report.not_comparable:
         told.append(f"Not comparable with {report.first}: {listed(list(bad))}; see why below.")
@@ -76,7 +76,7 @@ def measures(report: Report) -> list[tuple[str, list[str]]]:
 
 
 def cost(result: TestResult) -> str:
-    """Return what a clip costs, and what without SGS."""
+    """Return what a clip costs, and what without the sampler."""
     mean = brief(result.gflops_per_clip.mean)
     return f"{mean} (static {brief(result.static_gflops_per_clip)})" if result.sites else mean
 

@@ -38,9 +38,9 @@ def moving_picture(now: Explanation) -> str:
 
 
 def change_html(now: Explanation, trained: Explanation, bins: int, most: int) -> str:
-    """Return what a number of bins changes: beside the network as it was trained, and the same without SGS."""
+    """Return what a number of bins changes: beside the network as it was trained, and the same without the sampler."""
     names = [f"{most} bins (as trained)", *([f"{bins} bin{'s' * (bins > 1)}"] if bins < most else [])]
-    rows = [["without SGS", "", "", *costs(trained, "static")]]
+    rows = [["without the sampler", "", "", *costs(trained, "static")]]
     for name, one in zip(names, (trained, now), strict=False):
         ((label, share),) = one.prediction.top(1)
         kept = ", ".join(f"{m.active_bins} of {len(m.slots)}" for m in explain_page.found_in(one).values())
@@ -50,7 +50,7 @@ def change_html(now: Explanation, trained: Explanation, bins: int, most: int) ->
 
 
 def costs(one: Explanation, name: str) -> list[str]:
-    """Return the GFLOPs and the milliseconds of the clip in the network with or without SGS."""
+    """Return the GFLOPs and the milliseconds of the clip in the network with or without the sampler."""
     gflops = one.prediction.total_gflops if name == "adaptive" else explain_page.static_gflops(one)
     return [brief(gflops), brief(one.timing.ms(name).median) if one.timing else ""]
 
