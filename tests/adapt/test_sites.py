@@ -292,3 +292,12 @@ def test_stages_keep_their_names_where_their_modules_have_others():
         model(noise(1, 3, 4, 32, 32))
     assert list(trace.sites) == ["stem", "res3"]
     assert atfr.clip_cost(model, (3, 4, 32, 32)).of(trace)
+
+
+def test_a_text_for_a_number_is_named_as_it_was_given() -> None:
+    for options, given in (
+        ({"edge_maps": "foo"}, "edge_maps .*'foo'"),
+        ({"num_bins": "change"}, "num_bins .*'change'"),
+    ):
+        with pytest.raises(InputError, match=given):
+            atfr.adapt_(atfr.create_model("resnet3d_18", num_classes=3), "input", sampler="change", **options)

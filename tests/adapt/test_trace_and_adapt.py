@@ -173,7 +173,7 @@ def test_the_trace_of_a_static_network_has_no_site() -> None:
     with atfr.record(Network()) as trace:
         pass
     assert trace.sites == {}
-    with pytest.raises(InputError, match="not adapted"):
+    with pytest.raises(InputError, match="no sampler that leaves maps out"):
         _ = trace.active_bins
 
 

@@ -218,7 +218,7 @@ def by_layer(options: Mapping[str, Any], sampler: Sampler, sites: Sequence[str])
 
 def one_each(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
     """Return the option of each layer: one for all, or one for each."""
-    if not isinstance(value, Sequence):
+    if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * len(sites)
     if len(value) != len(sites):
         raise InputError(f"{name} must be one value, or one for each of {', '.join(sites)}, got {value!r}")

@@ -126,9 +126,11 @@ class SamplingTrace:
     def active_bins(self) -> Int[Tensor, " N"]:
         """The number of maps that each clip kept, where the network has one sampler."""
         if len(self.sites) != 1:
+            if not self.sites:
+                raise InputError("active_bins: this network has no sampler that leaves maps out; see atfr.adapt_")
             raise InputError(
                 f"active_bins is for networks with one sampler, this one has {len(self.sites)} "
-                f"({', '.join(self.sites) or 'not adapted'}); read trace.sites[name].active_bins"
+                f"({', '.join(self.sites)}); read trace.sites[name].active_bins"
             )
         return next(iter(self.sites.values())).active_bins
 

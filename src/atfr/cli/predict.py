@@ -41,7 +41,7 @@ def predict(
             and whose weights `atfr weights i3d_inception` gets once.
         bundle: Instead of it, a folder that `atfr export` wrote.
         views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
-        num_bins: Fewer similarity bins than in training, to spend less.
+        num_bins: Fewer bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in a thread beside the network.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.

@@ -52,7 +52,7 @@ def test(
         dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
         split: The split of UCF101 or HMDB51; all tests the runs split1, split2 and split3 in the folder `checkpoint`,
             each on its own, and gives the mean; they must be of the same network and clip.
-        num_bins: Fewer similarity bins than in training, to spend less.
+        num_bins: Fewer bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in a thread beside the network.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.

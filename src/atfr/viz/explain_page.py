@@ -196,8 +196,8 @@ def activation(explanation: Explanation) -> Section:
         else f"No frame as a whole speaks for {explanation.label}."
     )
     text = [
-        f"Places that speak for {explanation.label}: gradient times map at the last stage. Behind SGS a map belongs to "
-        "several frames; it goes back to them in the shares of their weights, so a dropped frame is dark."
+        f"Places that speak for {explanation.label}: gradient times map at the last stage. Behind the sampler a map "
+        "may belong to several frames; it goes back to them in the shares of their weights, so a dropped frame is dark."
     ]
     rows = [[number, f"{value:.4g}"] for number, value in zip(explanation.numbers, by_frame, strict=True)]
     return Section(
