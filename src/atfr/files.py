@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -73,6 +74,12 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all; its folder is made."""
     with whole(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 LARGE = 2**30

@@ -13,9 +13,10 @@ import torch
 
 import atfr
 from atfr.errors import AtfrError, BundleError, InputError
+from atfr.files import sha256_of
 from atfr.models import VideoModel
 from atfr.runtime import Bundle
-from atfr.runtime.description import BUNDLE, Runtime, checksum
+from atfr.runtime.description import BUNDLE, Runtime
 from atfr.runtime.split import split
 from tests.runtime.build import FRAMES, clips, network, task
 
@@ -197,7 +198,7 @@ def test_graphs_of_another_network_under_right_checksums(folders: Path, tmp_path
     folder = damaged(folders, tmp_path)
     values = json.loads((folder / BUNDLE).read_text())
     (folder / "late.xml").write_text("<net/>")
-    values["files"]["late.xml"] = checksum(folder / "late.xml")
+    values["files"]["late.xml"] = sha256_of(folder / "late.xml")
     (folder / BUNDLE).write_text(json.dumps(values))
     with pytest.raises(BundleError, match="openvino cannot read the bundle"):
         atfr.load_bundle(folder)

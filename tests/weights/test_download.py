@@ -1,20 +1,23 @@
 """Published files from an address, here a server on this machine: the known file or none, nothing run, nothing left."""
 
+import inspect
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 import atfr
 from atfr.cli.main import main
+from atfr.cli.weights import weights
 from atfr.errors import CheckpointError
 from atfr.evaluate.task import load_checkpoint
-from atfr.weights import obtain, published
+from atfr.files import sha256_of
+from atfr.weights import published
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -63,7 +66,7 @@ def test_a_file_comes_and_starts_the_network(served: Path, capsys) -> None:
     state = write(served)
     assert main(["weights", "x3d_xs"]) == 0
     out = capsys.readouterr().out
-    assert obtain.sha256_of(served / "X3D_XS.pyth") in out
+    assert sha256_of(served / "X3D_XS.pyth") in out
     assert "--checkpoint x3d_xs" in out
     assert left() == [published.cached("x3d_xs")]
 
@@ -78,6 +81,10 @@ def test_a_file_comes_and_starts_the_network(served: Path, capsys) -> None:
     assert len(other["blocks.5.proj.weight"]) == 3
 
 
+def test_the_command_knows_every_published_network() -> None:
+    assert get_args(inspect.signature(weights).parameters["name"].annotation) == tuple(published.PUBLISHED)
+
+
 def test_the_hash_decides_where_it_is_known(served: Path, monkeypatch, capsys) -> None:
     write(served)
     address = published.PUBLISHED["x3d_xs"].address
@@ -85,7 +92,7 @@ def test_the_hash_decides_where_it_is_known(served: Path, monkeypatch, capsys) -
     assert main(["weights", "x3d_xs"]) == 2
     assert "expected SHA-256 0123abcd" in capsys.readouterr().err
     assert left() == []
-    publish(monkeypatch, address, obtain.sha256_of(served / "X3D_XS.pyth")[:8])
+    publish(monkeypatch, address, sha256_of(served / "X3D_XS.pyth")[:8])
     assert main(["weights", "x3d_xs"]) == 0
 
 

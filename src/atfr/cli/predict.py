@@ -141,9 +141,10 @@ def predictor(
     if bundle is not None:
         with common.busy("loading the bundle"):
             import atfr
-            from atfr.runtime.description import BUNDLE, checksum
+            from atfr.files import sha256_of
+            from atfr.runtime.description import BUNDLE
 
-            return atfr.load_bundle(bundle).predict, checksum(bundle / BUNDLE)  # which has those of the other files
+            return atfr.load_bundle(bundle).predict, sha256_of(bundle / BUNDLE)  # which has those of the other files
     assert checkpoint is not None
     model, task = common.load(checkpoint, device, num_bins)
     from atfr.evaluate.log import identity

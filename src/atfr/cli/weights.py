@@ -34,8 +34,9 @@ def weights(
         json: Print JSON instead of text.
     """
     with common.busy("getting the weights"):
+        from atfr.files import sha256_of
         from atfr.models import create_model
-        from atfr.weights.obtain import obtain, sha256_of
+        from atfr.weights.obtain import obtain
         from atfr.weights.published import PUBLISHED
 
         path = obtain(name, create_model(name), from_)

@@ -23,22 +23,14 @@ SAMPLES = Recipe(
 )
 """Measured on the generated videos; the base learns from trimmed ones."""
 
-FROM_NOTHING = Recipe(
-    model="resnet3d_18",
-    pretrained=False,
-    kernel="linear_mean",
-    num_bins=None,
-    frames_kept=6,
+FROM_NOTHING = replace(
+    SAMPLES,
     base_frames=16,
     tune_share=0.6,
-    order="time",
     clip=ClipSpec(frames=16, stride=4, size=56, resize=64, jitter=(64, 72)),  # two seconds of 30 frames/s
     clips_seen=1600,
-    batch_size=16,
-    optimizer="adamw",
-    learning_rate=0.003,
 )
-"""For one's own videos, where there are no weights to go on from."""
+"""The same for one's own videos, where there are no weights to go on from."""
 
 
 def recipe_for(generated: bool) -> Recipe:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from atfr.data.index import VideoFacts, VideoIndex, content_hash
+from atfr.data.index import VideoFacts, VideoIndex
 from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.errors import VideoError
+from atfr.files import sha256_of
 from atfr.video.decode import Reading
 
 LOOK_PX = 16
@@ -88,7 +89,7 @@ def copies(paths: Iterable[Path]) -> list[list[Path]]:
     by_content: dict[str, list[Path]] = {}
     for same_size in by_size.values():
         for path in same_size if len(same_size) > 1 else ():
-            by_content.setdefault(content_hash(path), []).append(path)
+            by_content.setdefault(sha256_of(path), []).append(path)
     return [group for group in by_content.values() if len({os.path.realpath(path) for path in group}) > 1]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from atfr.data.records import VideoList
-from atfr.files import Closing, parse_json
+from atfr.files import Closing, parse_json, sha256_of
 
 INDEX_FILE = ".atfr-index.jsonl"
 VERSION = 2
@@ -115,14 +115,8 @@ class VideoIndex(Closing):
 
 def fingerprint(path: Path) -> str:
     """Return what tells a file from others and from what it was before: size, time of change, hash of the content."""
-    found, now = content_hash(path), path.stat()
+    found, now = sha256_of(path), path.stat()
     return f"{now.st_size} {now.st_mtime_ns} {found}"
-
-
-def content_hash(path: Path) -> str:
-    """Return a hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_same(path: Path, found: str, *, by_content: bool = False) -> bool:
@@ -136,7 +130,7 @@ def is_same(path: Path, found: str, *, by_content: bool = False) -> bool:
     if str(now.st_size) != size:
         return False
     same_time = rest.startswith(f"{now.st_mtime_ns} ")
-    return (same_time and not by_content) or content_hash(path) == found.rsplit(maxsplit=1)[-1]
+    return (same_time and not by_content) or sha256_of(path) == found.rsplit(maxsplit=1)[-1]
 
 
 def index_path(root: Path) -> Path:

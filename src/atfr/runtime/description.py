@@ -1,6 +1,5 @@
 """bundle.json: what is in a bundle, and that it is whole."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from atfr.adapt import adapt_
 from atfr.adapt.cost import ClipCost, clip_cost
 from atfr.errors import BundleError, InputError
 from atfr.evaluate.task import Task
-from atfr.files import read_json
+from atfr.files import read_json, sha256_of
 from atfr.models import VideoModel, create_model
 
 Runtime = Literal["openvino", "onnx", "torch"]
@@ -80,7 +79,7 @@ class Description:
                 f"'{path}' is of format {version!r}, this atfr reads format {FORMAT}: export the network again"
             )
         for name, expected in description.files.items():
-            if not (folder / name).is_file() or checksum(folder / name) != expected:
+            if not (folder / name).is_file() or sha256_of(folder / name) != expected:
                 state = "damaged" if (folder / name).is_file() else "missing"
                 raise BundleError(f"'{folder / name}' is {state}: it is not the file that {BUNDLE} names; export again")
         return description
@@ -120,9 +119,3 @@ def multiply_adds(cost: ClipCost) -> dict[str, int]:
     """Return a cost table as plain JSON values; with several sites without the numbers by active bins."""
     by_active_bins: Mapping[Any, int] = cost.adaptive if len(cost.sites) == 1 else {}
     return {"static": cost.static, **{str(kept): count for kept, count in by_active_bins.items()}}
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

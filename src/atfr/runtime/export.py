@@ -21,10 +21,10 @@ from atfr.checks import one_of
 from atfr.errors import BundleError
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task, check_classes
-from atfr.files import locked
+from atfr.files import locked, sha256_of
 from atfr.models import VideoModel
 from atfr.runtime.bundle import ENGINES, Bundle, runner
-from atfr.runtime.description import BUNDLE, Description, Runtime, checksum, multiply_adds
+from atfr.runtime.description import BUNDLE, Description, Runtime, multiply_adds
 from atfr.runtime.engines import PACKAGES
 from atfr.runtime.graphs import graphs
 
@@ -74,7 +74,7 @@ def export_bundle(
                 multiply_adds=multiply_adds(cost),
                 logits_within=0.0,
                 versions=versions(runtime),
-                files={path.name: checksum(path) for path in sorted(scratch.iterdir())},
+                files={path.name: sha256_of(path) for path in sorted(scratch.iterdir())},
             )
             run = runner(description, scratch, torch.get_num_threads())
             bundle = Bundle(replace(description, logits_within=difference(model, Bundle(description, run))), run)

