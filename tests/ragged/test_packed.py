@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 import atfr
 from atfr.errors import AtfrError, InputError, UnsupportedOperationError
+from atfr.kernels import conv3d
+from atfr.ragged import windows
 
 LENGTHS = (3, 1, 5, 2)
 CHANNELS = 4
@@ -34,6 +36,14 @@ def gradients(outputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
     for output in outputs:
         loss = loss + (output * torch.randn(output.shape, generator=generator, dtype=output.dtype)).sum()
     return list(torch.autograd.grad(loss, leaves, allow_unused=True))
+
+
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def way(request, monkeypatch) -> None:
+    """Operations across time: clip by clip or by our kernels; once for all clips."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(windows, "all_at_once", lambda clips: len(clips.lengths) > 1)
+        monkeypatch.setattr(conv3d, "trains_here", lambda maps: False)
 
 
 def results(value: atfr.PackedClips | Tensor, packed_type: type = atfr.PackedClips) -> list[Tensor]:
@@ -201,6 +211,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel:UserWarning")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -210,6 +221,7 @@ def test_conv3d(name, bias):
     same_as_loop(conv, parameters=tuple(conv.parameters()), tolerance=1e-5)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", ["3x3x3", "time stride", "depthwise", "time dilation", "same", "1x1x1"])
 def test_conv3d_in_double_and_of_other_lengths(name):
     torch.manual_seed(0)
@@ -229,6 +241,7 @@ def test_conv3d_whose_kernel_is_larger_than_the_clips(options, lengths):
     same_as_loop(conv, lengths=lengths, channels=32, size=(2, 2), dtype=torch.float64, parameters=parameters)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_nan_does_not_cross_the_gap():
     clips = make_clips((2, 3, 2), channels=32, size=(2, 2))
     clips[1][:] = torch.nan
@@ -238,6 +251,7 @@ def test_a_nan_does_not_cross_the_gap():
     assert broken.isnan().all()
 
 
+@pytest.mark.usefixtures("way")
 def test_conv3d_without_time_padding():
     """Valid convolution shortens every clip on its own; a clip shorter than the kernel is an error in torch too."""
     torch.manual_seed(0)
@@ -248,6 +262,7 @@ def test_conv3d_without_time_padding():
         nn.Conv3d(CHANNELS, CHANNELS, (3, 1, 1))(atfr.PackedClips.pack(make_clips((5, 2))))
 
 
+@pytest.mark.usefixtures("way")
 def test_conv3d_functional_and_other_padding_modes():
     weight, bias = torch.randn(3, CHANNELS, 3, 3, 3), torch.randn(3)
     same_as_loop(lambda x: F.conv3d(x, weight, bias, padding=1))
@@ -537,6 +552,7 @@ def plain_avg_pool(clip: Tensor, options: dict) -> Tensor:
     return total if options.get("count_include_pad", True) else total / count
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", POOLS)
 def test_max_pool3d(name):
     options = POOLS[name]
@@ -544,6 +560,7 @@ def test_max_pool3d(name):
     same_as_loop(nn.MaxPool3d(**options), per_clip=lambda clip, i: plain_max_pool(clip, options))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("name", POOLS)
 def test_avg_pool3d(name, include):
@@ -552,6 +569,7 @@ def test_avg_pool3d(name, include):
     same_as_loop(nn.AvgPool3d(**options), per_clip=lambda clip, i: plain_avg_pool(clip, options))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("pool", [F.max_pool3d, F.avg_pool3d], ids=["max", "avg"])
 def test_pool_with_ceil_mode_is_right_or_refused(pool):
     right_or_refused(lambda x: pool(x, (2, 2, 2), stride=2, ceil_mode=True), lengths=(3, 2, 5, 7))

@@ -114,20 +114,20 @@ class FusedConv3d(nn.Module):
 
     def _run(self, maps: Tensor, shortcut: Tensor | None, activation: tuple[str, list[float]] | None) -> Tensor:
         if not isinstance(maps, PackedClips):
-            return self._convolve(maps, shortcut, activation)
+            return self._convolve(maps, shortcut, activation, self.padding)
         added = shortcut.plain() if isinstance(shortcut, PackedClips) else None
 
-        def of_clips(clips: Tensor, *_: Any) -> Tensor:
-            return self._convolve(clips, added, activation)
+        def of_clips(clips: Tensor, padding: Any) -> Tensor:
+            return self._convolve(clips, added, activation, padding)
 
         return convolved(of_clips, maps, self.weight, *self._window)
 
-    def _convolve(self, maps: Tensor, shortcut: Tensor | None, activation: tuple[str, list[float]] | None) -> Tensor:
+    def _convolve(self, maps: Tensor, shortcut: Tensor | None, activation: Any, padding: Any) -> Tensor:
         if self._pointwise and shortcut is None and maps.shape[2:] == (1, 1, 1):
             return F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
         name, scalars = activation or (None, [])
         maps = maps.contiguous(memory_format=FORMAT)
-        layer = (self._prepared(maps.shape), self.bias, self.padding, self.stride, self.dilation, self.groups)
+        layer = (self._prepared(maps.shape), self.bias, padding, self.stride, self.dilation, self.groups)
         if shortcut is None:
             return MKLDNN._convolution_pointwise(maps, *layer, name or "none", scalars, "")
         shortcut = shortcut.contiguous(memory_format=FORMAT)

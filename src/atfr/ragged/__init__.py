@@ -1,6 +1,6 @@
 """Clips of different lengths in one tensor, and the operations that keep them apart."""
 
-from atfr.ragged import axes, reductions, windows  # noqa: F401  each adds its operations to the lists
+from atfr.ragged import axes, norms, reductions, windows  # noqa: F401  each adds its operations to the lists
 from atfr.ragged.clipwise import cat_clips, each_clip
 from atfr.ragged.operations import OPERATIONS, REARRANGED
 from atfr.ragged.packed import ClipLayout, PackedClips

@@ -5,11 +5,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
+from atfr.ragged.at_once import with_room
 from atfr.ragged.operations import OPERATIONS, REARRANGED, Handler, by_name, packed_like, without_override
 from atfr.ragged.packed import TIME, ClipLayout, PackedClips, operation_name
 from atfr.ragged.rearranged import (
@@ -177,7 +176,7 @@ def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
         raise UnsupportedOperationError("operation 'cat' of packed batches with different numbers of clips")
     lengths = tuple(max(clip) for clip in zip(*(path.lengths for path in paths), strict=True))
     layout = paths[0].clip_layout if lengths == paths[0].lengths else ClipLayout(lengths)
-    padded = [path.plain() if path.lengths == lengths else lengthened(path, lengths) for path in paths]
+    padded = [path.plain() if path.lengths == lengths else with_room(path, layout).plain() for path in paths]
     return packed_like(torch.cat(padded, dim=1), layout)
 
 
@@ -187,12 +186,6 @@ def one_map_each(tensor: Any, clips: PackedClips) -> Any:
     if type(tensor) is not Tensor or tensor.dim() != 5 or (tensor.shape[0], tensor.shape[TIME]) != alike:
         return tensor
     return packed_like(tensor.transpose(0, TIME), clips.clip_layout) if max(clips.lengths) == 1 else tensor
-
-
-def lengthened(clips: PackedClips, lengths: Sequence[int]) -> Float[Tensor, "1 C S H W"]:
-    """Return the clips with zeros behind each, up to the lengths."""
-    parts = [F.pad(clip, (0, 0, 0, 0, 0, n - clip.shape[1])) for clip, n in zip(clips.unpack(), lengths, strict=True)]
-    return torch.cat(parts, dim=1).unsqueeze(0)
 
 
 by_name("permute transpose swapaxes swapdims movedim moveaxis".split(), reorder, OPERATIONS, REARRANGED)

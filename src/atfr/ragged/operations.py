@@ -240,34 +240,6 @@ def clip_by_clip(func: Callable[[Tensor], Tensor], clips: PackedClips) -> Packed
     return packed_like(results[0] if len(results) == 1 else torch.cat(results, dim=TIME), layout)
 
 
-def clip_wise(func: Handler, input: PackedClips, *args: Any, **kwargs: Any) -> PackedClips:
-    """Run an operation that works on one clip as a whole, such as group norm, clip by clip."""
-    return clip_by_clip(lambda clip: func(clip, *args, **kwargs), input)
-
-
-def instance_norm(
-    func: Handler,
-    input: PackedClips,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    *args: Any,
-    **kwargs: Any,
-) -> PackedClips:
-    """Normalise each channel: with each clip's own statistics, or with running ones."""
-    if use_input_stats and running_mean is not None:
-        raise UnsupportedOperationError("operation 'instance_norm' that tracks running statistics, on packed clips")
-
-    def normalise(clips: Tensor) -> Tensor:
-        return func(clips, running_mean, running_var, weight, bias, use_input_stats, *args, **kwargs)
-
-    if use_input_stats:
-        return clip_by_clip(normalise, input)
-    return packed_like(without_override(normalise, input), input.clip_layout)
-
-
 by_name(POINTWISE, pointwise, OPERATIONS, REARRANGED)
 by_name([*ARITHMETIC, *OF_SEVERAL], arithmetic)
 by_name(ARITHMETIC, rearranged_arithmetic, REARRANGED)
@@ -281,8 +253,6 @@ by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
 by_name(["batch_norm", "batch_norm_elemt"], batch_norm)
 by_name(SYNC_BATCH_NORM, statistics)
-by_name(["group_norm", "dropout3d"], clip_wise)
-OPERATIONS[F.instance_norm] = instance_norm
 OPERATIONS[Tensor.requires_grad.__set__] = metadata  # type: ignore[attr-defined]  # reentrant checkpointing
 SET_HOOKS: Any = Tensor._backward_hooks.__set__  # type: ignore  # torch, of a view whose base was written over
 OPERATIONS[SET_HOOKS] = REARRANGED[SET_HOOKS] = metadata

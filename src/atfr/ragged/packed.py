@@ -25,6 +25,9 @@ class ClipLayout:
     Args:
         lengths: maps of each clip, in order; all at least 1.
         device_lengths: the same numbers on the device of the data, when they are there already (spares a transfer).
+
+    Attributes:
+        kept: what operations have calculated from the lengths, for the next that asks the same.
     """
 
     def __init__(self, lengths: Sequence[int], device_lengths: Int[Tensor, " N"] | None = None) -> None:
@@ -32,6 +35,7 @@ class ClipLayout:
         self.total = sum(self.lengths)
         self._device_lengths = device_lengths
         self._clip_index: Tensor | None = None
+        self.kept: dict[Any, Any] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -60,6 +64,15 @@ class ClipLayout:
                 lengths = self.device_lengths(device).clone()
                 self._clip_index = clips.repeat_interleave(lengths, output_size=self.total)
         return self._clip_index
+
+    def time_index(self, device: torch.device) -> Int[Tensor, " S"]:
+        """Return for every packed map its number in its clip, kept for the next call."""
+        if (found := self.kept.get(device)) is None:
+            with torch.inference_mode(False):
+                lengths = self.device_lengths(device).clone()
+                begins = (lengths.cumsum(0) - lengths)[self.clip_index(device)]
+                found = self.kept[device] = torch.arange(self.total, device=device) - begins
+        return found
 
 
 class PackedClips(Tensor):

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
 from atfr.kernels import conv3d as convolution
+from atfr.ragged.at_once import Window, at_once, with_room
 from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
-from atfr.ragged.packed import TIME, PackedClips
+from atfr.ragged.packed import TIME, ClipLayout, PackedClips
 
 HEAVY_KERNEL = 3  # times the maps of a clip, from which one convolution with gaps is faster (benchmarks/packed.py)
 
@@ -38,65 +40,88 @@ def conv3d(
     """Convolve, with the convolution that suits the maps."""
     maps = input.plain()
     stride, dilation = triple(stride), triple(dilation)
-    padding = padding if isinstance(padding, str) else triple(padding)
+    padding = in_numbers(padding, weight, dilation)
     if convolution.gains(maps, weight, stride, padding, dilation, groups):
         return packed_like(convolution.convolve(maps, weight, bias, stride, padding, input.lengths), input.clip_layout)
 
-    def convolve(clip: Tensor) -> Tensor:
-        return func(clip, weight, bias, stride, padding, dilation, groups)
+    def convolve(clips: Tensor, padding: Any) -> Tensor:
+        return func(clips, weight, bias, stride, padding, dilation, groups)
 
     return convolved(convolve, input, weight, stride, padding, dilation)
 
 
+def in_numbers(padding: Any, weight: Tensor, dilation: Sequence[int]) -> Any:
+    """Return a convolution's padding as a triple; only "same" that pads more on one side stays a word."""
+    if not isinstance(padding, str):
+        return triple(padding)
+    over = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    return padding if any(both % 2 for both in over) else tuple(both // 2 for both in over)
+
+
 def convolved(
-    convolve: Callable[[Tensor], Tensor],
+    convolve: Callable[[Tensor, Any], Tensor],
     input: PackedClips,
     weight: Tensor,
     stride: Any,
     padding: Any,
     dilation: Any,
 ) -> PackedClips:
-    """Run a convolution: as it stands where the kernel stays within one map, clip by clip where it reaches further."""
-    kernel, same = weight.shape[2], isinstance(padding, str)
-    if kernel == 1 and in_time(stride) == 1 and (same or in_time(padding) == 0):
-        return packed_like(without_override(convolve, input), input.clip_layout)
-    reach = (kernel - 1) * in_time(dilation) + 1
-    shortest = min(input.lengths) + (0 if same else 2 * in_time(padding))
-    if padding != "same" and shortest < reach:
-        raise UnsupportedOperationError(
-            f"operation 'conv3d' with a temporal kernel that reaches over {reach} maps and padding {padding} on clips "
-            f"of lengths {input.lengths}: the shortest is too short; pad in time, or put the sampler behind this layer"
-        )
-    gap = 0 if same else in_time(padding)
-    keeps_lengths = in_time(stride) == 1 and reach == 2 * gap + 1
-    heavy = weight.numel() * len(input.lengths) > HEAVY_KERNEL * input.numel()
-    return with_gaps(convolve, input, gap) if keeps_lengths and heavy else clip_by_clip(convolve, input)
+    """Run a convolution: as it stands where the kernel stays within one map, else once for all clips or clip by clip.
 
-
-def with_gaps(func: Callable[[Tensor], Tensor], clips: PackedClips, gap: int) -> PackedClips:
-    """Run a convolution that keeps lengths once for all clips, with so many maps of zeros between them as it pads.
-
-    A convolution prepares its kernel at every call; where the kernel is far larger than a clip's maps that is most of
-    the time of going clip by clip, and the zeros cost less.
+    Args:
+        convolve: of maps, with a padding.
+        padding: a triple, or "same".
     """
-    maps = clips.plain()
-    zeros = maps.new_zeros(*maps.shape[:TIME], gap, *maps.shape[TIME + 1 :])
-    apart = [part for clip in maps.split(clips.lengths, dim=TIME) for part in (clip, zeros)][:-1]
-    result = func(torch.cat(apart, dim=TIME))
-    kept = result.split([part.shape[TIME] for part in apart], dim=TIME)[::2]
-    return packed_like(torch.cat(kept, dim=TIME), clips.clip_layout)
+    if isinstance(padding, str):
+        return clip_by_clip(lambda clip: convolve(clip, padding), input)
+    window = Window((weight.shape[2] - 1) * in_time(dilation) + 1, in_time(stride), padding[0])
+    if window == Window(1):
+        return packed_like(without_override(convolve, input, padding), input.clip_layout)
+    if min(map(window.results, input.lengths)) < 1:
+        raise UnsupportedOperationError(
+            f"operation 'conv3d' with a temporal kernel that reaches over {window.reach} maps and padding {padding} on "
+            f"clips of lengths {input.lengths}: the shortest is too short; pad in time, or put the sampler behind this "
+            "layer"
+        )
+    heavy = weight.numel() * len(input.lengths) > HEAVY_KERNEL * input.numel()
+    if heavy or all_at_once(input):
+        return at_once(lambda maps: convolve(maps, (0, *padding[1:])), input, window)
+    return clip_by_clip(lambda clip: convolve(clip, padding), input)
+
+
+def all_at_once(clips: PackedClips) -> bool:
+    """Whether operations across time run once for all clips, and not clip by clip.
+
+    On a GPU each call costs microseconds, whatever it does. On a CPU clip by clip is faster, as nothing is moved.
+    """
+    return len(clips.clip_layout) > 1 and clips.device.type != "cpu"
 
 
 def windowed(
-    pool: Callable[[Tensor, tuple[int, ...]], Tensor], clips: PackedClips, kernel_size: Any, stride: Any, padding: Any
+    pool: Callable[[Tensor, Any, Any], Tensor],
+    clips: PackedClips,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    fill: float,
+    at_the_end: bool,
 ) -> PackedClips:
-    """Pool with a window: clip by clip where it reaches across time, clamped to clips shorter than the window."""
-    kernel = triple(kernel_size)
-    if kernel[0] == 1 and in_time(stride) == 1 and in_time(padding) == 0:
-        return packed_like(without_override(pool, clips, kernel), clips.clip_layout)
+    """Pool: as it stands within one map, else once for all clips or clip by clip; clamped to clips that are shorter.
+
+    Args:
+        pool: of maps, with a window and a padding.
+        fill: what is padded with.
+        at_the_end: whether a window may reach beyond the end (ceil_mode).
+    """
+    kernel, padding = triple(kernel_size), triple(padding)
+    window = Window(kernel[0], in_time(stride), padding[0], clamped=True)
+    if window == Window(1, clamped=True):
+        return packed_like(without_override(pool, clips, kernel, padding), clips.clip_layout)
+    if all_at_once(clips) and not at_the_end:
+        return at_once(lambda maps: pool(maps, kernel, (0, *padding[1:])), clips, window, fill)
 
     def pool_clip(clip: Tensor) -> Tensor:
-        return pool(clip, (min(kernel[0], clip.shape[TIME] + 2 * in_time(padding)), *kernel[1:]))
+        return pool(clip, (min(kernel[0], clip.shape[TIME] + 2 * padding[0]), *kernel[1:]), padding)
 
     return clip_by_clip(pool_clip, clips)
 
@@ -116,10 +141,10 @@ def max_pool3d(
         raise UnsupportedOperationError("operation 'max_pool3d' with temporal dilation or indices, on packed clips")
     step = stride or kernel_size
 
-    def pool(clip: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    def pool(clip: Tensor, kernel: Any, padding: Any) -> Tensor:
         return F.max_pool3d(clip, kernel, step, padding, dilation, ceil_mode)
 
-    return windowed(pool, input, kernel_size, step, padding)
+    return windowed(pool, input, kernel_size, step, padding, -torch.inf, ceil_mode)
 
 
 def avg_pool3d(
@@ -133,30 +158,53 @@ def avg_pool3d(
     divisor_override: int | None = None,
 ) -> PackedClips:
     """Average over a window."""
-    step = stride or kernel_size
+    step, reach, around = stride or kernel_size, in_time(kernel_size), in_time(padding)
 
-    def pool(clip: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    def pool(clip: Tensor, kernel: Any, padding: Any) -> Tensor:
         if clip.shape[TIME] >= kernel[0]:
             return F.avg_pool3d(clip, kernel, step, padding, ceil_mode, count_include_pad, divisor_override)
         # torch takes no clip that reaches the kernel's length only with its padding: pad in time by hand
-        t, h, w = triple(padding)
-        around = (0, 0, 0, 0, t, t)
-        padded = F.pad(clip, around)
+        t, h, w = padding
+        padded, real = (F.pad(maps, (0, 0, 0, 0, t, t)) for maps in (clip, torch.ones_like(clip)))
         mean = F.avg_pool3d(padded, kernel, step, (0, h, w), ceil_mode, count_include_pad, divisor_override)
         if count_include_pad or divisor_override:
             return mean
-        return mean / F.avg_pool3d(F.pad(torch.ones_like(clip), around), kernel, step, (0, h, w), ceil_mode, False)
+        return mean / F.avg_pool3d(real, kernel, step, (0, h, w), ceil_mode, False)
 
-    return windowed(pool, input, kernel_size, step, padding)
+    pooled = windowed(pool, input, kernel_size, step, padding, 0.0, ceil_mode)
+    if reach == 1 or divisor_override or ceil_mode or not all_at_once(input):
+        return pooled
+    counts = counted(input, pooled, reach, in_time(step), around, count_include_pad)
+    # all at once, the sum over a window was divided by its reach, whatever of it counts
+    return packed_like(pooled.plain() * (reach / counts.to(pooled.dtype)).view(1, 1, -1, 1, 1), pooled.clip_layout)
 
 
-def pad(func: Handler, input: PackedClips, pad: Sequence[int], *args: Any, **kwargs: Any) -> PackedClips:
+def counted(
+    before: PackedClips, after: PackedClips, reach: int, stride: int, padding: int, with_padding: bool
+) -> Int[Tensor, " S"]:
+    """Return how many maps count in the window of each result of a pool."""
+    device = before.device
+    lengths = before.clip_layout.device_lengths(device)[after.clip_layout.clip_index(device)]
+    if with_padding:
+        return (lengths + 2 * padding).clamp(max=reach)
+    begins = after.clip_layout.time_index(device) * stride - padding
+    return (begins + reach).minimum(lengths) - begins.clamp(min=0)
+
+
+def pad(
+    func: Handler, input: PackedClips, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> PackedClips:
     """Pad channels, height and width as they stand, time clip by clip."""
     if len(pad) > 8:
         raise UnsupportedOperationError("operation 'pad' of packed clips along the batch")
-    if not any(pad[4:6]) and args[:1] != ("circular",) and len(pad) != 6:
-        return packed_like(without_override(func, input, pad, *args, **kwargs), input.clip_layout)
-    return clip_by_clip(lambda clip: func(clip, pad, *args, **kwargs), input)
+    if mode != "constant" or any(width < 0 for width in pad[4:6]):
+        return clip_by_clip(lambda clip: func(clip, pad, mode, value), input)
+    before, behind = (*pad[4:6], 0, 0)[:2]
+    within = [*pad[:4], *((0, 0, *pad[6:]) if pad[4:] else ())]
+    result = packed_like(without_override(func, input, within, mode, value), input.clip_layout)
+    if before == behind == 0:
+        return result
+    return with_room(result, ClipLayout([n + before + behind for n in input.lengths]), before, value or 0.0)
 
 
 def interpolate(

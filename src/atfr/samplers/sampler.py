@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from atfr.checks import at_least_one
 from atfr.errors import InputError, UnsupportedOperationError
@@ -74,14 +73,12 @@ class TemporalSampler(nn.Module, ABC):
 
     def _merge_packed(self, clips: PackedClips) -> PackedClips:
         """Merge clips that differ in length already."""
-        maps, lengths = clips.plain(), clips.lengths
-        description = pad_sequence(list(self.describe(maps)[0].split(lengths)), batch_first=True)
-        sampling = self._observed(self.sampling(description, clips.clip_layout.device_lengths(maps.device)))
-
-        def end_to_end(of_maps_NT: Tensor) -> Tensor:
-            return torch.cat([row[:length] for row, length in zip(of_maps_NT, lengths, strict=True)])[None]
-
-        return merged(maps, end_to_end(sampling.weights), end_to_end(sampling.slots), sampling)
+        maps, layout = clips.plain(), clips.clip_layout
+        places = layout.clip_index(maps.device), layout.time_index(maps.device)
+        found = self.describe(maps)[0]
+        description = found.new_zeros(len(layout), max(layout.lengths), found.shape[1]).index_put(places, found)
+        sampling = self._observed(self.sampling(description, layout.device_lengths(maps.device)))
+        return merged(maps, sampling.weights[places][None], sampling.slots[places][None], sampling)
 
     def _observed(self, sampling: Sampling) -> Sampling:
         for observe in observers.get():

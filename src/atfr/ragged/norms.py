@@ -1,0 +1,72 @@
+"""Normalisation and dropout that see a clip as a whole: each clip's own statistics, for all clips at once."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from atfr.errors import UnsupportedOperationError
+from atfr.ragged.operations import OPERATIONS, Handler, by_name, packed_like, spread, without_override
+from atfr.ragged.packed import PackedClips
+from atfr.ragged.reductions import mean_over_time
+
+
+def group_norm(
+    func: Handler,
+    input: PackedClips,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> PackedClips:
+    """Normalise groups of channels with each clip's own statistics."""
+    layout, maps = input.clip_layout, input.plain()
+    grouped = (maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps).unflatten(1, (num_groups, -1))
+
+    def mean(values: Float[Tensor, "1 G c S H W"]) -> Float[Tensor, "1 G 1 S 1 1"]:
+        of_clips = mean_over_time(values.mean((2, 4, 5))[..., None, None], layout)[:, :, 0, 0, 0]
+        return of_clips[layout.clip_index(maps.device)].T[None, :, None, :, None, None]
+
+    centred = grouped - mean(grouped)
+    result = (centred * (mean(centred.square()) + eps).rsqrt()).flatten(1, 2)
+    result = result if weight is None else result * weight.view(-1, 1, 1, 1)
+    result = result if bias is None else result + bias.view(-1, 1, 1, 1)
+    return packed_like(result.to(maps.dtype), layout)
+
+
+def instance_norm(
+    func: Handler,
+    input: PackedClips,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *rest: Any,
+) -> PackedClips:
+    """Normalise each channel: with each clip's own statistics, or with running ones."""
+    if not use_input_stats:
+        options = (running_mean, running_var, weight, bias, False, momentum, eps, *rest)
+        return packed_like(without_override(func, input, *options), input.clip_layout)
+    if running_mean is not None:
+        raise UnsupportedOperationError("operation 'instance_norm' that tracks running statistics, on packed clips")
+    return group_norm(func, input, input.shape[1], weight, bias, eps)
+
+
+def dropout3d(
+    func: Handler, input: PackedClips, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> PackedClips:
+    """Drop whole channels of a clip."""
+    kept = F.dropout(input.plain().new_ones(len(input.clip_layout), input.shape[1], 1, 1, 1), p, training)
+    met = spread(kept, input, func)
+    return packed_like(without_override(input.mul_ if inplace else input.mul, met), input.clip_layout)
+
+
+by_name(["group_norm"], group_norm)
+by_name(["dropout3d"], dropout3d)
+OPERATIONS[F.instance_norm] = instance_norm

@@ -1,0 +1,91 @@
+"""Operations across time as a GPU runs them: for whole networks right, and as many calls for 32 clips as for 2."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import atfr
+from atfr.kernels import conv3d
+from atfr.ragged import windows
+
+FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "i3d_50", "slowfast_8x8_r18"]
+FRAMES, SIDE = 16, 16
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> None:
+    monkeypatch.setattr(windows, "all_at_once", lambda clips: len(clips.lengths) > 1)
+    monkeypatch.setattr(conv3d, "trains_here", lambda maps: False)
+
+
+def adapted(family: str, after: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = atfr.create_model(family, num_classes=5, dropout=0.0).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.normal_(module.running_mean, std=0.1)
+    atfr.adapt_(model, after=after, sampler="change", num_bins=12)
+    return model
+
+
+def clips(count: int) -> Tensor:
+    """Clips that stop at different times, so that they keep different numbers of frames."""
+    x = torch.randn(count, 3, FRAMES, SIDE, SIDE, dtype=torch.float64)
+    for i, clip in enumerate(x):
+        moving = 1 + i % 7
+        clip[:, moving:] = clip[:, moving - 1 : moving]
+    return x
+
+
+class Calls(TorchDispatchMode):
+    """Counts what is asked of PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+def calls(model: nn.Module, x: Tensor, backward: bool) -> int:
+    with Calls() as made:
+        logits = model(x)
+        if backward:
+            logits.sum().backward()
+    return made.count
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("after", ["input", "res2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_is_each_clip_alone(family, after) -> None:
+    model, x = adapted(family, after), clips(5)
+    with torch.no_grad(), atfr.record(model) as trace:
+        together = model(x)
+    assert any(len(set(site.active_bins.tolist())) > 1 for site in trace.sites.values())
+    with torch.no_grad():
+        alone = torch.cat([model(clip[None]) for clip in x])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_calls_do_not_depend_on_the_number_of_clips(family, training) -> None:
+    model, x = adapted(family, "res2").train(training), clips(12)
+    with torch.set_grad_enabled(training):
+        assert calls(model, x[:3], training) == calls(model, x, training)
+
+
+def test_clip_by_clip_they_do() -> None:
+    """What the test above compares does depend on it on a CPU."""
+    model, x = adapted("x3d_xs", "res2"), clips(8)
+    with torch.no_grad():
+        assert calls(model, x[:3], False) < calls(model, x, False)
