@@ -11,6 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs one process a
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # asked when a kernel is defined: it runs on the CPU, slowly
+
 from atfr.measure.memory import give_back_free_memory
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background

@@ -1,4 +1,4 @@
-"""Conv3d, which trains faster on CPUs.
+"""Conv3d, which trains faster on CPUs, and depthwise on GPUs (`ragged_depthwise`).
 
 oneDNN, which convolves on CPUs, is fast where a convolution has two axes and the channels of a pixel lie side by side
 in memory (channels last). Its gradients of depthwise convolutions with three run in reference code, and in PyTorch's
@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from atfr.kernels import ragged_depthwise
+
 Triple = tuple[int, int, int]
 LAST = torch.channels_last_3d
 ONES = (1, 1, 1)
 
 
 class Conv3d(nn.Conv3d):
-    """`torch.nn.Conv3d`, which trains faster on CPUs.
+    """`torch.nn.Conv3d`, which trains faster on CPUs, and depthwise on GPUs.
 
     Results and gradients, also second ones, are those of `nn.Conv3d` but for rounding. Deviates where it convolves in
     its own way (`gains`): forward-mode differentiation goes through `nn.Conv3d` only.
@@ -41,7 +43,9 @@ class Conv3d(nn.Conv3d):
 def conv3d(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
-    """`torch.nn.functional.conv3d`, which trains faster on CPUs; triples, or a padding in a word."""
+    """`torch.nn.functional.conv3d`, faster where a kernel of ours is; triples, or a padding in a word."""
+    if ragged_depthwise.takes(input, weight, stride, padding, dilation, groups):
+        return ragged_depthwise.depthwise_clips(input, weight, bias, None, stride, padding)
     if gains(input, weight, stride, padding, dilation, groups):
         return convolve(input, weight, bias, stride, padding, (input.shape[2],) * len(input))
     return F.conv3d(input, weight, bias, stride, padding, dilation, groups)

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.kernels import conv3d as convolution
+from atfr.kernels import ragged_depthwise
 from atfr.optimize.operations import ACTIVATIONS, Activation
 from atfr.private import MKLDNN, is_followed
 from atfr.ragged import PackedClips
+from atfr.ragged.operations import packed_like
 from atfr.ragged.windows import convolved
 
 FORMAT = torch.channels_last_3d
@@ -70,6 +72,8 @@ class FusedConv3d(nn.Module):
         Args:
             numbers: Whether the sum is known to hold no NaN, which oneDNN's activations lose.
         """
+        if shortcut is None and (result := self._in_one_kernel(maps)) is not None:
+            return result
         if not self._suits_onednn(maps, shortcut):
             as_before: Any = convolution.conv3d if self._is_ours else F.conv3d  # keeps what it kept
             return self._end(as_before(maps, self.weight, self.bias, *self._window, self.groups), shortcut)
@@ -85,6 +89,17 @@ class FusedConv3d(nn.Module):
         if shortcut is not None:
             result = self.add(shortcut, result) if self.comes_second else self.add(result, shortcut)
         return ACTIVATIONS[self.activation].over(result) if self.activation else result
+
+    def _in_one_kernel(self, maps: Tensor) -> Tensor | None:
+        """Return what a depthwise convolution and its activation give in one kernel; None where that takes no such."""
+        plain = maps.plain() if isinstance(maps, PackedClips) else maps
+        takes = type(plain) is Tensor and ragged_depthwise.takes(plain, self.weight, *self._window, self.groups)
+        if not takes or is_followed(plain, self.weight, self.bias):
+            return None
+        bounds = maps.clip_layout.bounds(plain.device) if isinstance(maps, PackedClips) else None
+        layer: Any = (self.weight, self.bias, bounds, self.stride, self.padding, self.activation)
+        result = ragged_depthwise.depthwise_clips(plain, *layer)
+        return packed_like(result, maps.clip_layout) if isinstance(maps, PackedClips) else result
 
     def _suits_onednn(self, maps: Tensor, shortcut: Any) -> bool:
         """Whether oneDNN's operation takes these maps: on a CPU, without gradients, and not in a graph for others."""

@@ -74,6 +74,15 @@ class ClipLayout:
                 found = self.kept[device] = torch.arange(self.total, device=device) - begins
         return found
 
+    def bounds(self, device: torch.device) -> tuple[Int[Tensor, " S"], Int[Tensor, " S"]]:
+        """Return for every packed map the first map of its clip and the one behind its last; kept for the next call."""
+        if (found := self.kept.get((device, "bounds"))) is None:
+            with torch.inference_mode(False):
+                begins = torch.arange(self.total, device=device) - self.time_index(device)
+                ends = begins + self.device_lengths(device).clone()[self.clip_index(device)]
+                found = self.kept[device, "bounds"] = begins.int(), ends.int()
+        return found
+
 
 class PackedClips(Tensor):
     """A batch of clips of different lengths: a tensor of shape ``1 x C x S x H x W`` with the layout of its clips.

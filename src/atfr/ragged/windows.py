@@ -10,6 +10,7 @@ from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
 from atfr.kernels import conv3d as convolution
+from atfr.kernels import ragged_depthwise
 from atfr.ragged.at_once import Window, at_once, with_room
 from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, ClipLayout, PackedClips
@@ -41,6 +42,10 @@ def conv3d(
     maps = input.plain()
     stride, dilation = triple(stride), triple(dilation)
     padding = in_numbers(padding, weight, dilation)
+    if ragged_depthwise.takes(maps, weight, stride, padding, dilation, groups):
+        bounds = input.clip_layout.bounds(maps.device)
+        result = ragged_depthwise.depthwise_clips(maps, weight, bias, bounds, stride, padding)
+        return packed_like(result, input.clip_layout)
     if convolution.gains(maps, weight, stride, padding, dilation, groups):
         return packed_like(convolution.convolve(maps, weight, bias, stride, padding, input.lengths), input.clip_layout)
 
