@@ -3,6 +3,8 @@
 Maps lie S H W C. A program takes some pixels of one map and some channels, and adds up over the taps in float32.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 import triton
 import triton.language as tl
 
