@@ -1,6 +1,7 @@
 # make demo   install into .venv and run the main job on generated videos
 # make test   install what the tests need and run them all
 # make test-torch TORCH=2.9.0   the tests with another version of PyTorch, in .venv-torch: the oldest, the newest
+# make test-cuda  the tests that need a GPU; fails where there is none
 # make soak   the long tests of reliability: kills and mutants; about half an hour
 # make lint   ruff and mypy
 # make bench  every figure of docs/performance.md, measured here, on a machine with nothing else to do
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-torch soak lint bench docs chromium
+.PHONY: demo test test-torch test-cuda soak lint bench docs chromium
 demo: .venv/installed
 	$(BIN)/atfr quickstart
 
@@ -20,6 +21,11 @@ test-torch: chromium
 	rm -rf .venv-torch && $(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet torch==$(TORCH) --editable '.[test]'
 	.venv-torch/bin/python -m pytest
+
+test-cuda: .venv/installed-test
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no CUDA device here")'
+	$(BIN)/python -m pytest -n 0 -m cuda
+	$(BIN)/python -m pytest -n 0 tests/kernels/test_ragged_depthwise.py
 
 soak: .venv/installed-test
 	$(BIN)/python -m pytest -m soak
