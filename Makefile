@@ -1,6 +1,6 @@
 # make demo   install into .venv and run the main job on generated videos
 # make test   install what the tests need and run them all
-# make test-torch TORCH=2.9.0   the tests with another version of PyTorch, in .venv-torch: the oldest, the newest
+# make test-torch TORCH=2.11.0   the tests with another version of PyTorch, in .venv-torch: the oldest, the newest
 # make test-cuda  the tests that need a GPU; fails where there is none
 # make soak   the long tests of reliability: kills and mutants; about half an hour
 # make lint   ruff and mypy
@@ -16,7 +16,7 @@ demo: .venv/installed
 test: .venv/installed-test chromium
 	$(BIN)/python -m pytest
 
-TORCH ?= 2.9.0
+TORCH ?= 2.11.0
 test-torch: chromium
 	rm -rf .venv-torch && $(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet torch==$(TORCH) --editable '.[test]'
