@@ -177,6 +177,24 @@ def test_conv3d_trains_with_it(used) -> None:
     assert len(used) == 1
 
 
+@pytest.mark.usefixtures("here")
+def test_under_autocast_in_its_type_with_gradients_in_that_of_the_weights(used) -> None:
+    torch.manual_seed(0)
+    conv = conv3d.Conv3d(4, 4, 3, 1, 1, groups=4).to(DEVICE)
+    clips = torch.randn(2, 4, 3, 5, 5, device=DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        output = conv(clips)
+    assert (output.dtype, len(used)) == (torch.bfloat16, 1)
+    wide = [x.detach().double().requires_grad_() for x in conv.parameters()]
+    expected = F.conv3d(clips.double(), *wide, 1, 1, 1, 4)
+    close(output, expected, EPS[torch.bfloat16])
+    gradient = torch.randn_like(output)
+    found = torch.autograd.grad(output, tuple(conv.parameters()), gradient)
+    for one, other in zip(found, torch.autograd.grad(expected, wide, gradient.double()), strict=True):
+        assert one.dtype == torch.float32
+        close(one, other, EPS[torch.bfloat16])
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -213,7 +231,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from atfr.kernels import triton_depthwise as kernels
 
-window = dict(KH=3, KW=3, SH=2, SW=2, PT=1, PH=1, PW=1, PIXELS=32, CHANNELS=64)
+window = dict(UNIT=2, KH=3, KW=3, SH=2, SW=2, PT=1, PH=1, PW=1, PIXELS=16, CHANNELS=64)
 gather = dict(KT=3, BIAS=True, ACTIVATION="silu")
 for name, constants, arch in [
     ("gather", window | gather | dict(BACK=False), 80),

@@ -9,6 +9,7 @@ S maps of all clips, C channels, H, W, t h w kernel.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -23,18 +24,25 @@ Window = tuple[Pair, tuple[int, int, int]]
 """Stride in height and width; padding in time, height and width."""
 
 HAS_TRITON = find_spec("triton") is not None
+TYPES = {torch.float32, torch.bfloat16, torch.float16}
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "relu6": F.relu6}
 
 
 def takes(maps: Tensor, weight: Tensor, stride: Sequence[int], padding: Any, dilation: Any, groups: int) -> bool:
     """Whether `ragged_depthwise` does this convolution, and faster than PyTorch: on CUDA, in the types of networks."""
-    if not HAS_TRITON or maps.device.type != "cuda" or maps.dim() != 5 or not maps.numel():
+    if maps.device.type != "cuda" or not HAS_TRITON or torch.compiler.is_compiling() or maps.dim() != 5:
         return False
-    if maps.dtype != weight.dtype or maps.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if not maps.numel() or not {maps.dtype, weight.dtype} <= TYPES or not has_triton(maps.device):
         return False
-    if torch.is_autocast_enabled("cuda") and maps.dtype == torch.float32:
-        return False  # autocast's own convolution shortens first
+    if maps.dtype != weight.dtype and not torch.is_autocast_enabled("cuda"):
+        return False  # PyTorch's error
     return fits(maps, weight, stride, padding, dilation, groups)
+
+
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton compiles for a GPU."""
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def fits(maps: Tensor, weight: Tensor, stride: Sequence[int], padding: Any, dilation: Any, groups: int) -> bool:
@@ -84,7 +92,13 @@ def depthwise_clips(
     padding: Sequence[int],
     activation: str | None = None,
 ) -> Float[Tensor, "N C T H2 W2"]:
-    """`ragged_depthwise` of clips: packed ones (N = 1), whose bounds are given, or those of one length."""
+    """`ragged_depthwise` of clips: packed ones (N = 1), whose bounds are given, or those of one length.
+
+    Under autocast in its type, as PyTorch's convolutions.
+    """
+    if torch.is_autocast_enabled(clips.device.type):
+        dtype = torch.get_autocast_dtype(clips.device.type)
+        clips, weight, bias = clips.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     bounds = bounds or bounds_of(clips.shape[0], clips.shape[2], clips.device)
     maps = clips.transpose(1, 2).flatten(0, 1)  # channels last, without a copy
     window: Any = tuple(stride[1:]), tuple(padding)
@@ -147,7 +161,7 @@ class _Depthwise(torch.autograd.Function):
             output = twin(maps, weight, None, begins, ends, (ctx.stride, ctx.padding))
             found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
             return (*(next(found) if asked else None for asked in needed), None, None, None, None)
-        of_maps = of_maps_gradient(gradient, weight, maps.shape, *options) if needed[0] else None
+        of_maps = convolve(gradient, weight, None, *options, back_to=maps.shape[2:]) if needed[0] else None
         of_weight = of_weight_gradient(gradient, maps, weight.shape, *options) if needed[1] else None
         return of_maps, None if of_weight is None else of_weight.to(weight.dtype), None, None, None, None
 
@@ -173,7 +187,13 @@ def sizes(maps: Sequence[int], kernel: Sequence[int], stride: Pair, padding: Seq
 def blocks(channels: int, pixels: int) -> Pair:
     """Return how many pixels and channels one program takes."""
     of_channels = min(power_of_2(channels), 64)
-    return min(power_of_2(pixels), max(16, 2048 // of_channels)), of_channels
+    return min(power_of_2(pixels), max(16, 1024 // of_channels)), of_channels
+
+
+def units(channels: int) -> Pair:
+    """Return how many units of channels there are, and the largest size of theirs that is a power of 2, up to 16."""
+    size = math.gcd(channels, 16)
+    return channels // size, size
 
 
 def power_of_2(number: int) -> int:
@@ -194,33 +214,22 @@ def convolve(
     ends: Tensor,
     stride: Pair,
     padding: Any,
-    activation: str | None,
+    activation: str | None = None,
+    back_to: Pair | None = None,
 ) -> Tensor:
-    """Launch the kernel that convolves."""
-    kernels, laid, taps = triton_kernels(), innermost(maps), by_tap(weight)
-    height, width = sizes(maps.shape, weight.shape[2:], stride, padding)
-    output = laid.new_empty(len(maps), height, width, maps.shape[1])
-    block = blocks(maps.shape[1], height * width)
-    grid = (len(maps) * parts_of(height * width, block[0]), parts_of(maps.shape[1], block[1]))
-    kernels.gather[grid](
-        laid, taps, taps if bias is None else bias, output, begins, ends, *laid.shape[1:3], height, width,
-        maps.shape[1], *weight.shape[2:], *stride, *padding, False, bias is not None, activation or "none", *block,
-    )  # fmt: skip
-    return output.permute(0, 3, 1, 2)
-
-
-def of_maps_gradient(
-    gradient: Tensor, weight: Tensor, shape: torch.Size, begins: Tensor, ends: Tensor, stride: Pair, padding: Any
-) -> Tensor:
-    """Launch the kernel that convolves back."""
-    kernels, laid, taps = triton_kernels(), innermost(gradient), by_tap(weight)
-    output = laid.new_empty(shape[0], *shape[2:], shape[1])
-    block = blocks(shape[1], shape[2] * shape[3])
-    grid = (shape[0] * parts_of(shape[2] * shape[3], block[0]), parts_of(shape[1], block[1]))
-    kernels.gather[grid](
-        laid, taps, taps, output, begins, ends, *laid.shape[1:3], *shape[2:],
-        shape[1], *weight.shape[2:], *stride, *padding, True, False, "none", *block,
-    )  # fmt: skip
+    """Launch the kernel that convolves; back to maps of a height and width, where it is their gradient."""
+    laid, taps, channels = innermost(maps), by_tap(weight), maps.shape[1]
+    height, width = back_to or sizes(maps.shape, weight.shape[2:], stride, padding)
+    output = laid.new_empty(len(maps), height, width, channels)
+    block = blocks(channels, height * width)
+    grid = (len(maps) * parts_of(height * width, block[0]), parts_of(channels, block[1]))
+    window = (*weight.shape[2:], *stride, *padding)
+    how = (back_to is not None, bias is not None, activation or "none")
+    spaces = (*laid.shape[1:3], height, width, *units(channels))
+    with torch.cuda.device_of(maps):
+        triton_kernels().gather[grid](
+            laid, taps, taps if bias is None else bias, output, begins, ends, *spaces, *window, *how, *block
+        )
     return output.permute(0, 3, 1, 2)
 
 
@@ -228,16 +237,17 @@ def of_weight_gradient(
     gradient: Tensor, maps: Tensor, shape: torch.Size, begins: Tensor, ends: Tensor, stride: Pair, padding: Any
 ) -> Tensor:
     """Launch the kernel that multiplies maps with gradients; sums over parts of the batch are added up here."""
-    kernels, laid, of_output = triton_kernels(), innermost(maps), innermost(gradient)
-    rows, channels, taps = of_output[..., 0].numel(), maps.shape[1], shape[2:].numel()
+    laid, of_output, channels, taps = innermost(maps), innermost(gradient), maps.shape[1], shape[2:].numel()
+    rows = of_output[..., 0].numel()
     block = blocks(channels, rows)
     parts = min(parts_of(rows, block[0]), 256)
     rows_of_part = parts_of(parts_of(rows, parts), block[0]) * block[0]
     sums = laid.new_empty(parts, taps, channels, dtype=torch.float32)
-    kernels.weight_gradient[(taps, parts_of(channels, block[1]), parts)](
-        laid, of_output, sums, begins, ends, rows, rows_of_part, *laid.shape[1:3], *of_output.shape[1:3],
-        channels, *shape[3:], *stride, *padding, *block,
-    )  # fmt: skip
+    spaces = (*laid.shape[1:3], *of_output.shape[1:3], *units(channels))
+    with torch.cuda.device_of(maps):
+        triton_kernels().weight_gradient[(taps, parts_of(channels, block[1]), parts)](
+            laid, of_output, sums, begins, ends, rows, rows_of_part, *spaces, *shape[3:], *stride, *padding, *block
+        )
     return sums.sum(0).T.reshape(shape)
 
 
