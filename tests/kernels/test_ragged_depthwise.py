@@ -211,6 +211,14 @@ def test_what_it_does_not_do_is_left_to_pytorch(options) -> None:
     assert not fits(torch.ones(1, 4, 3, 5, 5), conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
+def test_the_gradient_of_a_kernel_over_several_steps_of_a_part(monkeypatch) -> None:
+    monkeypatch.setattr(ragged_depthwise, "PARTS", 2)
+    maps, weight, _ = random((1,), 1, (70, 70), (1, 1, 1), torch.float32)
+    output = run(maps, weight, None, *bounds((1,)), ((1, 1), (0, 0, 0)))
+    (found,) = torch.autograd.grad(output, weight, torch.ones_like(output))
+    close(found.flatten(), maps.detach().double().sum().view(1), 1e-4)
+
+
 def test_bounds_of_clips_of_one_length() -> None:
     begins, ends = bounds_of(2, 3, torch.device("cpu"))
     assert (begins.tolist(), ends.tolist()) == ([0, 0, 0, 3, 3, 3], [3, 3, 3, 6, 6, 6])
@@ -236,7 +244,7 @@ gather = dict(KT=3, BIAS=True, ACTIVATION="silu")
 for name, constants, arch in [
     ("gather", window | gather | dict(BACK=False), 80),
     ("gather", window | gather | dict(BACK=True), 90),
-    ("weight_gradient", window, 90),
+    ("weight_gradient", window | dict(STEPS=8), 90),
 ]:
     kernel = getattr(kernels, name)
     tensors = dict(maps="*bf16", weight="*bf16", bias="*bf16", output="*bf16", gradient="*bf16", sums="*fp32",

@@ -25,6 +25,8 @@ Window = tuple[Pair, tuple[int, int, int]]
 
 HAS_TRITON = find_spec("triton") is not None
 TYPES = {torch.float32, torch.bfloat16, torch.float16}
+PARTS = 256
+"""In which a batch is multiplied with its gradient, about; the sums over them are added up."""
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "relu6": F.relu6}
 
 
@@ -240,13 +242,13 @@ def of_weight_gradient(
     laid, of_output, channels, taps = innermost(maps), innermost(gradient), maps.shape[1], shape[2:].numel()
     rows = of_output[..., 0].numel()
     block = blocks(channels, rows)
-    parts = min(parts_of(rows, block[0]), 256)
-    rows_of_part = parts_of(parts_of(rows, parts), block[0]) * block[0]
+    steps = power_of_2(parts_of(rows, PARTS * block[0]))  # few numbers, since the kernel is compiled for each
+    parts = parts_of(rows, steps * block[0])
     sums = laid.new_empty(parts, taps, channels, dtype=torch.float32)
     spaces = (*laid.shape[1:3], *of_output.shape[1:3], *units(channels))
     with torch.cuda.device_of(maps):
         triton_kernels().weight_gradient[(taps, parts_of(channels, block[1]), parts)](
-            laid, of_output, sums, begins, ends, rows, rows_of_part, *spaces, *shape[3:], *stride, *padding, *block
+            laid, of_output, sums, begins, ends, rows, *spaces, *shape[3:], *stride, *padding, steps, *block
         )
     return sums.sum(0).T.reshape(shape)
 

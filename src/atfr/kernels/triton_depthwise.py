@@ -64,11 +64,11 @@ def gather(
 
 @triton.jit
 def weight_gradient(
-    maps, gradient, sums, begins, ends, rows, rows_of_part,
+    maps, gradient, sums, begins, ends, rows,
     height, width, height_out, width_out, units,
     UNIT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    STEPS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Add up, over a part of all pixels of the result, gradients times what one tap saw."""
     channels = units * UNIT
@@ -76,12 +76,12 @@ def weight_gradient(
     kt, kh, kw = tap // (KH * KW), tap // KW % KH, tap % KW
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = (channel < channels)[None, :]
-    first = tl.program_id(2).to(tl.int64) * rows_of_part
+    first = tl.program_id(2).to(tl.int64) * STEPS * PIXELS
     of_part, of_maps = gradient + first * channels, tl.arange(0, PIXELS)
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    for start in range(0, rows_of_part, PIXELS):
-        row = first + start + of_maps
-        there = (row < rows) & (start + of_maps < rows_of_part)
+    for step in range(STEPS):
+        row = first + step * PIXELS + of_maps
+        there = row < rows
         s = (row // (height_out * width_out)).to(tl.int32)
         pixel = (row % (height_out * width_out)).to(tl.int32)
         yy, xx = pixel // width_out * SH + kh - PH, pixel % width_out * SW + kw - PW
@@ -90,7 +90,7 @@ def weight_gradient(
         hit = there & (source >= begin) & (source < end) & (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
         place = ((source.to(tl.int64) * height + yy) * width + xx)[:, None] * channels + channel[None, :]
         seen = tl.load(maps + place, mask=hit[:, None] & real, other=0.0)
-        place = (start + of_maps)[:, None] * channels + channel[None, :]
+        place = (step * PIXELS + of_maps)[:, None] * channels + channel[None, :]
         part = tl.load(of_part + place, mask=hit[:, None] & real, other=0.0)
         total += seen.to(tl.float32) * part.to(tl.float32)
     taps = tl.num_programs(0)
