@@ -31,7 +31,7 @@ def test_everything_that_is_needed_works_here(capsys: pytest.CaptureFixture[str]
     kept = [int(word.strip(",")) for word in str(found["cpu: SGS"]["detail"]).split()[3:6]]
     assert 1 <= min(kept) < max(kept) <= 8
     assert {finding["kind"] for finding in found.values()} == {"decoder", "device", "runtime"}
-    assert sum(name.startswith("cuda") for name in found) == 3 * torch.cuda.device_count()
+    assert sum(name.startswith("cuda") for name in found) == 4 * torch.cuda.device_count()
 
 
 @pytest.mark.filterwarnings("ignore")

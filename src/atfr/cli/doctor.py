@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import av
 import numpy as np
@@ -97,7 +97,12 @@ def doctor(*, json: bool = False) -> int:
 def machine() -> dict[str, str]:
     """Return the versions of what atfr stands on, and on what it runs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**versions(), "system": f"{platform.system()} {platform.machine()}", "cpu cores": str(cores)}
+    gpu = {}
+    if torch.cuda.is_available():
+        cudnn = torch.backends.cudnn.version() or 0
+        of_cudnn = f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}"
+        gpu = {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda), "cudnn": of_cudnn}
+    return {**versions(), **gpu, "system": f"{platform.system()} {platform.machine()}", "cpu cores": str(cores)}
 
 
 def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
@@ -112,6 +117,8 @@ def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
             needed = device == "cpu" and dtype == torch.float32
             yield "device", f"{device}: {kind}", needed, lambda d=device, t=dtype: try_convolution(d, t)
         yield "device", f"{device}: SGS", device == "cpu", lambda d=device: try_sgs(d)
+        if device.startswith("cuda"):
+            yield "device", f"{device}: depthwise kernel", False, lambda d=device: try_depthwise(d)
     yield "runtime", "loader process", True, try_loader
     yield "runtime", "several processes", False, try_processes
     yield "runtime", "torch.export", False, try_export
@@ -226,6 +233,28 @@ def try_convolution(device: str, dtype: torch.dtype) -> str:
         raise ValueError(f"a convolution or its gradient is off by {off:.2g} of its largest value")
     name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
     return f"convolution and gradient within {off:.1g} of float64{name}"
+
+
+def try_depthwise(device: str) -> str:
+    """Run the depthwise kernel in Triton and its gradients, in bfloat16, and compare them with float64 on the CPU."""
+    from atfr.kernels.conv3d import conv3d
+    from atfr.kernels.ragged_depthwise import takes
+
+    clips, kernel = torch.rand(2, 8, 4, 10, 10), torch.rand(8, 1, 3, 3, 3) - 0.5
+    layer: Any = ((1, 1, 1), (1, 1, 1), (1, 1, 1), 8)
+
+    def run(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves: Any = [x.to(device, dtype).requires_grad_() for x in (clips, kernel)]
+        if dtype != torch.float64 and not takes(*leaves, *layer):
+            raise NotHereError("Triton is not installed, or compiles for no such GPU; PyTorch's convolutions are used")
+        output = conv3d(*leaves, None, *layer)
+        return output, *torch.autograd.grad(output.square().mean(), leaves)
+
+    pairs = zip(run(device, torch.bfloat16), run("cpu", torch.float64), strict=True)
+    off = max(float((ours.cpu().double() - exact).abs().max() / exact.abs().max()) for ours, exact in pairs)
+    if not off <= ABOUT_THE_SAME:
+        raise ValueError(f"it or its gradients are off by {off:.2g} of their largest value")
+    return f"results and gradients within {off:.1g} of float64"
 
 
 def network() -> "VideoModel":
