@@ -244,11 +244,11 @@ def try_depthwise(device: str) -> str:
     layer: Any = ((1, 1, 1), (1, 1, 1), (1, 1, 1), 8)
 
     def run(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        leaves: Any = [x.to(device, dtype).requires_grad_() for x in (clips, kernel)]
-        if dtype != torch.float64 and not takes(*leaves, *layer):
+        maps, weight = (x.to(device, dtype).requires_grad_() for x in (clips, kernel))
+        if dtype != torch.float64 and not takes(maps, weight, *layer):
             raise NotHereError("Triton is not installed, or compiles for no such GPU; PyTorch's convolutions are used")
-        output = conv3d(*leaves, None, *layer)
-        return output, *torch.autograd.grad(output.square().mean(), leaves)
+        output = conv3d(maps, weight, None, *layer)
+        return output.detach(), *torch.autograd.grad(output.square().mean(), (maps, weight))
 
     pairs = zip(run(device, torch.bfloat16), run("cpu", torch.float64), strict=True)
     off = max(float((ours.cpu().double() - exact).abs().max() / exact.abs().max()) for ours, exact in pairs)
