@@ -1,0 +1,161 @@
+"""The study that decides trains on maps that were computed once: what the networks learn and say must be the same."""
+
+import csv
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import atfr
+from atfr.data.dataset import ClipDataset
+from atfr.data.records import VideoList, read_folder
+from atfr.data.samples import render_samples
+from atfr.models import VideoModel
+from atfr.train.fit import fit
+
+ROOT = Path(__file__).parents[2]
+EPOCHS, RATE, SEED = 2, 3e-3, 5
+
+
+def script(name: str) -> ModuleType:
+    """Return a script of the folder of benchmarks as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    module = script("deciding_study")
+    clip = replace(module.CLIP, frames=6, size=32, resize=44, jitter=(44, 50))
+    module.CLIP = clip
+    module.SPECS = {"plain": clip, "embedded": replace(clip, size=44)}
+    module.EPOCHS = {"plain": EPOCHS, "embedded": EPOCHS}
+    return module
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> VideoList:
+    root = tmp_path_factory.mktemp("videos") / "set"
+    return read_folder(render_samples(root, clips_per_class_train=3, clips_per_class_test=1, size=48, frames=20))[
+        "train"
+    ]
+
+
+def network(study: ModuleType, kind: str) -> VideoModel:
+    torch.manual_seed(0)
+    model = atfr.create_model("i3d_efficientnet_lite0", num_classes=6, dropout=0.0)
+    options = study.SAMPLERS[kind]
+    if options is not None:
+        number = {"active_bins": 3} if options.get("sampler") == "uniform" else {"num_bins": 3}
+        atfr.adapt_(model, **options, **number)
+    return model.double()
+
+
+def weights_of(model: VideoModel) -> torch.Tensor:
+    """All weights and statistics, one behind the other."""
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("kind", ["change", "sgs_keep"])
+def test_maps_computed_once_teach_the_same(
+    study: ModuleType, videos: VideoList, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, as AdamW makes steps of what is rounding where a bias has no gradient."""
+    clips_of = study.clips_of
+    monkeypatch.setattr(study, "clips_of", lambda *which: (clip.double() for clip in clips_of(*which)))
+    whole, behind = network(study, kind), network(study, kind)
+    clips = ClipDataset(videos, study.CLIP, train=True, seed=0)
+    fit(
+        whole, clips, out=tmp_path / "out", seed=SEED, epochs=EPOCHS, batch_size=study.BATCH, optimizer="adamw",
+        learning_rate=RATE, warmup_epochs=study.WARMUP * EPOCHS, tuning=study.TUNING, num_workers=0, logger=False,
+        enable_checkpointing=False, precision="64-true",
+    )  # fmt: skip
+    views = study.views_of("plain", videos, network(study, "static"), tmp_path)
+    places = torch.arange(len(videos))
+    study.train_(behind, views, videos, places, epochs=EPOCHS, rate=RATE, seed=SEED)
+    before, ours, theirs = (weights_of(one) for one in (network(study, kind), behind, whole))
+    assert (ours - theirs).norm() < 1e-4 * (ours - before).norm()  # in float64 gates of ReLU6 still round differently
+    losses, _, kept = study.tested(behind, views, videos, places)
+    test = ClipDataset(videos, study.CLIP, train=False)
+    with torch.inference_mode(), atfr.record(behind) as trace:
+        said = torch.cat([behind(test[index][0].double()) for index in range(len(test))])
+    labels = torch.tensor([record.label for record in videos.records])
+    assert_close(
+        losses,
+        torch.nn.functional.cross_entropy(said, labels, reduction="none"),
+        rtol=1e-5,
+        atol=1e-6,
+        check_dtype=False,
+    )
+    assert kept == (trace.kept_maps or [6] * len(videos))
+
+
+def test_the_report_judges_whole_folds_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 videos a fold: change is right in all, fewer frames in 21, static in 23; of plain clips a fold lacks."""
+    report = script("deciding_report")
+    rows = []
+    for footage, kind, kept, right in (
+        *(("embedded", "change", kept, 24) for kept in (4, 8)),
+        *(("embedded", "fewer_frames", kept, 21) for kept in (4, 8)),
+        ("embedded", "static", 32, 23),
+        *(("plain", kind, kept, 23) for kind in ("change", "fewer_frames") for kept in (4, 8)),
+    ):
+        folds = range(4) if (footage, kind, kept) == ("plain", "change", 8) else range(5)
+        each = "1" * right + "0" * (24 - right)
+        rows += [
+            {
+                "footage": footage, "kind": kind, "kept": kept, "fold": fold, "seed": 0, "videos": 24, "gflops": 1.0,
+                "active_bins": kept, "right": each, "losses": " ".join(["0.5"] * 24),
+            }
+            for fold in folds
+        ]  # fmt: skip
+    with (tmp_path / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    monkeypatch.setattr(sys, "argv", ["deciding_report", str(tmp_path)])
+    report.main()
+    said = capsys.readouterr().out
+    assert [line[:10].strip() for line in said.splitlines() if ": change_" in line] == [
+        "met", "met", "met", "met", "no verdict",
+    ]  # fmt: skip
+    assert "met         embedded: change_8 over fewer_frames_8, at least +10.0, interval above 0: +12.5 (" in said
+    assert "plain change_8 seed 0: folds 4" in said
+    assert "embedded sgs_4 seed 2: folds 0 1 2 3 4" in said
+    identical = next(line for line in said.splitlines() if "plain: change_4" in line)
+    assert "+0.0 (-3.1 to +3.1)" in identical  # the score interval: 120 pairs, none of which differs
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_embedded_clips_show_the_event_within_still_footage(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """The channels of a clip say when and where a pixel is from."""
+    side, frames = 20 + study.DRIFT, 32
+    when, down, across = torch.meshgrid(*(torch.arange(float(n)) for n in (frames, side, side)), indexing="ij")
+    spec = replace(study.CLIP, size=20)
+    noisy = study.embedded(torch.stack([when, across, down]), torch.Generator().manual_seed(seed), spec)
+    monkeypatch.setattr(study, "NOISE", 0.0)
+    time, x, y = study.embedded(torch.stack([when, across, down]), torch.Generator().manual_seed(seed), spec)
+    shown = time[:, 0, 0]
+    assert time.shape == (32, 20, 20) and (time == shown[:, None, None]).all()
+    steps = shown.diff()
+    assert set(steps.tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}  # every fourth of 128 frames, 32 of them the event
+    assert 7 <= ((shown > 0) & (shown < 31)).sum() <= 8
+    for place in (x, y):
+        corner = place[:, 0, 0]
+        assert 0 <= corner.min() and corner.max() <= study.DRIFT
+        assert (corner.diff() >= 0).all() or (corner.diff() <= 0).all()
+    assert (x[:, :, 1:] - x[:, :, :-1] == 1).all() and (y[:, 1:] - y[:, :-1] == 1).all()
+    noise = (noisy - torch.stack([time, x, y])) * torch.tensor(spec.std)[:, None, None, None]
+    assert abs(float(noise.std()) - 0.02) < 1e-3
+    assert (noise.diff(dim=1).abs().mean((0, 2, 3)) > 0.01).all()
