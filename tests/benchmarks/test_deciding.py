@@ -147,15 +147,18 @@ def test_embedded_clips_show_the_event_within_still_footage(
     monkeypatch.setattr(study, "NOISE", 0.0)
     time, x, y = study.embedded(torch.stack([when, across, down]), torch.Generator().manual_seed(seed), spec)
     shown = time[:, 0, 0]
-    assert time.shape == (32, 20, 20) and (time == shown[:, None, None]).all()
+    assert time.shape == (32, 20, 20)
+    assert (time == shown[:, None, None]).all()
     steps = shown.diff()
     assert set(steps.tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}  # every fourth of 128 frames, 32 of them the event
     assert 7 <= ((shown > 0) & (shown < 31)).sum() <= 8
     for place in (x, y):
         corner = place[:, 0, 0]
-        assert 0 <= corner.min() and corner.max() <= study.DRIFT
+        assert corner.min() >= 0
+        assert corner.max() <= study.DRIFT
         assert (corner.diff() >= 0).all() or (corner.diff() <= 0).all()
-    assert (x[:, :, 1:] - x[:, :, :-1] == 1).all() and (y[:, 1:] - y[:, :-1] == 1).all()
+    assert (x.diff(dim=2) == 1).all()
+    assert (y.diff(dim=1) == 1).all()
     noise = (noisy - torch.stack([time, x, y])) * torch.tensor(spec.std)[:, None, None, None]
     assert abs(float(noise.std()) - 0.02) < 1e-3
     assert (noise.diff(dim=1).abs().mean((0, 2, 3)) > 0.01).all()
