@@ -146,16 +146,14 @@ def embedded(clip: Float[Tensor, "3 T H W"], generator: torch.Generator, spec: C
     return cut + scale * torch.randn(cut.shape, generator=generator)
 
 
-def clips_of(footage: str, videos: VideoList, view: int) -> Iterator[Float[Tensor, "3 T H W"]]:
+def clips_of(footage: str, dataset: ClipDataset, view: int) -> Iterator[Float[Tensor, "3 T H W"]]:
     """Yield a view of each video: that of an epoch, or the test's, in the middle."""
-    spec, tests = SPECS[footage], view == EPOCHS[footage]
-    dataset = ClipDataset(videos, spec, train=not tests, seed=0)
     dataset.set_epoch(view)
     for index in range(len(dataset)):
-        clip = dataset[index][0][0] if tests else dataset[index][0]
+        clip = dataset[index][0] if dataset.train else dataset[index][0][0]
         if footage == "embedded":
             key = np.random.SeedSequence([1, view, index]).generate_state(1, np.uint64)[0] >> 1
-            clip = embedded(clip, torch.Generator().manual_seed(int(key)), spec)
+            clip = embedded(clip, torch.Generator().manual_seed(int(key)), dataset.spec)
         yield clip
 
 
@@ -164,10 +162,15 @@ def views_of(footage: str, videos: VideoList, network: VideoModel, work: Path) -
     path = work / f"{footage}.npz"
     if not path.is_file():
         describe, trunk = ChangeGuidedSampling(3).describe, network.eval().blocks[:TRUNK]
-        numbers = range(EPOCHS[footage] + (footage != "base"))
+        datasets = [ClipDataset(videos, SPECS[footage], train=True, seed=0)] * EPOCHS[footage]
+        if footage != "base":
+            datasets.append(ClipDataset(videos, SPECS[footage], train=False))
         found = [
-            [(trunk(channels_last(c[None]))[0].detach(), describe(c[None])[0]) for c in clips_of(footage, videos, v)]
-            for v in numbers
+            [
+                (trunk(channels_last(c[None]))[0].detach(), describe(c[None])[0])
+                for c in clips_of(footage, dataset, view)
+            ]
+            for view, dataset in enumerate(datasets)
         ]
         maps, cells = (np.stack([[one[i].numpy() for one in view] for view in found]) for i in (0, 1))
         np.save(work / f"{footage}_maps.npy", maps)
