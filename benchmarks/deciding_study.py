@@ -13,13 +13,10 @@ among these maps. That the networks learn the same is tested (tests/benchmarks/t
 
 import argparse
 import copy
-import csv
-import fcntl
-import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from rows import append, find, versions  # beside this file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -219,9 +217,8 @@ def train_(
             clips.set_epoch(epoch)
             torch.manual_seed(int(np.random.SeedSequence([seed, epoch, 0]).generate_state(1)[0]))
             for batch in torch.tensor(list(order)).split(BATCH):
-                loss = cross_entropy(
-                    network.blocks[TRUNK:](sampled(network, *views.of(epoch, places[batch]))), labels[batch]
-                )
+                found = network.blocks[TRUNK:](sampled(network, *views.of(epoch, places[batch])))
+                loss = cross_entropy(found.float(), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -313,8 +310,9 @@ class Study:
             self.train(network, footage, train, rate=rate, seed=100, epochs=TRIAL_EPOCHS)
             loss = tested(network, self.views[footage], held_out, self.places(held_out))[0].mean()
             append(self.out / "rates.csv", RATE, {**key, "loss": f"{loss:.5f}"})
-        losses = [float(row["loss"]) for row in find(self.out / "rates.csv", {"footage": footage, "kind": kind})]
-        return RATES[int(np.argmin(losses))]
+        tried = find(self.out / "rates.csv", {"footage": footage, "kind": kind})
+        best = min(tried, key=lambda row: float(row["loss"]))["rate"]
+        return next(rate for rate in RATES if f"{rate:.4f}" == best)
 
     def run(self, footage: Footage, kind: str, kept: int, fold: int, seed: int) -> None:
         """Train and test a network, unless its row is there."""
@@ -360,31 +358,6 @@ def calibrate_(network: VideoModel, maps: Float[Tensor, "N C T H W"], kept: int)
         return abs(float(layer.sampling(described, lengths).active_bins.double().mean()) - kept)
 
     layer.num_bins = min(range(1, MOST_BINS + 1), key=apart)
-
-
-@cache
-def versions() -> str:
-    """Return what the figures were made with."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return f"atfr {atfr.__version__} {commit.stdout.strip()} torch {torch.__version__}"
-
-
-def find(path: Path, key: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the rows of a file that have all of these values."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row[name] == str(value) for name, value in key.items())]
-
-
-def append(path: Path, columns: Iterable[str], row: Mapping[str, Any]) -> None:
-    """Append a row in one piece, also where several processes do."""
-    with path.open("a", newline="", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        if file.seek(0, 2) == 0:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

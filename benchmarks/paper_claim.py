@@ -10,7 +10,6 @@ command goes on. Videos are rendered as they are needed, by `--workers` processe
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from deciding_report import interval  # beside this file
 from jaxtyping import Float
+from rows import append, find, versions
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
@@ -85,8 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
         size = Size(12, 6, 1) if options.quick else Size(round(options.share * TRAIN_VIDEOS), TEST_VIDEOS, EPOCHS)
         for seed in options.seeds:
             for name in options.networks:
-                if not find(path, name, seed):
-                    append(path, run(name, seed, size, path, options))
+                if not find(path, {"network": name, "seed": seed}):
+                    append(path, COLUMNS, run(name, seed, size, path, options))
     report(path)
 
 
@@ -147,10 +147,10 @@ def run(name: str, seed: int, size: Size, path: Path, options: argparse.Namespac
     """Train a network and test it in all conditions; return its row."""
     frames_kept = 0
     if name == "fewer_frames":
-        reference = find(path, "sgs", seed)
-        if reference is None:
+        reference = find(path, {"network": "sgs", "seed": seed})
+        if not reference:
             raise SystemExit(f"fewer_frames of seed {seed} costs as much as sgs: run that first")
-        frames_kept = frames_for(float(reference["gflops"]))
+        frames_kept = frames_for(float(reference[0]["gflops"]))
     device, start_s = here(options.device), time.perf_counter()
     model = network(name, seed, frames_kept).to(device)
     how = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
@@ -166,7 +166,7 @@ def run(name: str, seed: int, size: Size, path: Path, options: argparse.Namespac
         "frames_kept": frames_kept or "", "train_s": f"{time.perf_counter() - start_s:.0f}",
         "curve": " ".join(f"{value:.4f}" for value in accuracies),
         "loss_curve": " ".join(f"{value:.4f}" for value in losses),
-        "versions": f"atfr {atfr.__version__} torch {torch.__version__} {device.type}",
+        "versions": f"{versions()} {device.type}",
     }  # fmt: skip
     for frames, stride in CONDITIONS:
         for layer in site_names(model).values():
@@ -222,27 +222,11 @@ def tested(model: VideoModel, loader: DataLoader, device: torch.device) -> tuple
     return right, kept
 
 
-def find(path: Path, name: str, seed: int) -> dict[str, str] | None:
-    """Return the row of a network, if it is there."""
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        return next((r for r in csv.DictReader(file) if (r["network"], r["seed"]) == (name, str(seed))), None)
-
-
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a row."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def report(path: Path) -> None:
     """Print each network over the seeds that are there, beside static and beside fewer frames."""
-    rows = {name: {seed: row for seed in SEEDS if (row := find(path, name, seed))} for name in NETWORKS}
+    rows = {
+        name: {seed: row for seed in SEEDS for row in find(path, {"network": name, "seed": seed})} for name in NETWORKS
+    }
 
     def over(name: str, other: str) -> str:
         seeds = rows[name].keys() & rows[other].keys()

@@ -18,7 +18,7 @@ def claim(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import paper_claim
 
     yield paper_claim
-    for name in ("paper_claim", "deciding_report"):
+    for name in ("paper_claim", "deciding_report", "rows"):
         sys.modules.pop(name, None)
 
 
@@ -27,11 +27,11 @@ def test_it_runs_and_goes_on(
 ) -> None:
     quick = ["--out", str(tmp_path), "--quick", "--workers", "0", "--seeds", "0", "--device", "cpu", "--networks"]
     claim.main([*quick, "sgs"])
-    row = claim.find(tmp_path / "runs_quick.csv", "sgs", 0)
+    (row,) = claim.find(tmp_path / "runs_quick.csv", {"network": "sgs"})
     monkeypatch.setattr(claim, "train_", lambda *_: iter([1.0]))
     claim.main([*quick, "sgs", "fewer_frames"])
-    assert claim.find(tmp_path / "runs_quick.csv", "sgs", 0) == row
-    fewer = claim.find(tmp_path / "runs_quick.csv", "fewer_frames", 0)
+    again, fewer = claim.find(tmp_path / "runs_quick.csv", {"seed": 0})
+    assert again == row
     assert float(fewer["gflops"]) == pytest.approx(float(row["gflops"]), rel=0.1)
     assert fewer["active_bins"] == f"{int(fewer['frames_kept'])}.000"
     assert len(row["right"]) == 6
