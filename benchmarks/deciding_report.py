@@ -159,12 +159,13 @@ def criteria(found: Mapping[str, Mapping[Network, Found]]) -> Iterator[str]:
         sides = [found[footage].get(network) for network in (ours, theirs)]
         difference = top1_difference(*sides) if None not in sides else None
         if difference is None:
-            yield f"no verdict  {what}: rows are missing"
+            yield f"{'no verdict':13}  {what}: rows are missing"
             continue
         least, floor = (0.10, 0.0) if "+10" in wanted else (-0.01, -0.04 if "interval" in wanted else -np.inf)
         met = round(difference.mean, 9) >= least and difference.low > floor
-        seeds = ", ".join(map(str, common(*sides)))
-        yield f"{'met       ' if met else 'missed    '}  {what}: {told(difference)}; seeds {seeds}"
+        seeds = common(*sides)
+        verdict = ("met" if met else "missed") + (" so far" if len(seeds) < SEEDS else "")
+        yield f"{verdict:13}  {what}: {told(difference)}; seeds {', '.join(map(str, seeds))}"
 
 
 def main() -> None:

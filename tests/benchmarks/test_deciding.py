@@ -118,10 +118,10 @@ def test_the_report_judges_whole_folds_only(
     monkeypatch.setattr(sys, "argv", ["deciding_report", str(tmp_path)])
     report.main()
     said = capsys.readouterr().out
-    assert [line[:10].strip() for line in said.splitlines() if ": change_" in line] == [
-        "met", "met", "met", "met", "no verdict",
+    assert [line[:13].strip() for line in said.splitlines() if ": change_" in line] == [
+        *["met so far"] * 4, "no verdict",
     ]  # fmt: skip
-    assert "met         embedded: change_8 over fewer_frames_8, at least +10.0, interval above 0: +12.5 (" in said
+    assert "met so far     embedded: change_8 over fewer_frames_8, at least +10.0, interval above 0: +12.5 (" in said
     assert "plain change_8 seed 0: folds 4" in said
     assert "embedded sgs_4 seed 2: folds 0 1 2 3 4" in said
     identical = next(line for line in said.splitlines() if "plain: change_4" in line)
