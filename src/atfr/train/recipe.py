@@ -103,7 +103,7 @@ FROM_IMAGES = Recipe(
     learning_rate=1e-3,
     tuning=Tuning(freeze="res3", balanced=True),
 )
-"""For few videos of one's own, in minutes on a CPU; measured in docs/results.md ("UT-Interaction")."""
+"""For few videos of one's own, in minutes on a CPU; measured in docs/results.md ("UT-Interaction: SGS behind res2")."""
 
 FROM_KINETICS = replace(
     FROM_IMAGES,
