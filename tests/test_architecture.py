@@ -33,6 +33,7 @@ ROOMS = [
     "train",
     "comparison",
     "web",
+    "bulk",
     "cli",
     "__main__",
 ]

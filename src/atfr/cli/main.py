@@ -45,6 +45,8 @@ COMMANDS = {
     "calibrate": Command("atfr.cli.calibrate", "calibrate", "set a sampler's noise floor and bins by some videos"),
     "test": Command("atfr.cli.test", "test", "test a trained network: accuracy, GFLOPs and time per clip"),
     "predict": Command("atfr.cli.predict", "predict", "name the action in videos"),
+    "bulk": Command("atfr.cli.bulk", "bulk", "predict an archive into Parquet, on this machine or a Ray cluster"),
+    "bulk verify": Command("atfr.cli.bulk", "verify", "prove that a bulk prediction has each video exactly once"),
     "explain": Command("atfr.cli.explain", "explain", "show on a page what is merged in a video, and the saving"),
     "report": Command("atfr.cli.report", "report", "show on a page what tests found, of runs side by side"),
     "demo": Command("atfr.cli.demo", "demo", "serve a page that takes videos and shows what is merged"),

@@ -160,7 +160,7 @@ def outcomes(
     options: dict[str, Any] = {"batch_size": together, "num_workers": num_workers, "collate_fn": list}
     loader = WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options)
     for loaded in loader if num_workers else ahead(loader):
-        passes = iter(_passes(forward, [video.views for video in loaded if video.views is not None], batch_size))
+        passes = iter(run_views(forward, [video.views for video in loaded if video.views is not None], batch_size))
         for video in loaded:
             yield video, next(passes) if video.views is not None else None
 
@@ -226,7 +226,7 @@ def _batches(videos: Sequence[VideoViews], size: int) -> Iterator[Float[Tensor, 
         yield torch.stack(batch)
 
 
-def _passes(forward: Runner, views: list[VideoViews], batch_size: int) -> list[Pass]:
+def run_views(forward: Runner, views: list[VideoViews], batch_size: int) -> list[Pass]:
     """Run the views of some videos in batches, and give each video its own share of what came out."""
     if not views:
         return []

@@ -1,0 +1,147 @@
+"""What decoders and runners do with real videos: read views, and run a network on them."""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atfr.adapt import set_num_bins_
+from atfr.bulk.workers import Network, Payload
+from atfr.errors import VideoError
+from atfr.evaluate.forward import Forward, Runner
+from atfr.evaluate.log import identity
+from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, run_views
+from atfr.evaluate.task import Task, load_checkpoint
+from atfr.files import sha256_of
+from atfr.models import VideoModel
+from atfr.optimize import optimize_for_inference
+from atfr.runtime.bundle import BundleRunner, load_bundle
+from atfr.runtime.description import BUNDLE
+from atfr.video.spec import ClipSpec
+from atfr.video.transforms import VideoViews
+
+INPUT = "input"
+"""The site at which all of a network runs on the maps that are kept."""
+MOST_TIMES = 8
+"""A batch grows to so many times its clips where they keep few maps, at most."""
+
+
+@dataclass(frozen=True)
+class ViewReader:
+    """Reads the views of a video: in decoders.
+
+    Attributes:
+        spec: the clip.
+        num_clips: clips of a video.
+        num_crops: crops of a clip.
+    """
+
+    spec: ClipSpec
+    num_clips: int
+    num_crops: int
+
+    def __call__(self, path: os.PathLike[str]) -> tuple[Payload, int]:
+        """Return the views of a file as arrays, and their bytes."""
+        torch.set_num_threads(1)
+        loaded = Views([Path(path)], self.spec, self.num_clips, self.num_crops)[0]
+        if loaded.views is None:
+            raise VideoError(str(loaded.error))
+        images = loaded.views.images.contiguous().numpy()
+        return (images, loaded.views.clips.numpy(), loaded.views.corners, loaded.warning), images.nbytes
+
+
+class Predictor:
+    """Runs a network on views: in runners.
+
+    Args:
+        forward: the network.
+        task: its labels and its clip.
+        batch_size: clips in one pass, with all their maps; more where a sampler at the input keeps fewer maps, so that
+            the sum of A, and with it the memory, stays. Half, where the memory is too small.
+    """
+
+    def __init__(self, forward: Runner, task: Task, batch_size: int) -> None:
+        self.forward, self.task, self.batch_size = forward, task, batch_size
+        self.share = 1.0
+
+    def __call__(self, payloads: Sequence[Payload]) -> list[dict[str, Any]]:
+        """Return a row of each video."""
+        videos = [self._loaded(payload) for payload in payloads]
+        views = [video.views for video in videos if video.views is not None]
+        while True:
+            together = max(1, min(int(self.batch_size / self.share), MOST_TIMES * self.batch_size))
+            try:
+                found = run_views(self.forward, views, together)
+                break
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size = max(1, self.batch_size // 2)
+        static = self.forward.cost.static / 1e9
+        for one in found:
+            if INPUT in one.sites:
+                kept, came = sum(one.sites[INPUT].active_bins), sum(one.sites[INPUT].maps)
+                self.share += 0.1 * (kept / came - self.share)
+        return [
+            as_row(as_prediction(video, one, self.task.labels, static))
+            for video, one in zip(videos, found, strict=True)
+        ]
+
+    def _loaded(self, payload: Payload) -> Loaded:
+        images, clips, corners, warning = payload
+        pixels, places = (torch.from_numpy(np.array(array)) for array in (images, clips))  # Ray's are read-only
+        return Loaded(Path(), VideoViews(pixels, places, corners, self.task.spec), warning=warning)
+
+
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """Return the columns of a row that the network decides."""
+    values = prediction.to_dict()
+    del values["path"]
+    return values | {"label": values["top"][0]["label"], "probability": values["top"][0]["probability"]}
+
+
+MakeNetwork = Callable[[], Network]
+
+
+def chosen(
+    checkpoint: Path | None, bundle: Path | None, num_bins: int | list[int] | None, batch_size: int
+) -> tuple[dict[str, Any], Task, Callable[[str], MakeNetwork]]:
+    """Return what a network is (as `atfr predict --out` says it), its task, and what makes it in runners of a device.
+
+    What makes it carries its weights, so that the nodes of a cluster need no disk in common.
+
+    Raises:
+        CheckpointError: the folder of the checkpoint is no such folder.
+        BundleError: the folder of the bundle is none.
+    """
+    if bundle is not None:
+        task = load_bundle(bundle, threads=1).task
+        files = {file.name: file.read_bytes() for file in bundle.iterdir() if file.is_file()}
+        found: dict[str, Any] = {"sha256": sha256_of(bundle / BUNDLE), "num_bins": None}
+        return found, task, lambda _: functools.partial(_of_bundle, files, batch_size)
+    assert checkpoint is not None
+    model, task = load_checkpoint(checkpoint)
+    if num_bins is not None:
+        set_num_bins_(model, num_bins)
+    found = {"sha256": identity(model, task), "num_bins": num_bins}
+    return found, task, lambda device: functools.partial(_of_model, model, task, batch_size, device)
+
+
+def _of_model(model: VideoModel, task: Task, batch_size: int, device: str) -> Network:
+    torch.set_num_threads(1)
+    return Predictor(Forward(optimize_for_inference(model.to(device)), task.clip_shape), task, batch_size)
+
+
+def _of_bundle(files: dict[str, bytes], batch_size: int) -> Network:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="atfr-bundle-") as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        bundle = load_bundle(folder, threads=1)
+    return Predictor(BundleRunner(bundle), bundle.task, batch_size)

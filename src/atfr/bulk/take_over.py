@@ -1,0 +1,65 @@
+"""Take over what `atfr predict --out` has written: its rows, into the tables of the same network and views."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from atfr.bulk.manifest import digests
+from atfr.bulk.tables import Bulk
+from atfr.errors import InputError
+from atfr.files import parse_json, sha256_of
+
+ROWS = 10_000
+"""Of a part."""
+
+
+def take_over(bulk: Bulk, files: Iterable[Path], identity: Mapping[str, Any], num_clips: int, num_crops: int) -> int:
+    """Add the rows of such files that the table does not have yet, and return how many those are.
+
+    The id of a row is the path of its video, absolute; its content is the hash of the file, where that is still there.
+
+    Raises:
+        InputError: a file was made by another network, or with other views.
+    """
+    made_by = {**identity, "views": num_clips * num_crops, "crops": num_crops}
+    there = {one for ids in bulk.predicted() for one in digests(ids).tolist()}
+    rows: list[dict[str, Any]] = []
+    count = 0
+    for entry in _entries(files, made_by):
+        path = Path(entry["path"]).absolute()
+        (name,) = digests([str(path)]).tolist()
+        if name in there or not entry["top"]:
+            continue
+        there.add(name)
+        content = sha256_of(path) if path.is_file() else None
+        row = {
+            column: entry[column] for column in ("top", "views", "active_bins", "gflops", "static_gflops", "warning")
+        }
+        row |= {"id": str(path), "uri": str(path), "content": content, "configuration": bulk.key}
+        rows.append(row | entry["top"][0])
+        count += 1
+        if len(rows) == ROWS:
+            bulk.predictions.append(rows)
+            rows.clear()
+    if rows:
+        bulk.predictions.append(rows)
+    return count
+
+
+def _entries(files: Iterable[Path], made_by: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the predictions in some files."""
+    for file in files:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    break  # a crash has cut it off
+                try:
+                    entry = parse_json(line)
+                    found = {name: entry[name] for name in made_by}
+                    failed = entry["error"] is not None
+                except (ValueError, KeyError, TypeError) as error:
+                    raise InputError(f"line {number} of '{file}' is no prediction ({error})") from error
+                if found != made_by:
+                    raise InputError(f"'{file}' has predictions of {found}, not of {made_by}; it cannot be taken over")
+                if not failed:
+                    yield entry

@@ -1,0 +1,207 @@
+"""`atfr bulk`: predictions of an archive, on one machine or on a Ray cluster, each video exactly once."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atfr.checks import at_least_one, in_range
+from atfr.cli import common
+from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    from atfr.bulk.summary import Summary
+    from atfr.bulk.verify import Verified
+
+
+def bulk(
+    manifest: str,
+    *,
+    checkpoint: Path | None = None,
+    bundle: Path | None = None,
+    out: str,
+    views: str = "1x1",
+    num_bins: int | list[int] | None = None,
+    batch_size: int = 8,
+    address: str | None = None,
+    device: str = "auto",
+    decoders: int | None = None,
+    runners: int | None = None,
+    tries: int = 3,
+    time_limit: float = 600.0,
+    commit_rows: int = 10_000,
+    commit_s: float = 60.0,
+    take_over: list[Path] | None = None,
+    price: float | None = None,
+    again: bool = False,
+    json: bool = False,
+) -> int:
+    """Predict an archive into Parquet files, each video exactly once, on this machine or a Ray cluster.
+
+    The same line again does what is left. A video that does not decode, kills its worker or hangs is a row of the
+    errors table; the exit code is then 2.
+
+    Args:
+        manifest: A CSV or Parquet file with a column path (and id, where that is not the path), a folder, or a pattern
+            as 'videos/**/*.mp4'; each may be a URL (s3://, gs://).
+        checkpoint: A folder that `atfr train` wrote, or i3d_inception.
+        bundle: Instead of it, a folder that `atfr export` wrote.
+        out: A folder or URL; each network, clip and number of views has a folder of its own in it.
+        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
+        num_bins: Fewer bins than in training, to spend less.
+        batch_size: Clips in one forward pass, at most, with all their maps; more where the input keeps fewer.
+        address: A Ray cluster, or auto; by default that of the environment (`ray job submit`), else Ray is started
+            here, for this call alone.
+        device: cpu or cuda; auto takes GPUs where the cluster has any.
+        decoders: Processes that decode; by default all cores, balanced with the runners.
+        runners: Processes with the network; by default one a GPU, or as many as keep the decoders busy.
+        tries: Workers that a video may kill or hold up before it is given up.
+        time_limit: Seconds that a video may take in a worker.
+        commit_rows: Rows of a Parquet file, at most.
+        commit_s: Seconds after which there is one, however few rows.
+        take_over: Files of `atfr predict --out`, of the same network and views, whose rows are taken.
+        price: What all of it costs an hour, to tell the cost of a thousand videos.
+        again: Try again what was given up.
+        json: Print JSON instead of text.
+    """
+    num_clips, num_crops = common.parse_views(views)
+    if (checkpoint is None) == (bundle is None):
+        raise InputError("give one network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
+    if bundle is not None:
+        common.refuse(bulk, {"num_bins": num_bins}, "a bundle runs as it was exported")
+    for name, value in (("--batch_size", batch_size), ("--commit_rows", commit_rows), ("--tries", tries - 1)):
+        at_least_one(name, value)
+    for name, count in (("--decoders", decoders), ("--runners", runners)):
+        if count is not None:
+            at_least_one(name, count)
+    in_range("--time_limit", time_limit, 1, 10**6)
+    with common.busy("loading the network"):
+        from atfr.bulk import network as networks
+        from atfr.bulk.cluster import cluster, resources
+        from atfr.bulk.engine import Settings
+        from atfr.bulk.manifest import LEFT
+        from atfr.bulk.run import Commits, left_of, run, summary_of
+        from atfr.bulk.tables import CONFIGURATION, Bulk, key_of
+
+        identity, task, of_device = networks.chosen(checkpoint, bundle, num_bins, batch_size)
+    configuration = {**identity, "views": num_clips * num_crops, "crops": num_crops}
+    tables = Bulk(out, key_of(configuration))
+    if take_over:
+        from atfr.bulk.take_over import take_over as taken
+
+        common.note(f"{taken(tables, take_over, identity, num_clips, num_crops)} rows taken over")
+    with common.busy("reading the manifest"):
+        ledger = left_of(tables, manifest, again)
+    if not ledger.count(LEFT):
+        return told(summary_of(tables, ledger), tables.folder, json)
+    tables.write(CONFIGURATION, configuration)
+    with cluster(address):
+        gpu = device == "cuda" or (device == "auto" and bundle is None and resources()[2] > 0)
+        settings = Settings(decoders, runners, gpu, tries, time_limit, max(1, batch_size // (num_clips * num_crops)))
+        read = networks.ViewReader(task.spec, num_clips, num_crops)
+        with common.progress("bulk") as shown:
+            say = Said()
+
+            def progress(summary: "Summary") -> None:
+                summary.price = price
+                shown(summary.done, summary.listed)
+                say(summary)
+
+            try:
+                found = run(
+                    tables,
+                    manifest,
+                    ledger,
+                    read,
+                    of_device("cuda" if gpu else "cpu"),
+                    settings,
+                    Commits(commit_rows, commit_s),
+                    progress,
+                )
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("what was done is kept; go on with the same line") from None
+    return told(found, tables.folder, json)
+
+
+class Said:
+    """Says now and then how far it is."""
+
+    def __init__(self) -> None:
+        self.said_s = time.monotonic()
+
+    def __call__(self, summary: "Summary") -> None:
+        """Say it, if it is time."""
+        if time.monotonic() - self.said_s >= common.LOG_EVERY_S:
+            self.said_s = time.monotonic()
+            common.note(summary.line())
+
+
+def told(summary: "Summary", folder: str, json: bool) -> int:
+    """Print what a run has done, and return the exit code."""
+    from atfr.cli.main import FAILED
+
+    values = summary.to_dict()
+    failed = summary.failed.total() + summary.had_failed
+    if json:
+        common.print_json(values | {"folder": folder})
+        return FAILED if failed else 0
+    print(f"Predicted: {summary.predicted} videos; {summary.were_there} were there already; {failed} could not be.")
+    if summary.predicted:
+        print(summary.line())
+    if "cost_per_thousand_videos" in values:
+        print(f"Cost: {values['cost_per_thousand_videos']:.4g} a thousand videos, at {summary.price:g} an hour.")
+    print(f"Written: {folder}")
+    return FAILED if failed else 0
+
+
+def verify(folder: str, manifest: str, *, json: bool = False) -> int:
+    """Prove that each video of a manifest is in the tables exactly once, or list which are not.
+
+    A video counts as there with one prediction, or with none and an error that names it. The exit code is 0 where all
+    are there exactly once, in each configuration of the folder.
+
+    Args:
+        folder: What `atfr bulk --out` wrote; or one configuration in it.
+        manifest: What it was given.
+        json: Print JSON instead of text.
+    """
+    from atfr.cli.main import FAILED
+
+    with common.busy("verifying"):
+        from atfr.bulk.tables import KEY, Bulk, keys_in
+        from atfr.bulk.verify import verify as verified
+
+        parent, _, last = folder.rstrip("/").rpartition("/")
+        keys = [last] if len(last) == KEY and not _holds_keys(folder) else None
+        found = [verified(Bulk(parent or "." if keys else folder, key), manifest) for key in keys or keys_in(folder)]
+    if json:
+        common.print_json([one.to_dict() for one in found])
+    else:
+        for one in found:
+            print_verified(one)
+    return 0 if all(one.whole for one in found) else FAILED
+
+
+def _holds_keys(folder: str) -> bool:
+    from atfr.bulk.tables import keys_in
+
+    try:
+        return bool(keys_in(folder))
+    except InputError:
+        return False
+
+
+def print_verified(found: "Verified") -> None:
+    """Print what a configuration has of the manifest."""
+    failed = ", ".join(f"{count} {kind}" for kind, count in found.failed.items()) or "0"
+    state = "each exactly once" if found.whole else "NOT each exactly once"
+    print(f"{found.configuration}: {found.videos} videos, {state}: {found.predicted} predicted, errors: {failed}")
+    if found.unlisted:
+        print(f"  {found.unlisted} rows are of videos that the manifest does not list")
+    if found.foreign:
+        print(f"  {found.foreign} rows are of another configuration")
+    for what, ids, count in (("missing", found.missing, found.num_missing), ("twice", found.twice, found.num_twice)):
+        for id_ in ids:
+            print(f"  {what}: {os.fsencode(id_).decode(errors='backslashreplace')}")
+        if count > len(ids):
+            print(f"  {what}: {count - len(ids)} more")
