@@ -82,13 +82,14 @@ class Outcome:
 
 @dataclass
 class Measured:
-    """What the engine has seen so far: seconds of work, and what runners can do at best."""
+    """What the engine has seen so far: seconds of work, what runners can do at best, the workers' process numbers."""
 
     decode_s: float = 0.0
     network_s: float = 0.0
     videos: int = 0
     ceilings_s: dict[int, float] = field(default_factory=dict)
     workers_lost: Counter[str] = field(default_factory=Counter)
+    processes: tuple[int, ...] = ()
 
     @property
     def ceiling(self) -> float:
@@ -230,6 +231,8 @@ class Engine:
         came, _ = self.ray.wait(references, num_returns=1, timeout=TICK_S, fetch_local=False)
         if came:
             came, _ = self.ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        pools = (self.decoders, self.runners)
+        self.measured.processes = tuple(one.pid for pool in pools for one in pool.members if one.pid)
         for reference in came:
             for pool, found in owners.items():
                 member = found.get(reference)

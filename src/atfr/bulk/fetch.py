@@ -11,14 +11,12 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from atfr.bulk.table import retried
+from atfr.bulk.store import retried, store
 from atfr.files import sha256_of
 
 CHUNK = 2**20
 SCRATCH = "atfr-bulk-"
 READ_TRIES = 4
-TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}
-"""Of an object store that does not answer, s."""
 
 
 @contextmanager
@@ -57,9 +55,3 @@ def _download(fs: fsspec.AbstractFileSystem, name: str, path: Path) -> str:
     if got != size:
         raise OSError(f"'{name}' was cut off: {got} of {size} bytes came")
     return found.hexdigest()
-
-
-def store(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the file system of a URL, with time limits where its client takes them, and the name in it."""
-    options = {"config_kwargs": TIMEOUTS} if uri.startswith(("s3://", "s3a://")) else {}
-    return fsspec.url_to_fs(uri, **options)

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from atfr.bulk.store import store
 from atfr.data.walk import VIDEO_ENDINGS
 from atfr.errors import DataError
 
@@ -39,7 +40,7 @@ def read_manifest(manifest: str) -> Iterator[list[Video]]:
     Raises:
         DataError: there is no video, or the file is no such table.
     """
-    fs, path = fsspec.url_to_fs(manifest)
+    fs, path = store(manifest)
     ending = path.rpartition(".")[2].lower()
     if any(sign in path for sign in "*?["):
         blocks = _listed(sorted(fs.glob(path)), fs)

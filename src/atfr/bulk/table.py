@@ -9,26 +9,21 @@ works the same way.
 import errno
 import io
 import os
-import random
 import re
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from atfr.bulk.store import retried, store
 from atfr.errors import DataError
 
 PART = re.compile(r"part-(\d{6,})\.parquet$")
 BATCH = 2**14
-TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 30.0
-"""Of what an object store refuses: about a minute in all."""
-Result = TypeVar("Result")
 
 
 class PartTakenError(DataError):
@@ -45,7 +40,7 @@ class Table:
 
     def __init__(self, folder: str, schema: pa.Schema) -> None:
         self.folder, self.schema = folder, schema
-        self.fs, self.root = fsspec.url_to_fs(folder)
+        self.fs, self.root = store(folder)
         self._next = 1 + max((number for number, _ in self._numbered()), default=-1)
 
     def _numbered(self) -> list[tuple[int, str]]:
@@ -133,23 +128,3 @@ def _create(path: Path, data: bytes) -> None:
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def retried(attempt: Callable[[], Result], tries: int = TRIES) -> Result:
-    """Do what an object store or a network drive may refuse for a while; what it says for good is raised at once.
-
-    Raises:
-        OSError: it refuses to the end.
-    """
-    for wait in range(tries):
-        try:
-            return attempt()
-        except (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError):
-            raise
-        except Exception as error:  # clients of object stores raise what they like: botocore's are no OSErrors
-            if wait + 1 == tries or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-                if isinstance(error, OSError):
-                    raise
-                raise OSError(f"{type(error).__name__}: {error}") from error
-            time.sleep(random.uniform(0.5, 1) * min(FIRST_WAIT_S * 2**wait, LONGEST_WAIT_S))
-    raise AssertionError("unreachable")

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from atfr.bulk.table import Table, retried
+from atfr.bulk.store import retried, store
+from atfr.bulk.table import Table
 from atfr.errors import DataError, InputError
 from atfr.files import finite, parse_json, write_whole
 
@@ -59,7 +59,7 @@ class Bulk:
 
     def __init__(self, out: str, key: str) -> None:
         self.key, self.folder = key, f"{out.rstrip('/')}/{key}"
-        self.fs, self.root = fsspec.url_to_fs(self.folder)
+        self.fs, self.root = store(self.folder)
         self.predictions = Table(f"{self.folder}/predictions", PREDICTIONS)
         self.errors = Table(f"{self.folder}/errors", ERRORS)
 
@@ -99,7 +99,7 @@ def keys_in(out: str) -> list[str]:
     Raises:
         InputError: there is none.
     """
-    fs, root = fsspec.url_to_fs(out)
+    fs, root = store(out)
     names = fs.ls(root, detail=False) if fs.isdir(root) else []
     keys = sorted(key for name in names if len(key := name.rstrip("/").rpartition("/")[2]) == KEY)
     if not keys:

@@ -1,0 +1,186 @@
+"""`atfr bulk` as it is run: Ray starts itself on loopback, the driver is killed, the same line goes on."""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import atfr
+from atfr.cli.main import main
+from atfr.data.walk import videos_below
+from atfr.evaluate.predict import predict
+from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from tests.cli.test_main import ATFR
+from tests.evaluate.build import SPEC, write_folder
+
+TIMEOUT_S = 300
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten videos, and two files that are none."""
+    folder = write_folder(tmp_path_factory.mktemp("data"), classes=2, train=4, test=1)
+    for name in ("torn", "empty"):
+        (folder / f"{name}.mp4").write_bytes(b"no video" * (name == "torn"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    model = atfr.create_model("x3d_xs", num_classes=2)
+    atfr.adapt_(model, after="input", sampler="change", num_bins=2)
+    save_checkpoint(model, Task(("a", "b"), SPEC), folder)
+    return folder
+
+
+def start(videos: Path, checkpoint: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    """Begin or go on, in a session of its own, with a mark by which all its processes are known."""
+    command = [*ATFR, "bulk", str(videos), "--checkpoint", str(checkpoint), "--out", str(out), "--json"]
+    return subprocess.Popen(
+        [*command, "--batch_size", "1", "--commit_rows", "2", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"ATFR_TEST": str(out)},
+    )
+
+
+def processes(out: Path) -> list[int]:
+    """The processes of a run that are alive, by the mark in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            if alive and f"ATFR_TEST={out}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
+
+
+def listening(pids: list[int]) -> set[str]:
+    """The addresses on which processes take connections."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            target = os.readlink(link) if link.is_symlink() else ""
+            inodes.add(target.removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table, kind in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            if state == "0A" and line.split()[9] in inodes:
+                words = bytes.fromhex(local.partition(":")[0])
+                packed = b"".join(
+                    struct.pack(">I", *struct.unpack("<I", words[i : i + 4])) for i in range(0, len(words), 4)
+                )
+                found.add(socket.inet_ntop(kind, packed).removeprefix("::ffff:"))
+    return found
+
+
+def parts(out: Path) -> list[Path]:
+    return list(out.rglob("predictions/part-*.parquet"))
+
+
+def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
+    start_s = time.monotonic()
+    while not condition() and process.poll() is None and time.monotonic() < start_s + TIMEOUT_S:  # type: ignore[operator]
+        time.sleep(0.05)
+
+
+def test_a_killed_driver_leaves_nothing_behind_and_the_same_line_goes_on(
+    videos: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with start(videos, checkpoint, out) as process:
+        wait_for(lambda: parts(out), process)
+        assert process.poll() is None, process.communicate()[1]
+        addresses = listening(processes(out))
+        process.kill()
+        start_s = time.monotonic()
+        while processes(out) and time.monotonic() < start_s + 60:
+            time.sleep(0.1)
+        assert not processes(out)
+    assert addresses == {"127.0.0.1"}
+    first = {path: path.read_bytes() for path in parts(out)}
+    assert main(["bulk", "verify", str(out), str(videos)]) == 2
+
+    with start(videos, checkpoint, out) as process:
+        printed, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, err  # two are no videos
+    found = json.loads(printed)
+    assert found["were_there"] >= 2
+    assert found["were_there"] + found["predicted"] == 10
+    assert found["had_failed"] + found["failed"].get("video", 0) == 2
+    assert first.items() <= {path: path.read_bytes() for path in parts(out)}.items()
+    capsys.readouterr()
+    assert main(["bulk", "verify", str(out), str(videos), "--json"]) == 0
+    (proof,) = json.loads(capsys.readouterr().out)
+    assert (proof["videos"], proof["predicted"], proof["failed"]) == (12, 10, {"video": 2})
+    as_predicted_alone(videos, checkpoint, Path(found["folder"]))
+    assert main(["bulk", str(videos), "--checkpoint", str(checkpoint), "--out", str(out)]) == 2  # nothing is left
+    assert "10 were there already; 2 could not be" in capsys.readouterr().out
+
+
+def as_predicted_alone(videos: Path, checkpoint: Path, folder: Path) -> None:
+    """The rows are those of `atfr predict`, within rounding."""
+    import pyarrow.dataset
+
+    rows = {row["id"]: row for row in pyarrow.dataset.dataset(folder / "predictions").to_table().to_pylist()}
+    model, task = load_checkpoint(checkpoint)
+    good = [path for path in videos_below(videos) if path.stem not in ("torn", "empty")]
+    for prediction in predict(model, good, task):
+        row = rows.pop(str(prediction.path))
+        for (label, probability), found in zip(prediction.top(), row["top"], strict=True):
+            assert found["label"] == label
+            assert found["probability"] == pytest.approx(probability, abs=1e-6)
+        assert dict(row["active_bins"]) == {site: list(kept) for site, kept in prediction.active_bins.items()}
+        assert row["gflops"] == pytest.approx(prediction.total_gflops)
+    assert not rows
+
+
+def test_what_predict_has_written_is_taken_over(
+    videos: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, out = tmp_path / "predictions.jsonl", tmp_path / "out"
+    assert main(["predict", str(videos), "--checkpoint", str(checkpoint), "--out", str(lines)]) == 2
+    (tmp_path / "list.csv").write_text(
+        "path\n" + "".join(f"{path}\n" for path in videos_below(videos) if path.stem not in ("torn", "empty"))
+    )
+    command = ["bulk", str(tmp_path / "list.csv"), "--checkpoint", str(checkpoint), "--out", str(out)]
+    assert main([*command, "--take_over", f"[{lines}]"]) == 0  # all is there: Ray is not started
+    assert "10 rows taken over" in capsys.readouterr().err
+    (folder,) = out.iterdir()
+    as_predicted_alone(videos, checkpoint, folder)
+    assert main([*command, "--take_over", f"[{lines}]"]) == 0
+    assert "0 rows taken over" in capsys.readouterr().err
+    assert main([*command, "--views", "2x1", "--take_over", f"[{lines}]"]) == 2
+    assert "it cannot be taken over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--tries", "1"], "--tries"),
+        (["--decoders", "0"], "--decoders must be"),
+        (["--bundle", "x"], "give one network"),
+        (["--time_limit", "0"], "--time_limit must be"),
+        (["--views", "1x2"], "--views is"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    options: list[str], error: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bulk", str(tmp_path), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), *options]
+    assert main(command) == 2
+    assert error in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
