@@ -9,15 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-import atfr
 from atfr.cli.main import main
 from atfr.data.walk import videos_below
 from atfr.evaluate.predict import predict
-from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from atfr.evaluate.task import load_checkpoint
 from tests.cli.test_main import ATFR
-from tests.evaluate.build import SPEC, write_folder
+from tests.evaluate.build import write_folder
 
 TIMEOUT_S = 300
 
@@ -28,16 +26,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_folder(tmp_path_factory.mktemp("data"), classes=2, train=4, test=1)
     for name in ("torn", "empty"):
         (folder / f"{name}.mp4").write_bytes(b"no video" * (name == "torn"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    model = atfr.create_model("x3d_xs", num_classes=2)
-    atfr.adapt_(model, after="input", sampler="change", num_bins=2)
-    save_checkpoint(model, Task(("a", "b"), SPEC), folder)
     return folder
 
 
