@@ -95,7 +95,7 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_line_goes_on(
         addresses = listening(processes(out))
         process.kill()
         start_s = time.monotonic()
-        while processes(out) and time.monotonic() < start_s + 60:
+        while processes(out) and time.monotonic() < start_s + TIMEOUT_S:
             time.sleep(0.1)
         assert not processes(out)
     assert addresses == {"127.0.0.1"}
@@ -172,3 +172,21 @@ def test_bad_options_are_refused_in_one_line(
     assert main(command) == 2
     assert error in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_test_on_ray_is_that_of_one_process(checkpoint: Path, tmp_path: Path) -> None:
+    """The same figures of each video; what does not decode is left out by both; tried workers share the videos."""
+    data = write_folder(tmp_path / "data", classes=2, train=1, test=4)
+    (data / "test" / "a" / "torn.mp4").write_bytes(b"no video")
+    command = ["test", "--checkpoint", str(checkpoint), "--data", str(data), "--views", "2x1", "--max_skipped", "0.5"]
+    for engine in ("here", "ray"):
+        assert main([*command, "--engine", engine, "--out", str(tmp_path / engine)]) == 0
+    here, ray = (json.loads((tmp_path / engine / "result.json").read_text()) for engine in ("here", "ray"))
+    assert len(here["videos"]) == 8
+    for one, other in zip(here["videos"], ray["videos"], strict=True):
+        for name in ("probability", "label_probability"):
+            assert other.pop(name) == pytest.approx(one.pop(name), abs=1e-5)
+        assert other == one
+    assert ray["skipped"] == here["skipped"]
+    assert ray["top1"] == here["top1"]
+    assert main([*command, "--engine", "ray", "--crops", "random"]) == 2

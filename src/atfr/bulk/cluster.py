@@ -13,8 +13,10 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # says otherwise that a default will change
 }
-LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""No cluster beyond this machine, on any system: every port is of 127.0.0.1."""
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no cluster beyond this machine, on any system: ports are of 127.0.0.1
+    "RAY_worker_niceness": "0",  # workers are as nice as the command, not 15 more
+}
 LEAST_CPUS = 2
 """A decoder and a runner, which take turns where there is one core."""
 

@@ -19,7 +19,7 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
 
     Args:
         runs: Folders of trainings whose test was run (`atfr test --checkpoint RUN`), folders that `atfr test --out`
-            wrote, or a result.json. The first is what the others are compared with.
+            wrote, or a result.json. The first is what the others are compared with. Or one folder of `atfr bulk`.
         out: The page; what is there is replaced.
         json: Print the figures' data as JSON too.
     """
@@ -30,6 +30,9 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
             f"beside '{out}' its figures would be written over {' and '.join(path.name for path in taken)}, which no "
             "report has written; give another name"
         )
+    if len(runs) == 1 and (runs[0] / "predictions").is_dir():
+        report_bulk(runs[0], out, json)
+        return
     with common.busy("reading the results"):
         from json import dumps
 
@@ -45,6 +48,24 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
         common.print_json(values)
     else:
         print_report(found, [out, *others])
+
+
+def report_bulk(folder: Path, out: Path, json: bool) -> None:
+    """Show what a bulk prediction has found, of one configuration."""
+    with common.busy("reading the predictions"):
+        from json import dumps
+
+        from atfr.bulk.report import bulk_page, bulk_report
+        from atfr.bulk.tables import Bulk
+
+        found = bulk_report(Bulk(str(folder.parent), folder.name))
+        write_whole(out.with_suffix(".json"), dumps(found.to_dict(), indent=2) + "\n")
+        write_whole(out, bulk_page(found))
+    if json:
+        common.print_json(found.to_dict())
+    else:
+        print(f"{found.videos} videos, {len(found.labels)} labels, {found.errors.total()} errors")
+        print(f"Written: {out}, and beside it {out.with_suffix('.json').name}")
 
 
 def print_report(report: "Report", written: list[Path]) -> None:

@@ -8,7 +8,12 @@ from atfr.cli.clips import TestClip
 from atfr.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from atfr.evaluate.forward import Pass
+    from atfr.evaluate.predict import Loaded, Views
     from atfr.evaluate.result import ClassResult, TestResult
+    from atfr.models import VideoModel
 
 TRAINED_CLIP = TestClip()
 SHOWN = 3  # classes at either end
@@ -32,6 +37,8 @@ def test(
     num_workers: int = 0,
     device: str = "auto",
     max_skipped: float = 0.25,
+    engine: Literal["here", "ray"] = "here",
+    address: str | None = None,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -57,6 +64,8 @@ def test(
         num_workers: Processes that decode; 0 decodes in a thread beside the network.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         max_skipped: The share of the videos that may fail to decode.
+        engine: Where videos are decoded and run: in this process, or by workers on Ray, as `atfr bulk` has them.
+        address: Of a Ray cluster, or auto; by default that of the environment, else Ray is started here.
         out: A folder for result.json, videos.csv (one row a video), classes.csv, and skipped.csv where some are; by
             default `test` in the folder `checkpoint`. `atfr report` reads it.
         json: Print JSON instead of a table.
@@ -65,8 +74,14 @@ def test(
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"--out is a folder for result.json, videos.csv and classes.csv, '{out}' is a file")
 
+    if on_ray := engine == "ray":
+        given = {"crops": crops, "num_workers": num_workers}
+        common.refuse(test, given, "--engine ray has workers of its own, and takes uniform crops")
+    else:
+        common.refuse(test, {"address": address}, "a cluster is for --engine ray")
+
     def run(checkpoint: Path, split: int | None) -> "TestResult":
-        model, task = common.load(checkpoint, device, num_bins)
+        model, task = common.load(checkpoint, "cpu" if on_ray else device, num_bins)
         from atfr.evaluate import test as evaluate
 
         videos = common.read_data(data, task.labels, test_fold, dataset, split)["test"]
@@ -83,7 +98,10 @@ def test(
                 batch_size=batch_size,
                 num_workers=num_workers,
                 max_skipped=max_skipped,
-                progress=progress,
+                progress=None if on_ray else progress,
+                elsewhere=elsewhere(model, batch_size, num_clips * num_crops, device, address, progress)
+                if on_ray
+                else None,
             )
 
     if split != "all":
@@ -100,6 +118,28 @@ def test(
         for number, result in results.items():
             write(result, out and out / f"split{number}", folders[number])
         splits.report_all(results, out, json)
+
+
+def elsewhere(
+    model: "VideoModel",
+    batch_size: int,
+    views: int,
+    device: str,
+    address: str | None,
+    progress: "Callable[[int, int], None]",
+) -> "Callable[[Views], Iterator[tuple[Loaded, Pass | None]]]":
+    """Return what has the workers of a Ray cluster decode and run."""
+    from atfr.bulk.cluster import cluster, resources
+    from atfr.bulk.engine import Settings
+    from atfr.bulk.testing import outcomes_on_ray
+
+    def outcomes(files: "Views") -> "Iterator[tuple[Loaded, Pass | None]]":
+        with cluster(address):
+            gpu = device == "cuda" or (device == "auto" and resources()[2] > 0)
+            settings = Settings(gpu=gpu, together=max(1, batch_size // views))
+            yield from outcomes_on_ray(model, files, batch_size, settings, progress)
+
+    return outcomes
 
 
 def report(result: "TestResult", out: Path | None, checkpoint: Path, json: bool) -> None:

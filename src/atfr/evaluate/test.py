@@ -8,7 +8,7 @@ that does not decode is left out of every figure, counted and named.
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError
 from atfr.evaluate.forward import Forward, Pass
-from atfr.evaluate.predict import Prediction, Views, as_prediction, check_views, outcomes
+from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, check_views, outcomes
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
@@ -52,6 +52,7 @@ def test(
     num_workers: int = 0,
     max_skipped: float = MAX_SKIPPED,
     progress: Callable[[int, int], None] | None = None,
+    elsewhere: Callable[[Views], Iterator[tuple[Loaded, Pass | None]]] | None = None,
 ) -> TestResult:
     """Test a network on labelled videos: softmax scores averaged over num_clips x num_crops views.
 
@@ -71,6 +72,7 @@ def test(
         num_workers: processes that decode; 0 decodes in this one.
         max_skipped: the share of the videos that may fail to decode.
         progress: called with (videos done, videos in all) of this process.
+        elsewhere: gives what `outcomes` does, in the same order, in place of decoding and running here.
 
     Raises:
         DataError: none of the videos decodes, or more than `max_skipped` of them do not.
@@ -91,9 +93,10 @@ def test(
     tested: list[_Tested] = []
     if progress:
         progress(0, len(paths))
-    if paths:
+    if paths and elsewhere is None:
         forward.warm_up(min(batch_size, num_clips * num_crops * len(paths)))
-    for number, (video, passed) in zip(numbers, outcomes(forward, views, batch_size, num_workers), strict=True):
+    found_of = elsewhere(views) if elsewhere else outcomes(forward, views, batch_size, num_workers)
+    for number, (video, passed) in zip(numbers, found_of, strict=True):
         if passed is None:
             tested.append(_Tested(number, Skipped(str(video.path), str(video.error))))
         else:

@@ -1,0 +1,76 @@
+"""testing: what `evaluate.test` needs of a network on labelled videos, done by the engine's workers."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atfr.bulk.engine import Engine, Settings
+from atfr.bulk.manifest import Video
+from atfr.bulk.workers import Network, Payload
+from atfr.errors import InputError, VideoError
+from atfr.evaluate.forward import Forward, Pass
+from atfr.evaluate.predict import Loaded, Views, run_views
+from atfr.models import VideoModel
+from atfr.video.spec import ClipSpec
+
+
+def outcomes_on_ray(
+    model: VideoModel, views: Views, batch_size: int, settings: Settings, progress: Callable[[int, int], None]
+) -> Iterator[tuple[Loaded, Pass | None]]:
+    """Yield what `atfr.evaluate.predict.outcomes` does, in order, from the Ray cluster that this process has joined.
+
+    A video that kills its worker or hangs is one that does not decode. Of each video numbers are held, no pictures.
+
+    Raises:
+        InputError: the crops of the views are random, which are drawn by the place of a video in its list.
+    """
+    if views.crop_seeds is not None:
+        raise InputError("--engine ray takes uniform crops; leave out --crops random")
+    videos = (Video(str(number), str(path)) for number, path in enumerate(views.paths))
+    spec, device = views.spec, "cuda" if settings.gpu else "cpu"
+    make = functools.partial(_tester, model, (3, spec.frames, spec.size, spec.size), batch_size, device)
+    read = functools.partial(_read, spec, views.num_clips, views.num_crops, views.motion)
+    engine = Engine(videos, read, make, settings)
+    found: dict[int, tuple[Loaded, Pass | None]] = {}
+    for some in engine.run():
+        for one in some:
+            path = Path(one.video.uri)
+            if one.row is None:
+                found[int(one.video.id)] = Loaded(path, None, error=one.message), None
+            else:
+                found[int(one.video.id)] = replace(one.row["loaded"], path=path), one.row["passed"]
+        progress(len(found), len(views.paths))
+    for number in range(len(views.paths)):
+        yield found[number]
+
+
+def _read(spec: ClipSpec, num_clips: int, num_crops: int, motion: bool, path: Any) -> tuple[Payload, int]:
+    """Decode a file: in decoders."""
+    torch.set_num_threads(1)
+    loaded = Views([Path(path)], spec, num_clips, num_crops, motion=motion)[0]
+    if loaded.views is None:
+        raise VideoError(str(loaded.error))
+    images = loaded.views.images.contiguous().numpy()
+    rest = replace(loaded, views=replace(loaded.views, images=torch.empty(0)))
+    return (images, rest), images.nbytes
+
+
+def _tester(model: VideoModel, clip_shape: Sequence[int], batch_size: int, device: str) -> Network:
+    torch.set_num_threads(1)
+    forward = Forward(model.to(device), clip_shape)
+
+    def run(payloads: Sequence[Payload]) -> list[dict[str, Any]]:
+        pictures = [torch.from_numpy(np.array(images)) for images, _ in payloads]  # Ray's are read-only
+        rest = [loaded for _, loaded in payloads]
+        views = [replace(one.views, images=images) for one, images in zip(rest, pictures, strict=True)]
+        passes = run_views(forward, views, batch_size)
+        return [
+            {"loaded": replace(one, views=None), "passed": passed} for one, passed in zip(rest, passes, strict=True)
+        ]
+
+    return run
