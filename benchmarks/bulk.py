@@ -4,8 +4,8 @@
     python benchmarks/bulk.py rows [--rows 5000] [--decoders 1] [--runners 1]
     python benchmarks/bulk.py share MANIFEST CHECKPOINT [--decoders 1] [--runners 1 2 ...] [--views 1x1]
 
-- start: a manifest of a tenth of the rows and of all of them, none, half and all of which are done: seconds until the
-  first video would be handed out, and what memory that takes, each in a process of its own.
+- start: a manifest of a tenth of the rows and of all of them, of which none, half or all are done: CPU seconds until
+  the first video would be handed out, and what memory that takes, each in a process of its own.
 - rows: as many rows, of one tiny file, with a decoder that reads it and a network that does nothing: rows a second, the
   driver's share of a core, its memory at the end. Everything else is there: Ray, hashes, Parquet, commits.
 - share: real videos and a real network; videos a second against the ceiling of the runners, for each number of them.
@@ -57,11 +57,11 @@ def write_rows(folder: Path, rows: int, done: int) -> None:
 
 
 def started(folder: str, rows: int, done: int) -> dict[str, float]:
-    before_mb, start_s = peak_mb(), time.perf_counter()
+    before_mb, start_s = peak_mb(), time.process_time()
     ledger = left_of(Bulk(folder, KEY), f"{folder}/manifest.parquet")
     assert ledger.count(LEFT) == rows - done
     next(ledger.left(read_manifest(f"{folder}/manifest.parquet")), None)
-    return {"rows": rows, "done": done, "seconds": time.perf_counter() - start_s, "mb": peak_mb() - before_mb}
+    return {"rows": rows, "done": done, "cpu_s": time.process_time() - start_s, "mb": peak_mb() - before_mb}
 
 
 def start(rows: int) -> list[dict[str, float]]:
@@ -72,7 +72,7 @@ def start(rows: int) -> list[dict[str, float]]:
                 pool.submit(write_rows, Path(folder), count, done).result()
                 with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
                     found.append(fresh.submit(started, folder, count, done).result())
-                print("{rows:>9} rows, {done:>9} done: {seconds:6.2f} s, {mb:6.0f} MB".format(**found[-1]), flush=True)
+                print("{rows:>9} rows, {done:>9} done: {cpu_s:6.2f} CPU s, {mb:4.0f} MB".format(**found[-1]))
     return found
 
 
