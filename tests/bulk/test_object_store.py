@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from atfr.bulk import fetch, store
 from atfr.bulk.manifest import Video, read_manifest
@@ -23,10 +24,13 @@ SIZE = 3_000_000
 
 
 class Gate:
-    """Stands before the server: answers as it does, but for objects whose names ask for trouble, so many times."""
+    """Stands before the server: answers as it does, but for objects whose names ask for trouble, so many times.
+
+    What is refused is so more often than the client of the store asks by itself.
+    """
 
     def __init__(self, app: Callable[..., Any]) -> None:
-        self.app, self.trouble = app, {"refused": 2, "cut": 2, "slow": 2, "down": 0, "lost": 1}
+        self.app, self.trouble = app, {"refused": 12, "cut": 2, "slow": 2, "down": 0, "lost": 1}
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
@@ -96,6 +100,20 @@ def test_what_is_refused_or_cut_off_comes_in_the_end(gate: Gate) -> None:
         assert bytes(payload).rstrip() == name.encode()
     assert gate.trouble["refused"] == gate.trouble["cut"] == gate.trouble["slow"] == 0
     assert not list(Path(tempfile.gettempdir()).glob(f"{fetch.SCRATCH}{os.getpid()}-*"))
+
+
+class Short(MemoryFileSystem):
+    """Promises one byte more than it gives."""
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        found = super().info(path, **options)
+        return found | {"size": found["size"] + 1}
+
+
+def test_fewer_bytes_than_were_promised_are_no_video(tmp_path: Path) -> None:
+    Short().pipe_file("/video.mp4", b"0123")
+    with pytest.raises(OSError, match="cut off: 4 of 5 bytes"):
+        fetch._download(Short(), "/video.mp4", tmp_path / "video.mp4")
 
 
 def test_what_does_not_come_is_an_error_that_the_next_run_tries_again(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ QUIET = {
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no cluster beyond this machine, on any system: ports are of 127.0.0.1
     "RAY_worker_niceness": "0",  # workers are as nice as the command, not 15 more
+    "RAY_AUTH_MODE": "token",  # whoever else is on this machine reaches these ports, and has no token
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
 LEAST_CPUS = 2
 """A decoder and a runner, which take turns where there is one core."""
