@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,8 +50,11 @@ def cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator
     own: dict[str, Any] = {}
     if not address:
         own = {"num_cpus": num_cpus or max(LEAST_CPUS, len(os.sched_getaffinity(0))), "include_dashboard": False}
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_sigterm)  # Ray's would end this process before it has committed
     except (ConnectionError, ValueError) as error:
         raise InputError(f"there is no Ray cluster at '{address}' ({error}); leave out --address") from error
     LOG.info("Ray: %d nodes, %g cores, %g GPUs", *resources())
