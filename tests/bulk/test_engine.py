@@ -97,7 +97,7 @@ def test_killed_workers_and_a_node_that_joins_and_leaves_cost_nothing(cluster: A
             cluster.remove_node(node, allow_graceful=False)
             happened.append("left")
 
-    bulk = predict(tmp_path / "out", videos, harm, decoders=2, runners=2)
+    bulk = predict(tmp_path / "out", videos, harm, decoders=8, runners=2)  # more than there is room for
     assert happened == ["killed", "left"]
     assert len(rows(bulk, "predictions")) == 60
     assert not rows(bulk, "errors")

@@ -27,13 +27,13 @@ LEAST_CPUS = 2
 
 
 @contextmanager
-def cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+def cluster(address: str | None = None, num_cpus: int = LEAST_CPUS) -> Iterator[None]:
     """Have Ray inside; a cluster that was started here ends with it, and also when this process is killed.
 
     Args:
         address: of a cluster, or "auto" for the one of this machine; by default that of the environment (as in
             `ray job submit`), and where there is none, Ray is started here: its ports are on 127.0.0.1.
-        num_cpus: of a cluster that is started; by default all that this process may use.
+        num_cpus: of a cluster that is started, at least; all that this process may use are there in any case.
 
     Raises:
         InputError: Ray is not installed, or there is no such cluster.
@@ -49,7 +49,7 @@ def cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator
         return
     own: dict[str, Any] = {}
     if not address:
-        own = {"num_cpus": num_cpus or max(LEAST_CPUS, len(os.sched_getaffinity(0))), "include_dashboard": False}
+        own = {"num_cpus": max(num_cpus, len(os.sched_getaffinity(0))), "include_dashboard": False}
     at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)

@@ -35,7 +35,7 @@ class Settings:
     """How the engine works; none of it changes a prediction.
 
     Attributes:
-        decoders: processes that decode; None: what the cluster has, balanced with the runners.
+        decoders: processes that decode, where the cluster has room; None: all there is, balanced with the runners.
         runners: processes with a network; None likewise.
         gpu: whether each runner has a GPU.
         tries: workers that may die, fail or hang with a video before it is given up.
@@ -162,18 +162,23 @@ class Engine:
         return self._exhausted and not (busy or self._alone or self._again or self._waiting or self._out)
 
     def _resize(self) -> None:
-        """Have as many workers as the cluster has room for, in the ratio of their work."""
-        _, cpus, gpus = resources()
-        if self.settings.gpu:
-            runners = self.settings.runners or max(1, int(gpus))
-            decoders = self.settings.decoders or max(1, int(cpus) - runners)
+        """Have as many workers as the cluster has room for, in the ratio of their work.
+
+        No more than that, whatever was asked for: those of one kind would take all cores, and wait for the other.
+        """
+        asked, seen = self.settings, self.measured
+        _, cores, gpus = resources()
+        cpus = max(2, int(cores))
+        if asked.gpu:
+            runners = max(1, min(asked.runners or int(gpus), int(gpus), cpus - 1))
+            decoders = min(asked.decoders or cpus, cpus - runners)
         else:
-            share, seen = 0.5, self.measured
+            share = 0.5
             if seen.videos >= MEASURED * len(self.decoders.members) > 0:
                 share = seen.decode_s / max(seen.decode_s + seen.network_s, 1e-9)
-            free = max(2, int(cpus))
-            decoders = self.settings.decoders or max(1, min(round(share * free), free - (self.settings.runners or 1)))
-            runners = self.settings.runners or max(1, free - decoders)
+            decoders = asked.decoders or (cpus if asked.runners else round(share * cpus))
+            decoders = max(1, min(decoders, cpus - min(asked.runners or 1, cpus - 1)))
+            runners = min(asked.runners or cpus, cpus - decoders)
         self.decoders.resize(decoders)
         self.runners.resize(runners)
 

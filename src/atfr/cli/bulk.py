@@ -95,7 +95,7 @@ def bulk(
     if not ledger.count(LEFT):
         return told(summary_of(tables, ledger), tables.folder, json)
     tables.write(CONFIGURATION, configuration)
-    with cluster(address):
+    with cluster(address, (decoders or 1) + (runners or 1)):
         gpu = device == "cuda" or (device == "auto" and bundle is None and resources()[2] > 0)
         settings = Settings(decoders, runners, gpu, tries, time_limit, max(1, batch_size // (num_clips * num_crops)))
         read = networks.ViewReader(task.spec, num_clips, num_crops)
