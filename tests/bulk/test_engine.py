@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from atfr.bulk.cluster import LOCAL, QUIET
-from atfr.bulk.engine import Settings
+from atfr.bulk.engine import Engine, Settings, Task
+from atfr.bulk.manifest import Video
+from atfr.bulk.pool import Job, Member
 from atfr.bulk.run import Commits, left_of, run
 from atfr.bulk.summary import Summary
 from atfr.bulk.tables import Bulk
@@ -76,6 +78,19 @@ def test_each_video_has_one_row_or_an_error_that_names_it(cluster: Any, tmp_path
     assert len(rows(bulk, "errors")) == 4
     assert before < set((tmp_path / "out").rglob("*.parquet"))
     assert verify(bulk, str(videos)).whole
+
+
+def test_who_is_lost_with_its_node_is_not_suspected(cluster: Any) -> None:
+    import ray
+
+    for node, tries in ((ray.get_runtime_context().get_node_id(), 1), ("a node that is gone", 0)):
+        engine = Engine(iter([]), stubs.read, stubs.make_network, Settings())
+        task = Task(Video("a", "/a.mp4"))
+        member = Member(actor=None, ready=None, watch=None, node=node, jobs={"job": Job([task])})
+        engine.decoders.members.append(member)
+        engine._died(engine.decoders, member, RuntimeError("it died"))
+        assert task.tries == tries
+        assert task in (engine._alone if tries else engine._again)
 
 
 def test_what_hangs_is_given_up(cluster: Any, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Gate:
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
-        self.app, self.trouble = app, {"refused": 12, "cut": 2, "slow": 2, "down": 0, "lost": 1}
+        self.app, self.trouble = app, {"refused": 6, "cut": 2, "slow": 2, "down": 0, "lost": 1}
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
@@ -100,6 +100,23 @@ def test_what_is_refused_or_cut_off_comes_in_the_end(gate: Gate) -> None:
         assert bytes(payload).rstrip() == name.encode()
     assert gate.trouble["refused"] == gate.trouble["cut"] == gate.trouble["slow"] == 0
     assert not list(Path(tempfile.gettempdir()).glob(f"{fetch.SCRATCH}{os.getpid()}-*"))
+
+
+def test_a_download_that_fails_is_tried_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the client of the store has given up."""
+    put("videos/flaky.mp4", "flaky")
+    download, failures = fetch._download, [OSError("reset"), RuntimeError("what clients raise")]
+
+    def flaky(*args: Any) -> str:
+        if failures:
+            raise failures.pop()
+        return download(*args)
+
+    monkeypatch.setattr(fetch, "_download", flaky)
+    decoded, _ = Decoder(stubs.read).decode(Video("a", "s3://videos/flaky.mp4"))
+    assert (decoded.kind, failures) == ("", [])
+    failures += [OSError("reset")] * fetch.READ_TRIES
+    assert Decoder(stubs.read).decode(Video("a", "s3://videos/flaky.mp4"))[0].message == "OSError: reset"
 
 
 class Short(MemoryFileSystem):

@@ -92,7 +92,7 @@ def test_version_where_something_is_missing_or_broken(
     ("args", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean train?"),
-        (["xyz"], "there are quickstart, compare, train, calibrate, test, predict, explain, report"),
+        (["xyz"], "there are quickstart, compare, train, calibrate, test, predict, bulk, bulk verify"),
         (["predict", "--checkpoint", "x"], "required: videos"),
         (["predict", "v.mp4", "--checkpoint", "x", "--bundle", "y"], "give one network: --checkpoint FOLDER"),
         (["predict", "v.mp4", "--checkpiont", "x"], "did you mean --checkpoint?"),

@@ -12,7 +12,7 @@ from atfr.errors import InputError
 
 TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 30.0
 """Of what an object store refuses."""
-S3 = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
+S3 = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 0}}
 """Of its client: seconds that it waits for an answer; it is asked again here."""
 Result = TypeVar("Result")
 
