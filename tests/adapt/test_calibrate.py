@@ -1,6 +1,7 @@
 """calibrate_: what it sets is what clips have, and what it promises is what they cost."""
 
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -138,3 +139,13 @@ def test_a_refusal_leaves_the_network_as_it_was() -> None:
 def test_no_bins_are_refused(number: int) -> None:
     with pytest.raises(InputError, match=f"num_bins must be an integer of at least 1, got {number}"):
         atfr.adapt_(atfr.create_model("resnet3d_18", num_classes=3), "input", sampler="change", num_bins=number)
+
+
+def test_what_is_told_has_names() -> None:
+    model, clips = adapted(), clips_with_events(3)
+    found = atfr.calibrate_(model, clips)
+    kept = found.active_bins
+    assert kept == (kept.mean, kept.std, kept.min, kept.max)
+    assert re.search(
+        r"active_bins=Spread\(mean=[\d.]+, std=[\d.]+, min=[\d.]+, max=[\d.]+\), gflops=Spread\(", repr(found)
+    )

@@ -131,3 +131,18 @@ def test_the_clip_of_the_design_is_the_default() -> None:
     assert atfr.clip_cost(model).static == atfr.clip_cost(model, model.clip_shape).static
     with pytest.raises(InputError, match="C, T, H, W, got 3"):
         atfr.clip_cost(model, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_clips_that_a_network_does_not_take(adapted: bool) -> None:
+    """Of a network of others, whose own error is torch's."""
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
+    if adapted:
+        atfr.adapt_(model, after="1")
+    with pytest.raises(InputError, match=r"Sequential takes \(its first convolution: 3 .*H, W = \(1, 4, 8, 8\): "):
+        atfr.clip_cost(model, (1, 4, 8, 8))
+    with pytest.raises(InputError, match=r"expected a clip that Sequential takes .*, got an example: "):
+        atfr.clip_cost(model, example=torch.empty(1, 4, 4, 8, 8, device="meta"))
+    for shape in ((3.0, 4, 8, 8), (3, 4, 8), (3, 0, 8, 8)):
+        with pytest.raises(InputError, match="clip_shape must be C, T, H, W"):
+            atfr.clip_cost(model, shape)

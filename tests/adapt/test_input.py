@@ -265,3 +265,17 @@ def test_torch_export_finds_the_frames_of_each_clip() -> None:
     torch.export.save(program, stored)
     for clip in (torch.rand(1, 3, 12, 32, 32), torch.rand(1, 3, 1, 32, 32).expand(-1, -1, 12, -1, -1)):
         torch.testing.assert_close(program.module()(clip), model(clip), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "no_video_network",
+    [nn.Linear(3, 4), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)), nn.LSTM(3, 4)],
+    ids=lambda model: type(model).__name__,
+)
+@pytest.mark.parametrize("sampler", ["change", "sgs"])
+def test_what_is_no_video_network_is_refused_and_left_alone(no_video_network: nn.Module, sampler: str) -> None:
+    before = set(no_video_network.state_dict())
+    with pytest.raises(AdaptError, match=r"networks of clips N x C x T x H x W; \w+ has no 3D convolution.*example=x"):
+        atfr.adapt_(no_video_network, after="input", sampler=sampler)
+    assert set(no_video_network.state_dict()) == before
+    assert adaptation(no_video_network) is None

@@ -154,3 +154,18 @@ def test_losses_are_compared_video_by_video() -> None:
     assert found.mean == pytest.approx((np.log(0.1) - np.log(0.9)) / 2)
     assert found.low < found.mean < found.high < 0
     assert one.loss == pytest.approx(-np.log(0.9))
+
+
+@pytest.mark.parametrize(
+    ("cost", "control"),
+    [(0.9, "fewer_frames_16"), (0.501, "fewer_frames_16"), (0.4, "fewer_frames_8"), (0.1, "fewer_frames_8")],
+)
+def test_what_costs_no_more_is_what_a_sampler_behind_a_stage_is_held_against(cost: float, control: str) -> None:
+    """The dearest of these; where all cost more, the cheapest."""
+    costs = {"static": 1.0, "fewer_frames_8": 0.3, "fewer_frames_16": 0.51, "fewer_frames_31": 0.97, "sgs_8": cost}
+    plans = PLANS | {
+        name: Plan(name, "fewer_frames", {"after": "input"}, int(name[-2:]), 32) for name in list(costs)[2:4]
+    }
+    rows = {name: Row(result([True] * 4, gflops), 0.0, None, 1.0, 1.0) for name, gflops in costs.items()}
+    found = Findings({name: plans[name] for name in costs}, rows, 0.02)
+    assert found.control("sgs_8") == control

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 from matplotlib.figure import Figure
 
-from atfr.viz.page import Section, Table, page
+from atfr.viz.page import Section, Table, page, table_html
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -125,3 +125,8 @@ def test_text_is_read_by_light_and_by_dark() -> None:
         for ink in ("ink", "soft"):
             for paper in ("paper", "card"):
                 assert contrast(colours[ink], colours[paper]) >= 4.5  # WCAG 2.2, 1.4.3
+
+
+def test_a_dash_in_a_table_is_told() -> None:
+    rows = [["a", "1.0"], ["b", "–"]]
+    assert [table_html(Table(["", "x"], rows[:count]), "t").count("–") for count in (1, 2)] == [0, 2]

@@ -2,16 +2,20 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 
 from atfr.evaluate.task import save_checkpoint
 from tests.evaluate.build import network, write_level
 from tests.web.browser import User, user
+from tests.web.client import FORM, UPLOAD
 from tests.web.served import TASK, WATCHER, Server
 
 
@@ -58,12 +62,27 @@ def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
             pytest.fail(line + process.stderr.read())
         try:
             yield Server(process, line.split()[4], temporary, asked)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            with page_left_open(line.split()[4]):
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, out, err) == (130, "", "atfr: interrupted\n")
     assert not list(temporary.glob("atfr-demo-*"))
+
+
+@contextmanager
+def page_left_open(address: str) -> Iterator[None]:
+    """A page is open in a browser, and has sent the half of a file."""
+    host, port = urlparse(address).netloc.split(":")
+    begun = ["GET /gradio_api/heartbeat/a HTTP/1.1\r\n", f"POST {UPLOAD} HTTP/1.1\r\nContent-Length: 900\r\n"]
+    with ExitStack() as connections:
+        for head in begun:
+            one = connections.enter_context(socket.create_connection((host, int(port)), 60))
+            one.sendall(f"{head}Host: {host}:{port}\r\nContent-Type: {FORM['Content-Type']}\r\n\r\n--".encode())
+            if head.startswith("GET"):
+                one.recv(1)  # it is answered from now on
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,7 @@ UPLOADS = [
     (b"files=x", {"Content-Type": "application/x-www-form-urlencoded"}, 400),
     (form(b"x"), {"Content-Type": "multipart/form-data"}, 400),
     (form(b"x"), {"Content-Type": "multipart/form-data; boundary="}, 400),
+    (form(b"x"), {"Content-Type": f"multipart/form-data; charset=undefined; boundary={BOUNDARY}"}, 400),
     (form(b"x", "a\xff\x00.mp4"), {"Content-Type": f"multipart/form-data; charset=x; boundary={BOUNDARY}"}, 200),
 ]  # fmt: skip
 
@@ -306,6 +309,16 @@ def test_requests_that_do_not_end_are_given_up(client: Client, server: Server) -
         assert answer.startswith(b"HTTP/1.1 408 "), answer
         assert b"took too long; try again" in answer
     assert (nothing, little) == (b"", b"")
+    assert server.files() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
+def test_no_room_on_the_disk(client: Client, server: Server) -> None:
+    before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (500_000, before[1]))
+    answer = client.ask("POST", UPLOAD, form(bytes(900_000)), FORM)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
+    assert (answer.status, json.loads(answer.text)["detail"][:26]) == (503, "There is no place for the ")
     assert server.files() == []
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -102,6 +105,25 @@ def test_decoding_is_limited_in_time_and_memory(tmp_path: Path) -> None:
             reading.read_apart(video, SPEC, Limits(), **limit)
         assert multiprocessing.active_children() == []
     assert reading.read_apart(video, SPEC, Limits()).video_frames == 4
+
+
+def never(*_: object) -> None:
+    time.sleep(3600)
+
+
+def test_decoding_ends_with_the_server(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_answer", never)
+    monkeypatch.setattr(reading, "ENDED", threading.Event())
+    with ThreadPoolExecutor(1) as pool:
+        reads = pool.submit(reading.read_apart, video, SPEC, Limits())
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        reading.end()
+        with pytest.raises(VideoError, match="makes the decoder fail"):
+            reads.result(60)
+    with pytest.raises(VideoError, match="was not read, as the page has ended"):
+        reading.read_apart(video, SPEC, Limits())
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(

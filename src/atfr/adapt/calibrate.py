@@ -3,10 +3,10 @@
 N clips, T maps of the longest clip.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,21 @@ from atfr.samplers import WITH_BINS, ChangeGuidedSampling
 from atfr.samplers.sampler import TemporalSampler
 
 
+class Spread(NamedTuple):
+    """What varies from clip to clip."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Return that of some values."""
+        tensor = torch.tensor(values, dtype=torch.float64)
+        return cls(float(tensor.mean()), float(tensor.std(correction=0)), float(tensor.min()), float(tensor.max()))
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What `calibrate_` set, and what clips like those it saw will cost.
@@ -30,17 +45,16 @@ class Calibration:
         clips: how many it saw.
         dead_zone: the noise floor at each site with change-guided sampling.
         num_bins: of the one site; None where no budget was asked for.
-        active_bins: mean, standard deviation, least and most maps of a clip at the first site.
-        gflops: mean, standard deviation, least and most multiply-adds / 1e9 of a clip; where there are several sites,
-            with no more than the mean.
+        active_bins: maps of a clip at the first site.
+        gflops: multiply-adds / 1e9 of a clip; None where there are several sites.
         static_gflops: those of the network without its samplers.
     """
 
     clips: int
     dead_zone: dict[str, float]
     num_bins: int | None
-    active_bins: tuple[float, float, float, float]
-    gflops: tuple[float, float, float, float] | None
+    active_bins: Spread
+    gflops: Spread | None
     static_gflops: float
 
 
@@ -123,8 +137,8 @@ def calibrate_(
         len(kept),
         zones,
         None if wanted is None else layer.num_bins,  # type: ignore[arg-type]
-        spread(kept),
-        None if spent is None else spread(spent),
+        Spread.of(kept),
+        None if spent is None else Spread.of(spent),
         cost.static / 1e9,
     )
 
@@ -192,9 +206,3 @@ def bins_for(wanted: float, layer: Any, seen: Seen, cost: ClipCost) -> int:
         return least
     finally:
         layer.num_bins = before
-
-
-def spread(values: list[int] | list[float]) -> tuple[float, float, float, float]:
-    """Return mean, standard deviation, least and most."""
-    tensor = torch.tensor(values, dtype=torch.float64)
-    return float(tensor.mean()), float(tensor.std(correction=0)), float(tensor.min()), float(tensor.max())

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from atfr.adapt.meta import Shapes, StandIn, on_meta, put_stand_ins
+from atfr.adapt.passes import reason
 from atfr.adapt.trace import SamplingTrace
-from atfr.errors import InputError
+from atfr.errors import AtfrError, InputError
 
 ActiveBins = int | tuple[int, ...]
 
@@ -117,7 +118,7 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int] | None = None, *, exam
         example: instead of it, an input of one clip for a network that takes anything else than clips.
 
     Raises:
-        InputError: the clip shape is not C x T x H x W.
+        InputError: the clip shape is not C x T x H x W, or the network does not take such clips.
 
     Examples:
         >>> import atfr
@@ -127,13 +128,27 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int] | None = None, *, exam
     """
     if example is None:
         clip_shape = getattr(model, "clip_shape", None) if clip_shape is None else clip_shape
-        if not isinstance(clip_shape, Sequence) or len(clip_shape) != 4 or min(clip_shape) < 1:
+        if (
+            not isinstance(clip_shape, Sequence)
+            or len(clip_shape) != 4
+            or not all(isinstance(length, int) and length > 0 for length in clip_shape)
+        ):
             raise InputError(f"clip_shape must be C, T, H, W, got {clip_shape}")
         like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
         example = torch.empty(1, *clip_shape, dtype=like.dtype, device="meta")
     count = _Counter(model, example)
     sites = tuple(count.stand_ins)
-    static = count([None] * len(sites))
+    try:
+        static = count([None] * len(sites))
+    except AtfrError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv3d)), "any")
+        got = "an example" if clip_shape is None else f"C, T, H, W = {tuple(clip_shape)}"
+        raise InputError(
+            f"expected a clip that {type(model).__name__} takes (its first convolution: {first} channels), got {got}: "
+            f"{reason(error)}"
+        ) from error
     if len(sites) != 1:
         return ClipCost(static, _WhenAsked(count) if sites else {}, sites)
     (stand_in,) = count.stand_ins.values()

@@ -130,8 +130,8 @@ def adapt_(
             "change", and 0 for SGS, which in the paper takes them as they are.
 
     Raises:
-        AdaptError: there is no such stage, its output is no N x C x T x H x W, the network is adapted already, or it is
-            wrapped (DistributedDataParallel, torch.compile).
+        AdaptError: there is no such stage, its output is no N x C x T x H x W, the network is no video network, is
+            adapted already, or is wrapped (DistributedDataParallel, torch.compile).
         UnsupportedNetworkError: a module behind the layer cannot work on clips of different lengths; the network is
             left as it was.
         InputError: an option out of range, or one that the sampler does not have.
@@ -175,6 +175,13 @@ def adapt_(
         restore_(model)
         raise
     if unknown is not None:
+        if example is None and not any(parameter.dim() == 5 for parameter in model.parameters()):
+            restore_(model)
+            raise AdaptError(
+                f"a sampler works in networks of clips N x C x T x H x W; {type(model).__name__} has no 3D "
+                f"convolution, and a trial clip does not pass ({unknown}); if it is one, pass an input that it takes: "
+                "adapt_(model, ..., example=x)"
+            )
         warnings.warn(
             f"adapt_ could not try whether {type(model).__name__} works behind the sampler, with no trial clip or with "
             f"example=: {unknown}. What does not work will raise at the first batch; an input that the network takes "
@@ -241,9 +248,13 @@ def restore_(model: nn.Module) -> None:
 
 
 def set_num_bins_(model: nn.Module, num_bins: NumBins) -> None:
-    """Set the number of bins of every sampler that has one, also of a trained network (None: as many as maps come in).
+    """Set the number of bins of every sampler that has one, also of a trained network.
 
     Source: Fayyaz et al. 2021, appendix C, Table A.4.
+
+    Args:
+        num_bins: for all samplers alike; of SGS also one for each coordinate. None: as many as maps come in, which is
+            what `adapt_` gives them where it is not told otherwise.
 
     Raises:
         AdaptError: the network has no sampler with bins.

@@ -176,6 +176,8 @@ def print_table(
     console.width = min(console.width, WIDTH)
     console.print(Text(plain(title), style="bold"))
     console.print(table)
+    if any(cell == "–" for row in rows for cell in row):
+        note = f"{note} –: there is no such figure.".strip()
     if note:
         console.print(Text(note, style="dim"))
 

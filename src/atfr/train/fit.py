@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 BEST, WATCHED = "best", "val/loss"
 SHOWN = {"train/loss": "loss", "val/accuracy": "val"}
 BAR_WIDTH = 10
+ABOVE_ZERO = "accumulate_grad_batches check_val_every_n_epoch limit_train_batches max_steps val_check_interval".split()
+"""Options of Lightning's Trainer by which it divides, or with which it would end before the first step."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,12 @@ def fit(
         try:
             with _interruptible(interrupt), frozen(model, tuning), freed_memory_kept():
                 trainer.fit(module, datamodule=loaders, ckpt_path=state_path, weights_only=True)
-        except (MisconfigurationException, ZeroDivisionError, OverflowError) as error:
+        except (MisconfigurationException, ZeroDivisionError, OverflowError, ValueError) as error:
+            if isinstance(error, ValueError) and "val_check_interval" not in str(error):
+                raise
             raise InputError(f"lightning.Trainer cannot train with these options: {error}") from error
+    if trainer.global_step == 0:
+        raise InputError("the training ended before its first step; give lightning.Trainer a longer max_time")
     if tuning.patience is not None:
         module.load_state_dict(torch.load(out / f"{BEST}.ckpt", weights_only=True)["state_dict"])
     model.eval()
@@ -255,6 +261,8 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
     }
     own = options.get("callbacks") or []
     callbacks += own if isinstance(own, list) else [own]
+    if none := [f"{name}=0" for name in ABOVE_ZERO if options.get(name) == 0]:
+        raise InputError(f"lightning.Trainer cannot train with {', '.join(none)}; leave it out, or give more")
     options = defaults | options | {"callbacks": callbacks, "enable_progress_bar": show}
     if options.get("logger") in (None, True):
         options["logger"] = TensorBoardLogger(out, name="", version="logs")
@@ -262,7 +270,7 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
         options["plugins"] = [WholeFiles()]
     try:
         trainer = pl.Trainer(**options)
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"lightning.Trainer does not take these options: {error}") from error
     if options.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise InputError("sync_batchnorm needs GPUs: torch has no SyncBatchNorm for CPUs; leave it out")

@@ -19,7 +19,7 @@ MAX_SIDE_PX = 16_384
 MAX_FRAME_PX = 64 * 2**20
 MAX_ASPECT = 64
 REFERRING = frozenset(
-    "applehttp avisynth concat concatf dash hls imf rtp rtsp sap sdp vapoursynth webm_dash_manifest".split()
+    "applehttp avisynth concat concatf dash hls imf rtp rtsp sap sdp vapoursynth vobsub webm_dash_manifest".split()
 )
 """Formats of files that name other files or addresses, or are programs: who sends one would see what is there."""
 FORMATS = ",".join(sorted(name for name in av.formats_available if not REFERRING & set(name.split(","))))

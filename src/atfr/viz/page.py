@@ -92,11 +92,18 @@ def section_html(section: Section, number: int) -> str:
     return "\n".join([*parts, "</section>"])
 
 
+NONE = "–"
+NONE_TOLD = f"{NONE}: there is no such figure, as where all values are alike, or nothing was measured."
+"""What stands in a table where there is no figure, and below it."""
+
+
 def table_html(table: Table, name: str) -> str:
     """Return a table as HTML, which scrolls by itself, also by keyboard, where it is too wide."""
     head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in table.columns)
     rows = "".join(f"<tr>{''.join(cells_html(row, table.row_headings))}</tr>" for row in table.rows)
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    if any(cell == NONE for row in table.rows for cell in row):
+        body += f"<p>{NONE_TOLD}</p>"
     return f'<div class="wide" role="region" aria-label="{escaped(name)}, numbers" tabindex="0">{body}</div>'
 
 

@@ -44,6 +44,12 @@ CALLS_AT_ONCE = 4
 """So many calls of a page may wait, for their turn or for someone who reads the answer."""
 PAGES = 128
 """Answers that nobody reads are kept for so many pages at most."""
+FAILED: dict[type[Exception], tuple[int, str]] = {
+    ClientDisconnect: (400, "The upload was broken off."),
+    UnicodeError: (400, "The name of the file is no text."),
+    OSError: (503, "There is no place for the file on this machine at the moment; try again later."),
+}
+"""What an upload fails by, and what its sender is told."""
 
 
 class Gate:
@@ -150,8 +156,9 @@ class Gate:
                 await run_in_threadpool(self.inbox.fill, token, file.filename or "", file.file)
         except BaseException as error:
             self.inbox.forget(token)
-            if isinstance(error, ClientDisconnect):
-                raise HTTPException(400, "The upload was broken off.") from error
+            for kind, (status, told) in FAILED.items():
+                if isinstance(error, kind):
+                    raise HTTPException(status, told) from error
             raise
         asyncio.get_running_loop().call_later(FORGOTTEN_S, self.inbox.forget, token)
         return JSONResponse([token])

@@ -3,8 +3,9 @@
 import io
 import signal
 import sys
+import threading
 from dataclasses import replace
-from multiprocessing import forkserver, get_context
+from multiprocessing import active_children, forkserver, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,22 @@ SECONDS = 60
 MEMORY = 2 * 2**30
 """A video may take so many bytes beyond what the process has when it starts: 4096 x 4096 pixels take the half."""
 CONTEXT = get_context("spawn") if sys.platform == "win32" else get_context("forkserver")
+ENDED = threading.Event()
 
 
 def prepare() -> None:
     """Start the process that others are forked from: it has imported what reading needs, and has read nothing."""
+    ENDED.clear()
     if sys.platform != "win32":
         CONTEXT.set_forkserver_preload([__name__])
         forkserver.ensure_running()
+
+
+def end() -> None:
+    """Read nothing any more, and end what is read."""
+    ENDED.set()
+    for process in active_children():
+        process.kill()
 
 
 def read_apart(
@@ -41,19 +51,22 @@ def read_apart(
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_answer, args=(theirs, memory, path, spec, limits), daemon=True)
     with ours:
-        process.start()
-        theirs.close()
         try:
+            with theirs:
+                process.start()
+            if ENDED.is_set():
+                raise VideoError(f"'{path}' was not read, as the page has ended")
             if not ours.poll(seconds):
                 raise VideoError(
                     f"'{path}' takes more than {seconds:g} seconds to decode; send a shorter or smaller one"
                 )
             found = torch.load(io.BytesIO(ours.recv_bytes()), weights_only=True)
-        except EOFError as error:
-            raise VideoError(f"'{path}' makes the decoder fail; save it in another format") from error
+        except (EOFError, OSError) as error:
+            raise VideoError(f"'{path}' makes the decoder fail; send it again, or in another format") from error
         finally:
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
     if "refused" in found:
         raise {"VideoError": VideoError, "InputError": InputError}[found["refused"]](found["text"])
     return CentredClip(path=path, **found)

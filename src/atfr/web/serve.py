@@ -25,7 +25,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLOSING_S = 2
 ASKED_S = 10
 CONNECTIONS = 256
-"""So many are answered at once; a page that is open has two."""
+"""So many are answered at once; a page that is open has two. As many more are told that there are too many."""
+AT_ONCE = 64
+"""So many are let in before the next look at how many there are."""
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -67,16 +69,29 @@ def serve(
         say(address)
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # clients write nothing on the terminal
         limited: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": CLOSING_S}
-        config = uvicorn.Config(app, http=Prompt, ws="none", log_level="error", **limited)
-        uvicorn.Server(config).run(sockets=[listener])
+        config = uvicorn.Config(app, http=Prompt, ws="none", log_level="error", backlog=AT_ONCE, **limited)
+        Ending(config).run(sockets=[listener])
+
+
+class Ending(uvicorn.Server):
+    """A server that ends when it is told to: no page that is open, and no video that is decoded, keeps it."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what goes on, and then the server."""
+        reading.end()
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
+        await super().shutdown(sockets)
 
 
 class Prompt(H11Protocol):
     """A connection, which ends where it brings no request for a while: not even an incomplete one keeps it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to watch it."""
+        """Begin to watch it, or end it where there are so many that files could not be opened any more."""
         super().connection_made(transport)
+        if len(self.connections) > 2 * CONNECTIONS:
+            transport.close()
         self.loop.call_later(ASKED_S, self._watch, None)
 
     def _watch(self, last: RequestResponseCycle | None) -> None:
