@@ -13,8 +13,9 @@ from atfr.cli.main import COMMANDS
 from atfr.evaluate.task import Task, save_checkpoint
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
-# the page's own test watches it; quickstart and compare train, test and report; weights is there to ask
-ELSEWHERE = {"compare", "demo", "quickstart", "weights"}
+# the page's own test watches it, that of bulk the ports of its processes, which Ray's own are; quickstart and compare
+# train, test and report; weights is there to ask
+ELSEWHERE = {"bulk", "compare", "demo", "quickstart", "weights"}
 LISTEN = """
 import json, sys
 asked = []

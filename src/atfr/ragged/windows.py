@@ -88,7 +88,7 @@ def convolved(
             f"clips of lengths {input.lengths}: the shortest is too short; pad in time, or put the sampler behind this "
             "layer"
         )
-    heavy = weight.numel() * len(input.lengths) > HEAVY_KERNEL * input.numel()
+    heavy = window.stride == 1 and weight.numel() * len(input.lengths) > HEAVY_KERNEL * input.numel()
     if heavy or all_at_once(input):
         return at_once(lambda maps: convolve(maps, (0, *padding[1:])), input, window)
     return clip_by_clip(lambda clip: convolve(clip, padding), input)
@@ -99,7 +99,7 @@ def all_at_once(clips: PackedClips) -> bool:
 
     On a GPU each call costs microseconds, whatever it does. On a CPU clip by clip is faster, as nothing is moved.
     """
-    return len(clips.clip_layout) > 1 and clips.device.type != "cpu"
+    return len(clips.clip_layout) > 1 and clips.device.type not in ("cpu", "meta")  # where costs are counted
 
 
 def windowed(
