@@ -81,9 +81,9 @@ from pathlib import Path
 from atfr.files import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
-        time.sleep(60)  # a worker that has not heard of the end
+        print("held", flush=True)  # by the worker: it has begun
+        time.sleep(60)  # and does not hear of the end
         os._exit(0)
-    print("held", flush=True)
     time.sleep(60)
 """
 
