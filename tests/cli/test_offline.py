@@ -15,7 +15,7 @@ from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
 # the page's own test watches it, that of bulk the ports of its processes, which Ray's own are; quickstart and compare
 # train, test and report; weights is there to ask
-ELSEWHERE = {"bulk", "compare", "demo", "quickstart", "weights"}
+ELSEWHERE = {"bulk", "bulk verify", "compare", "demo", "quickstart", "weights"}
 LISTEN = """
 import json, sys
 asked = []
