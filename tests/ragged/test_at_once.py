@@ -89,3 +89,19 @@ def test_clip_by_clip_they_do() -> None:
     model, x = adapted("x3d_xs", "res2"), clips(8)
     with torch.no_grad():
         assert calls(model, x[:3], False) < calls(model, x, False)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("size", [1, 2])
+def test_batch_norm_behind_it_has_the_gradients_of_each_clip_alone(format, size) -> None:
+    """PyTorch's batch norm is wrong on CPUs where the strides of its input fit no memory format."""
+    layers = nn.Sequential(nn.Conv3d(4, 4, 3, padding=1, groups=4), nn.BatchNorm3d(4)).double().eval()
+    maps = torch.randn(1, 4, 6, size, size, dtype=torch.float64).contiguous(memory_format=format).requires_grad_()
+    slope = torch.randn(1, 4, 6, size, size, dtype=torch.float64)
+    packed = layers(atfr.PackedClips(maps, atfr.ragged.ClipLayout([2, 1, 3]))).plain()
+    alone = torch.cat([layers(clip) for clip in maps.split([2, 1, 3], 2)], 2)
+    for one, other in zip(
+        *(torch.autograd.grad(y, [maps, *layers.parameters()], slope) for y in (packed, alone)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

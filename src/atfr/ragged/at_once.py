@@ -127,6 +127,6 @@ def as_rows(maps: Float[Tensor, "1 C S H W"]) -> tuple[Float[Tensor, "S D"], tor
 
 def of_rows(rows: Float[Tensor, "S D"], form: torch.Size, innermost: bool) -> Float[Tensor, "1 C S H W"]:
     """Return rows of numbers as maps."""
-    maps = rows.unflatten(1, form)
-    # in a format that PyTorch knows: its batch norm's gradients are wrong on CPUs where that of the maps is another
-    return (maps.permute(3, 0, 1, 2) if innermost else maps.transpose(0, 1).contiguous()).unsqueeze(0)
+    maps = rows.unflatten(1, form).unsqueeze(0)
+    # in a format that PyTorch knows, strides of sizes of 1 too: on CPUs its batch norm's gradients are wrong otherwise
+    return maps.permute(0, 4, 1, 2, 3) if innermost else maps.transpose(1, 2).contiguous()

@@ -168,7 +168,7 @@ def picked(
     out_SHWC = features_NCTHW.permute(0, 2, 3, 4, 1)[clip_S, time_S]
     weight_S111 = weight_NT.flatten()[source_S].to(features_NCTHW.dtype)[:, None, None, None]
     out_SHWC = out_SHWC * weight_S111 if weight_S111.requires_grad else out_SHWC.mul_(weight_S111)
-    return out_SHWC.permute(3, 0, 1, 2)[None]
+    return out_SHWC[None].permute(0, 4, 1, 2, 3)
 
 
 def weighted_sums(
