@@ -32,6 +32,7 @@ from atfr.bulk.engine import Settings
 from atfr.bulk.manifest import LEFT, read_manifest
 from atfr.bulk.run import Commits, left_of, run
 from atfr.bulk.tables import Bulk
+from atfr.video.spec import ViewSpec
 
 KEY = "0" * 16
 
@@ -117,13 +118,13 @@ def rows_per_s(rows: int, decoders: int, runners: int) -> dict[str, float]:
 def share(manifest: str, checkpoint: Path, decoders: int, runners: int, views: str) -> dict[str, Any]:
     from atfr.bulk import network
 
-    clips, crops = map(int, views.split("x"))
+    view_spec = ViewSpec(*map(int, views.split("x")))
     _, task, of_device = network.chosen(checkpoint, None, None, 8)
     with tempfile.TemporaryDirectory() as folder, cluster(num_cpus=decoders + runners):
         bulk = Bulk(folder, KEY)
-        settings = Settings(decoders=decoders, runners=runners, together=max(1, 8 // (clips * crops)))
-        reader = network.ViewReader(task.spec, clips, crops)
-        found = run(bulk, manifest, left_of(bulk, manifest), reader, of_device("cpu"), settings, Commits())
+        settings = Settings(decoders=decoders, runners=runners, together=network.together(8, view_spec))
+        reader = network.ViewReader(task.spec, view_spec)
+        found = run(bulk, manifest, left_of(bulk, manifest), reader, of_device("cpu", view_spec), settings, Commits())
         return {"decoders": decoders, "runners": runners, **found.to_dict()}
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from atfr.bulk.network import Predictor, ViewReader, chosen
+from atfr.bulk.network import Predictor, ViewReader, chosen, together
+from atfr.bulk.testing import _read, _tester
 from atfr.evaluate.forward import Forward
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import load_checkpoint
 from atfr.measure.memory import peak_memory
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 from tests.alone import alone
 from tests.evaluate.build import SPEC, write_level
 
@@ -41,7 +42,7 @@ def _read_ten_hours() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = ten_hours(Path(folder, "long.mp4"))
-        reader = ViewReader(ClipSpec(frames=16, stride=2, size=64, resize=64, jitter=(64, 64)), 10, 1)
+        reader = ViewReader(ClipSpec(frames=16, stride=2, size=64, resize=64, jitter=(64, 64)), ViewSpec(10))
         assert peak_memory(lambda: reader(path)) < 180 * 2**20
 
 
@@ -54,8 +55,8 @@ def test_rows_are_those_of_predict_in_any_grouping(checkpoint: Path, tmp_path: P
     model, task = load_checkpoint(checkpoint)
     expected = list(predict(model, paths, task, num_clips=2))
     _, _, of_device = chosen(checkpoint, None, None, 3)
-    predictor = pickle.loads(pickle.dumps(of_device("cpu")))()  # as it travels to a runner
-    reader = ViewReader(task.spec, 2, 1)
+    predictor = pickle.loads(pickle.dumps(of_device("cpu", ViewSpec(2))))()  # as it travels to a runner
+    reader = ViewReader(task.spec, ViewSpec(2))
     payloads = [reader(path)[0] for path in paths]
     for size in (1, 2, 5):
         groups = [payloads[start : start + size] for start in range(0, 5, size)]
@@ -63,6 +64,26 @@ def test_rows_are_those_of_predict_in_any_grouping(checkpoint: Path, tmp_path: P
             assert row["label"] == one.top(1)[0][0]
             assert row["probability"] == pytest.approx(one.top(1)[0][1], abs=1e-6)
             assert row["active_bins"] == {site: list(kept) for site, kept in one.active_bins.items()}
+
+
+def test_views_stop_in_runners_as_they_do_in_predict(checkpoint: Path, tmp_path: Path) -> None:
+    paths = [write_level(tmp_path / f"{number}.mp4", number % 6, frames=30, seed=number) for number in range(7)]
+    model, task = load_checkpoint(checkpoint)
+    views = ViewSpec(4, 3, settled=0.02)
+    expected = list(predict(model, paths, task, num_clips=4, num_crops=3, settled=0.02))
+    counts = [len(one.gflops) for one in expected]
+    assert min(counts) < max(counts)
+    _, _, of_device = chosen(checkpoint, None, None, 3)
+    read = ViewReader(task.spec, views)
+    rows = of_device("cpu", views)()([read(path)[0] for path in paths])
+    assert [(row["label"], row["views"]) for row in rows] == [
+        (one.top(1)[0][0], count) for one, count in zip(expected, counts, strict=True)
+    ]
+    tested = _tester(model, task.clip_shape, 3, views, "cpu")(
+        [_read(task.spec, views, True, path)[0] for path in paths]
+    )
+    assert [len(row["passed"].scores) for row in tested] == [len(row["loaded"].motion) for row in tested] == counts
+    assert [together(8, one) for one in (ViewSpec(), ViewSpec(3, 3), views)] == [8, 1, 32]
 
 
 class Small:
@@ -81,9 +102,9 @@ class Small:
 
 def test_batches_follow_the_maps_that_are_kept_and_the_memory(checkpoint: Path, tmp_path: Path) -> None:
     model, task = load_checkpoint(checkpoint)
-    payload, _ = ViewReader(SPEC, 10, 1)(write_level(tmp_path / "a.mp4", 1))
+    payload, _ = ViewReader(SPEC, ViewSpec(10))(write_level(tmp_path / "a.mp4", 1))
     small = Small(Forward(model, task.clip_shape), 5)
-    predictor = Predictor(small, task, 4)  # type: ignore[arg-type]
+    predictor = Predictor(small, task, 4, ViewSpec(10))  # type: ignore[arg-type]
     for _ in range(15):
         predictor([payload])
     assert small.sizes[0] == 4  # clips of all their maps: none is known to keep fewer

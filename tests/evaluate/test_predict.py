@@ -211,7 +211,7 @@ def test_top_is_sorted_and_no_longer_than_the_classes() -> None:
 def test_bad_arguments_are_refused_at_once(paths: list[Path]) -> None:
     with pytest.raises(InputError, match="num_crops=2"):
         predict(network(), paths, TASK, num_crops=2)
-    with pytest.raises(InputError, match="batch_size=0"):
+    with pytest.raises(InputError, match="batch_size must be an integer of at least 1, got 0"):
         predict(network(), paths, TASK, batch_size=0)
     with pytest.raises(CheckpointError, match=r"has 4 classes and its task names 6"):
         predict(network(classes=4), paths, TASK)

@@ -141,7 +141,9 @@ def test_views_cut_one_by_one_are_those_of_a_plain_reading(num_crops: int, seed:
     def places() -> torch.Generator | None:
         return None if seed is None else torch.Generator().manual_seed(seed)
 
-    found = list(lazy_views(frames, spec, 4, num_crops, places()))
+    lazy = lazy_views(frames, spec, 4, num_crops, places())
+    found = list(lazy)
+    assert all(torch.equal(lazy[number], view) for number, view in enumerate(found))
     assert len(lazy_views(frames, spec, 4, num_crops)) == len(found) == 4 * num_crops
     draws = places()
     expected = []

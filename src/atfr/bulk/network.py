@@ -16,14 +16,14 @@ from atfr.bulk.workers import Network, Payload
 from atfr.errors import VideoError
 from atfr.evaluate.forward import Forward, Runner
 from atfr.evaluate.log import identity
-from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, run_views
+from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, run_loaded
 from atfr.evaluate.task import Task, load_checkpoint
 from atfr.files import sha256_of
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
 from atfr.runtime.bundle import BundleRunner, load_bundle
 from atfr.runtime.description import BUNDLE
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.video.transforms import VideoViews
 
 INPUT = "input"
@@ -38,18 +38,16 @@ class ViewReader:
 
     Attributes:
         spec: the clip.
-        num_clips: clips of a video.
-        num_crops: crops of a clip.
+        views: how many there are of a video.
     """
 
     spec: ClipSpec
-    num_clips: int
-    num_crops: int
+    views: ViewSpec
 
     def __call__(self, path: os.PathLike[str]) -> tuple[Payload, int]:
         """Return the views of a file as arrays, and their bytes."""
         torch.set_num_threads(1)
-        loaded = Views([Path(path)], self.spec, self.num_clips, self.num_crops)[0]
+        loaded = Views([Path(path)], self.spec, self.views)[0]
         if loaded.views is None:
             raise VideoError(str(loaded.error))
         images = loaded.views.images.contiguous().numpy()
@@ -64,34 +62,32 @@ class Predictor:
         task: its labels and its clip.
         batch_size: clips in one pass, with all their maps; more where a sampler at the input keeps fewer maps, so that
             the sum of A, and with it the memory, stays. Half, where the memory is too small.
+        views: whether the views of a video stop.
     """
 
-    def __init__(self, forward: Runner, task: Task, batch_size: int) -> None:
-        self.forward, self.task, self.batch_size = forward, task, batch_size
+    def __init__(self, forward: Runner, task: Task, batch_size: int, views: ViewSpec) -> None:
+        self.forward, self.task, self.batch_size, self.views = forward, task, batch_size, views
         self.share = 1.0
 
     def __call__(self, payloads: Sequence[Payload]) -> list[dict[str, Any]]:
         """Return a row of each video."""
         videos = [self._loaded(payload) for payload in payloads]
-        views = [video.views for video in videos if video.views is not None]
         while True:
             together = max(1, min(int(self.batch_size / self.share), MOST_TIMES * self.batch_size))
             try:
-                found = run_views(self.forward, views, together)
+                ran = run_loaded(self.forward, videos, self.views, together)
+                found = [(video, one) for video, one in ran if one is not None]
                 break
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
                 self.batch_size = max(1, self.batch_size // 2)
         static = self.forward.cost.static / 1e9
-        for one in found:
+        for _, one in found:
             if INPUT in one.sites:
                 kept, came = sum(one.sites[INPUT].active_bins), sum(one.sites[INPUT].maps)
                 self.share += 0.1 * (kept / came - self.share)
-        return [
-            as_row(as_prediction(video, one, self.task.labels, static))
-            for video, one in zip(videos, found, strict=True)
-        ]
+        return [as_row(as_prediction(video, one, self.task.labels, static)) for video, one in found]
 
     def _loaded(self, payload: Payload) -> Loaded:
         images, clips, corners, warning = payload
@@ -106,13 +102,20 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
     return values | {"label": values["top"][0]["label"], "probability": values["top"][0]["probability"]}
 
 
+def together(batch_size: int, views: ViewSpec) -> int:
+    """Return how many videos a runner is handed: a batch, or several where videos take turns until they are settled."""
+    return max(1, batch_size // views.total) if views.settled is None else 4 * batch_size
+
+
 MakeNetwork = Callable[[], Network]
 
 
 def chosen(
     checkpoint: Path | None, bundle: Path | None, num_bins: int | list[int] | None, batch_size: int
-) -> tuple[dict[str, Any], Task, Callable[[str], MakeNetwork]]:
+) -> tuple[dict[str, Any], Task, Callable[[str, ViewSpec], MakeNetwork]]:
     """Return what a network is (as `atfr predict --out` says it), its task, and what makes it in runners of a device.
+
+    The runners are told the views of a video.
 
     What makes it carries its weights, so that the nodes of a cluster need no disk in common.
 
@@ -124,24 +127,24 @@ def chosen(
         task = load_bundle(bundle, threads=1).task
         files = {file.name: file.read_bytes() for file in bundle.iterdir() if file.is_file()}
         found: dict[str, Any] = {"sha256": sha256_of(bundle / BUNDLE), "num_bins": None}
-        return found, task, lambda _: functools.partial(_of_bundle, files, batch_size)
+        return found, task, lambda _, views: functools.partial(_of_bundle, files, batch_size, views)
     assert checkpoint is not None
     model, task = load_checkpoint(checkpoint)
     if num_bins is not None:
         set_num_bins_(model, num_bins)
     found = {"sha256": identity(model, task), "num_bins": num_bins}
-    return found, task, lambda device: functools.partial(_of_model, model, task, batch_size, device)
+    return found, task, lambda device, views: functools.partial(_of_model, model, task, batch_size, views, device)
 
 
-def _of_model(model: VideoModel, task: Task, batch_size: int, device: str) -> Network:
+def _of_model(model: VideoModel, task: Task, batch_size: int, views: ViewSpec, device: str) -> Network:
     torch.set_num_threads(1)
-    return Predictor(Forward(optimize_for_inference(model.to(device)), task.clip_shape), task, batch_size)
+    return Predictor(Forward(optimize_for_inference(model.to(device)), task.clip_shape), task, batch_size, views)
 
 
-def _of_bundle(files: dict[str, bytes], batch_size: int) -> Network:
+def _of_bundle(files: dict[str, bytes], batch_size: int, views: ViewSpec) -> Network:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="atfr-bundle-") as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
         bundle = load_bundle(folder, threads=1)
-    return Predictor(BundleRunner(bundle), bundle.task, batch_size)
+    return Predictor(BundleRunner(bundle), bundle.task, batch_size, views)

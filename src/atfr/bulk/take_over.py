@@ -13,7 +13,7 @@ ROWS = 10_000
 """Of a part."""
 
 
-def take_over(bulk: Bulk, files: Iterable[Path], identity: Mapping[str, Any], num_clips: int, num_crops: int) -> int:
+def take_over(bulk: Bulk, files: Iterable[Path], made_by: Mapping[str, Any]) -> int:
     """Add the rows of such files that the table does not have yet, and return how many those are.
 
     The id of a row is the path of its video, absolute; its content is the hash of the file, where that is still there.
@@ -21,7 +21,6 @@ def take_over(bulk: Bulk, files: Iterable[Path], identity: Mapping[str, Any], nu
     Raises:
         InputError: a file was made by another network, or with other views.
     """
-    made_by = {**identity, "views": num_clips * num_crops, "crops": num_crops}
     there = {one for ids in bulk.predicted() for one in digests(ids).tolist()}
     rows: list[dict[str, Any]] = []
     count = 0

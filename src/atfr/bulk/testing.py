@@ -14,9 +14,9 @@ from atfr.bulk.manifest import Video
 from atfr.bulk.workers import Network, Payload
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass
-from atfr.evaluate.predict import Loaded, Views, run_views
+from atfr.evaluate.predict import Loaded, Views, run_loaded
 from atfr.models import VideoModel
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 
 
 def outcomes_on_ray(
@@ -33,8 +33,10 @@ def outcomes_on_ray(
         raise InputError("--engine ray takes uniform crops; leave out --crops random")
     videos = (Video(str(number), str(path)) for number, path in enumerate(views.paths))
     spec, device = views.spec, "cuda" if settings.gpu else "cpu"
-    make = functools.partial(_tester, model, (3, spec.frames, spec.size, spec.size), batch_size, device)
-    read = functools.partial(_read, spec, views.num_clips, views.num_crops, views.motion)
+    make = functools.partial(
+        _tester, model, (3, spec.frames, spec.size, spec.size), batch_size, views.view_spec, device
+    )
+    read = functools.partial(_read, spec, views.view_spec, views.motion)
     engine = Engine(videos, read, make, settings)
     found: dict[int, tuple[Loaded, Pass | None]] = {}
     for some in engine.run():
@@ -49,10 +51,10 @@ def outcomes_on_ray(
         yield found[number]
 
 
-def _read(spec: ClipSpec, num_clips: int, num_crops: int, motion: bool, path: Any) -> tuple[Payload, int]:
+def _read(spec: ClipSpec, views: ViewSpec, motion: bool, path: Any) -> tuple[Payload, int]:
     """Decode a file: in decoders."""
     torch.set_num_threads(1)
-    loaded = Views([Path(path)], spec, num_clips, num_crops, motion=motion)[0]
+    loaded = Views([Path(path)], spec, views, motion=motion)[0]
     if loaded.views is None:
         raise VideoError(str(loaded.error))
     images = loaded.views.images.contiguous().numpy()
@@ -60,17 +62,17 @@ def _read(spec: ClipSpec, num_clips: int, num_crops: int, motion: bool, path: An
     return (images, rest), images.nbytes
 
 
-def _tester(model: VideoModel, clip_shape: Sequence[int], batch_size: int, device: str) -> Network:
+def _tester(model: VideoModel, clip_shape: Sequence[int], batch_size: int, views: ViewSpec, device: str) -> Network:
     torch.set_num_threads(1)
     forward = Forward(model.to(device), clip_shape)
 
     def run(payloads: Sequence[Payload]) -> list[dict[str, Any]]:
         pictures = [torch.from_numpy(np.array(images)) for images, _ in payloads]  # Ray's are read-only
         rest = [loaded for _, loaded in payloads]
-        views = [replace(one.views, images=images) for one, images in zip(rest, pictures, strict=True)]
-        passes = run_views(forward, views, batch_size)
-        return [
-            {"loaded": replace(one, views=None), "passed": passed} for one, passed in zip(rest, passes, strict=True)
+        videos = [
+            replace(one, views=replace(one.views, images=images)) for one, images in zip(rest, pictures, strict=True)
         ]
+        found = run_loaded(forward, videos, views, batch_size)
+        return [{"loaded": replace(one, views=None), "passed": passed} for one, passed in found]
 
     return run

@@ -47,7 +47,8 @@ def bulk(
         checkpoint: A folder that `atfr train` wrote, or i3d_inception.
         bundle: Instead of it, a folder that `atfr export` wrote.
         out: A folder or URL; each network, clip and number of views has a folder of its own in it.
-        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
+        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3. With auto the views of a video stop once
+            its class is settled, as `atfr calibrate --views` has found for this network.
         num_bins: Fewer bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most, with all their maps; more where the input keeps fewer.
         address: A Ray cluster, or auto; by default that of the environment (`ray job submit`), else Ray is started
@@ -64,7 +65,7 @@ def bulk(
         again: Try again what was given up.
         json: Print JSON instead of text.
     """
-    num_clips, num_crops = common.parse_views(views)
+    asked = common.parse_views(views)
     if (checkpoint is None) == (bundle is None):
         raise InputError("give one network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
     if bundle is not None:
@@ -84,12 +85,13 @@ def bulk(
         from atfr.bulk.tables import CONFIGURATION, Bulk, key_of
 
         identity, task, of_device = networks.chosen(checkpoint, bundle, num_bins, batch_size)
-    configuration = {**identity, "views": num_clips * num_crops, "crops": num_crops}
+    view_spec = common.views_of(asked, task, checkpoint or bundle or Path())
+    configuration = {**identity, **view_spec.made_by()}
     tables = Bulk(out, key_of(configuration))
     if take_over:
         from atfr.bulk.take_over import take_over as taken
 
-        common.note(f"{taken(tables, take_over, identity, num_clips, num_crops)} rows taken over")
+        common.note(f"{taken(tables, take_over, configuration)} rows taken over")
     with common.busy("reading the manifest"):
         ledger = left_of(tables, manifest, again)
     if not ledger.count(LEFT):
@@ -97,8 +99,8 @@ def bulk(
     tables.write(CONFIGURATION, configuration)
     with cluster(address, (decoders or 1) + (runners or 1)):
         gpu = device == "cuda" or (device == "auto" and bundle is None and resources()[2] > 0)
-        settings = Settings(decoders, runners, gpu, tries, time_limit, max(1, batch_size // (num_clips * num_crops)))
-        read = networks.ViewReader(task.spec, num_clips, num_crops)
+        settings = Settings(decoders, runners, gpu, tries, time_limit, networks.together(batch_size, view_spec))
+        read = networks.ViewReader(task.spec, view_spec)
         with common.progress("bulk") as shown:
             say = Said()
 
@@ -113,7 +115,7 @@ def bulk(
                     manifest,
                     ledger,
                     read,
-                    of_device("cuda" if gpu else "cpu"),
+                    of_device("cuda" if gpu else "cpu", view_spec),
                     settings,
                     Commits(commit_rows, commit_s),
                     progress,

@@ -1,40 +1,85 @@
-"""`atfr calibrate`: set the noise floor and the number of bins of a checkpoint by some unlabelled videos."""
+"""`atfr calibrate`: set the sampler of a checkpoint by some unlabelled videos, or when its views may stop."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from atfr.checks import at_least_one
+from atfr.checks import at_least_one, in_range
 from atfr.cli import common
+from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    from atfr.errors import VideoError
+    from atfr.evaluate.settling import Settling
+    from atfr.video.spec import ViewSpec
 
 
 def calibrate(
     checkpoint: Path,
-    videos: list[Path],
+    videos: list[Path] = [],  # noqa: B006  # read only
     *,
     share: float | None = None,
     gflops: float | None = None,
+    views: str | None = None,
+    loss: float = 1.0,
+    data: Path | None = None,
+    test_fold: int | None = None,
     most: int = 100,
+    batch_size: int = 8,
+    num_workers: int = 0,
     device: str = "auto",
     json: bool = False,
 ) -> None:
-    """Set a network's sampler by some unlabelled videos, and keep that in its checkpoint folder.
+    """Set a network's sampler by some videos, or when the views of a video may stop; kept in its checkpoint folder.
 
     The noise floor of change-guided sampling becomes what most of the videos have. With --share or --gflops the number
     of bins becomes the largest whose mean cost is not above. Labels are not used.
 
+    With --views it is found out instead with which lead a class is settled, so that `--views auto` of `atfr predict`,
+    `test` and `bulk` computes no further views of a video. Give labelled videos that the network has not learned from
+    and is not tested on; without labels, what all views say counts as right.
+
     Args:
-        checkpoint: A folder that `atfr train` wrote; its config.json is changed.
-        videos: Video files, or folders of them; the centred clip of each is looked at.
+        checkpoint: A folder that `atfr train` wrote; its config.json is changed, or its task.json.
+        videos: Video files, or folders of them; for the sampler the centred clip of each is looked at.
         share: The wanted mean cost of a clip, as a share of the network without a sampler.
         gflops: The same in GFLOPs (multiply-adds / 1e9).
-        most: So many of the videos are looked at, spread over all of them.
+        views: The most clips x crops of a video, as 10x3: find out when they may stop.
+        loss: Points of accuracy that stopping may lose, with --views.
+        data: Labelled videos for --views, the test split of this folder of classes or CSV file.
+        test_fold: The fold of the CSV file.
+        most: So many of the videos are looked at, spread over all of them; with --views all are.
+        batch_size: Views in one forward pass, at most, with --views.
+        num_workers: Processes that decode, with --views; 0 decodes in a thread beside the network.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         json: Print JSON instead of a table.
     """
     at_least_one("--most", most)
+    in_range("--loss", loss, 0, 100)
+    if (data is None) == (not videos):
+        raise InputError("give videos, or labelled ones with --views 10x3 --data DATA")
+    if views is not None:
+        common.refuse(calibrate, {"share": share, "gflops": gflops}, "--views is about views, not about the sampler")
+        found = common.parse_views(views)
+        if found is None:
+            raise InputError("--views is the most views of a video here, as 10x3; auto is what is found out")
+        calibrate_views(checkpoint, videos, data, test_fold, found, loss / 100, batch_size, num_workers, device, json)
+        return
+    common.refuse(calibrate, {"data": data, "test_fold": test_fold}, "labels are for --views")
+    calibrate_sampler(checkpoint, below(videos), share, gflops, most, device, json)
+
+
+def below(videos: list[Path]) -> list[Path]:
+    """Return the files among some files and folders, and below them."""
     from atfr.data.walk import videos_below
 
-    files = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
+    return [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
+
+
+def calibrate_sampler(
+    checkpoint: Path, files: list[Path], share: float | None, gflops: float | None, most: int, device: str, json: bool
+) -> None:
+    """Set the noise floor and the number of bins."""
     model, task = common.load(checkpoint, device)
     from atfr.adapt.calibrate import calibrate_
     from atfr.evaluate.task import save_checkpoint
@@ -68,3 +113,79 @@ def told(spread: tuple[float, float, float, float]) -> str:
     """Return a spread in words."""
     mean, deviation, least, most = spread
     return f"{mean:.3g} ± {deviation:.2g} ({least:.3g} to {most:.3g})"
+
+
+def calibrate_views(
+    checkpoint: Path,
+    videos: list[Path],
+    data: Path | None,
+    test_fold: int | None,
+    view_spec: "ViewSpec",
+    loss: float,
+    batch_size: int,
+    num_workers: int,
+    device: str,
+    json: bool,
+) -> None:
+    """Find out when views may stop, and keep it beside the network."""
+    from atfr.evaluate.task import save_task
+
+    if not checkpoint.is_dir():
+        raise InputError(
+            f"expected a folder that `atfr train` wrote, got '{checkpoint}': what is found out is kept in it; of a "
+            "published network make one with `create_model(..., pretrained=True)` and `save_checkpoint`"
+        )
+    model, task = common.load(checkpoint, device)
+    from atfr.evaluate.settling import settle_views
+
+    files, labels = below(videos), None
+    if data is not None:
+        records = common.read_data(data, task.labels, test_fold)["test"].records
+        files, labels = [record.path for record in records], [record.label for record in records]
+
+    def left_out(path: Path, error: "VideoError") -> None:
+        common.warn(f"left out: {error}")
+
+    with common.progress("computing all views", len(files)) as progress:
+        found = settle_views(
+            model,
+            files,
+            labels,
+            task,
+            view_spec,
+            loss,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_error=left_out,
+            progress=progress,
+        )
+    if found.settled is None:
+        where = (
+            "nothing is kept: no lead keeps the loss that small on these videos, give more of them, or a larger --loss"
+        )
+    else:
+        save_task(replace(task, views=replace(view_spec, settled=found.settled)), checkpoint)
+        where = f"kept in {checkpoint}"
+    if json:
+        common.print_json(asdict(found))
+    else:
+        print_settling(found, where)
+
+
+def print_settling(found: "Settling", where: str) -> None:
+    """Print when views may stop and what that does, beside as many views for every video."""
+    percent = common.percent
+    right = "told right" if found.labelled else "told as by all views"
+    rows: list[list[object]] = [
+        ["settled at a lead of", "never" if found.settled is None else f"{found.settled:.3g} nats"],
+        ["views of a video", f"{found.views:.2f} of {found.all_views}"],
+        [right, percent(found.right)],
+        ["  by all views", percent(found.all_right)],
+        [f"  by the first {found.fewer} of every video", percent(found.fewer_right)],
+        ["lost, on others like these", f"{percent(found.lost_at_most)} at most (95 %, of {found.videos} videos)"],
+    ]
+    common.print_table(f"When views may stop: {where}", ["", ""], rows, left=(0, 1))
+    if found.settled is not None and found.fewer_right >= found.right:
+        common.note(
+            f"on these videos {found.fewer} views of every one are as good as stopping at {found.views:.2f} in the mean"
+        )

@@ -33,6 +33,7 @@ from atfr.checks import in_range
 from atfr.cli.plain import one_line, plain
 from atfr.errors import InputError
 from atfr.files import finite
+from atfr.video.spec import ViewSpec
 
 if TYPE_CHECKING:
     from atfr.data.records import VideoList
@@ -136,15 +137,27 @@ def clip_shape(own: Sequence[int], frames: int | None, size: int | None) -> tupl
     return tuple(one if asked is None else asked for asked, one in zip((None, frames, size, size), own, strict=True))
 
 
-def parse_views(views: str) -> tuple[int, int]:
-    """Return the clips and crops of "10x3", or of X3D's "alpha" (10x1) and "beta" (10x3)."""
+def parse_views(views: str) -> ViewSpec | None:
+    """Return the clips and crops of "10x3", or of X3D's "alpha" (10x1) and "beta" (10x3); None of "auto"."""
+    if views == "auto":
+        return None
     found = re.fullmatch(r"([1-9]\d*)x([13])", {"alpha": "10x1", "beta": "10x3"}.get(views, views))
     if not found:
         raise InputError(
             "--views is CLIPSxCROPS, as 10x3 (10 clips, 3 crops each; crops are 1 or 3), alpha (10x1) or beta (10x3), "
-            f"got {views!r}"
+            f"or auto, got {views!r}"
         )
-    return int(found[1]), int(found[2])
+    return ViewSpec(int(found[1]), int(found[2]))
+
+
+def views_of(asked: ViewSpec | None, task: "Task", network: Path) -> ViewSpec:
+    """Return the views that were asked for, or those that stop when `atfr calibrate --views` has found them."""
+    if (found := asked or task.views) is None:
+        raise InputError(
+            f"--views auto: when the views of '{network}' may stop is not known; find out on labelled videos: "
+            "atfr calibrate CHECKPOINT --data DATA --views 10x3 --loss 1"
+        )
+    return found
 
 
 def print_json(values: Any) -> None:

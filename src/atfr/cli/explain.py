@@ -56,7 +56,7 @@ def print_explanation(explanation: "Explanation", out: Path) -> None:
     from atfr.cli.predict import print_predictions
     from atfr.viz.figures import brief
 
-    print_predictions([explanation.prediction])
+    print_predictions([explanation.prediction], most_views=1)
     if timing := explanation.timing:
         adaptive, static = (brief(timing.ms(name).median) for name in ("adaptive", "static"))
         how = f"in turns, median of {timing.rounds}"

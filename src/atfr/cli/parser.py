@@ -112,7 +112,12 @@ def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = Tr
     for parameter in positionals:
         several = get_origin(parameter.annotation) is list
         kind = get_args(parameter.annotation)[0] if several else parameter.annotation
-        extra: dict[str, Any] = {"nargs": "+" if several else "?"} if several or parameter.default is None else {}
+        needed = parameter.default is parameter.empty
+        extra: dict[str, Any] = {}
+        if several or not needed:
+            extra = {"nargs": ("+" if needed else "*") if several else "?"}
+        if several and not needed:
+            extra["default"] = []
         parser.add_argument(parameter.name, type=kind, help=helps.get(parameter.name), **extra)
     skip: set[str | int] = {TRAINER, OUT, FROM, *(p.name for p in (*positionals, *flags))}
     parser.add_function_arguments(function, as_group=False, skip=skip)

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from atfr.errors import InputError
 if TYPE_CHECKING:
     from atfr.errors import VideoError
     from atfr.evaluate.predict import Prediction
+    from atfr.evaluate.task import Task
 
     Run = Callable[..., Iterator[Prediction]]
 
@@ -40,7 +42,8 @@ def predict(
         checkpoint: A folder that `atfr train` wrote; by default i3d_inception, which knows the 400 actions of Kinetics
             and whose weights `atfr weights i3d_inception` gets once.
         bundle: Instead of it, a folder that `atfr export` wrote.
-        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3.
+        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3. With auto the views of a video stop once
+            its class is settled, as `atfr calibrate --views` has found for this network.
         num_bins: Fewer bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
         num_workers: Processes that decode; 0 decodes in a thread beside the network.
@@ -49,7 +52,7 @@ def predict(
             already are left out: give the same line again to go on.
         json: Print JSON instead of a table; with --out, of how many there are and what they cost.
     """
-    num_clips, num_crops = common.parse_views(views)
+    asked = common.parse_views(views)
     from atfr.data.walk import videos_below
 
     videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
@@ -59,20 +62,20 @@ def predict(
         common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
     unsaid = checkpoint is None and bundle is None
     checkpoint = Path(KINETICS) if unsaid else checkpoint
-    options: dict[str, Any] = {"num_clips": num_clips, "num_crops": num_crops, "batch_size": batch_size}
-    predict_with, identity = predictor(checkpoint, bundle, device, num_bins)
-    run = functools.partial(predict_with, num_workers=num_workers, **options)
+    predict_with, task, identity = predictor(checkpoint, bundle, device, num_bins)
+    view_spec = common.views_of(asked, task, bundle or checkpoint or Path(KINETICS))
+    run = functools.partial(predict_with, num_workers=num_workers, batch_size=batch_size, **asdict(view_spec))
     if unsaid:
         common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if out is not None:
         made_by = {"network": str(checkpoint or bundle), "sha256": identity, "num_bins": num_bins}
-        return written(run, videos, out, made_by | {"views": num_clips * num_crops, "crops": num_crops}, json)
+        return written(run, videos, out, made_by | view_spec.made_by(), view_spec.total, json)
     predictions: list[Prediction] = []
     code = told(run, videos, predictions.append)
     if json:
         common.print_json([prediction.to_dict() for prediction in predictions])
     elif predictions:
-        print_predictions(predictions)
+        print_predictions(predictions, view_spec.total)
     return code
 
 
@@ -103,19 +106,21 @@ def told(
     return code
 
 
-def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], json: bool) -> int:
+def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], most_views: int, json: bool) -> int:
     """Predict into a file what it does not have yet, print how much that was, and return the exit code."""
     from atfr.evaluate.log import PredictionLog
 
     spent = static = 0.0
+    computed = 0
     with PredictionLog(out, made_by) as log:
         left, there = log.left(videos), len(log.done)
         if there:
             common.note(f"'{out}' has {there} videos; {len(left)} are left")
 
         def keep(prediction: "Prediction") -> None:
-            nonlocal spent, static
+            nonlocal spent, static, computed
             log.add(prediction)
+            computed += len(prediction.gflops)
             spent += prediction.total_gflops
             static += prediction.static_gflops * len(prediction.gflops)
 
@@ -126,34 +131,41 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
         predicted = len(log.done) - there
     if json:
         figures = {"predicted": predicted, "failed": len(left) - predicted, "were_there": there}
-        common.print_json({"out": str(out), **figures, "gflops": spent, "static_gflops": static})
+        common.print_json({"out": str(out), **figures, "views": computed, "gflops": spent, "static_gflops": static})
     else:
         print(f"Predicted: {predicted} videos, {len(left) - predicted} do not decode, {there} were there already.")
-        print(f"GFLOPs (multiply-adds) of all views: {spent:.4g} spent, {static:.4g} without the sampler.")
+        print(bill(spent, static, computed, most_views * predicted))
         print(f"Written: {out}")
     return code
 
 
 def predictor(
     checkpoint: Path | None, bundle: Path | None, device: str, num_bins: int | list[int] | None
-) -> "tuple[Run, str]":
-    """Return what predicts videos, the network of a checkpoint or a bundle, and a hash of what it is."""
+) -> "tuple[Run, Task, str]":
+    """Return what predicts videos, the network of a checkpoint or a bundle, with its task and a hash of what it is."""
     if bundle is not None:
         with common.busy("loading the bundle"):
             import atfr
             from atfr.files import sha256_of
             from atfr.runtime.description import BUNDLE
 
-            return atfr.load_bundle(bundle).predict, sha256_of(bundle / BUNDLE)  # which has those of the other files
+            network = atfr.load_bundle(bundle)
+            return network.predict, network.task, sha256_of(bundle / BUNDLE)  # which has those of the other files
     assert checkpoint is not None
     model, task = common.load(checkpoint, device, num_bins)
     from atfr.evaluate.log import identity
     from atfr.evaluate.predict import predict
 
-    return functools.partial(predict, model, task=task), identity(model, task)
+    return functools.partial(predict, model, task=task), task, identity(model, task)
 
 
-def print_predictions(predictions: "list[Prediction]") -> None:
+def bill(spent: float, static: float, computed: int, most_views: int) -> str:
+    """Return what videos have cost, in a line."""
+    views = f"Views: {computed} of {most_views}, the others were not needed. " if computed < most_views else ""
+    return f"{views}GFLOPs (multiply-adds) of all views: {spent:.4g} spent, {static:.4g} without the sampler."
+
+
+def print_predictions(predictions: "list[Prediction]", most_views: int) -> None:
     """Print a block of five rows a video: what it is, and what finding that out has cost."""
     rows = []
     for prediction in predictions:
@@ -165,7 +177,8 @@ def print_predictions(predictions: "list[Prediction]") -> None:
             rows.append([path if rank == 0 else "", label, common.percent(probability), *spent])
     static = sum(prediction.static_gflops * len(prediction.gflops) for prediction in predictions)
     total = sum(prediction.total_gflops for prediction in predictions)
-    note = f"GFLOPs (multiply-adds) of all views: {total:.4g} spent, {static:.4g} without the sampler."
+    computed = sum(len(prediction.gflops) for prediction in predictions)
+    note = bill(total, static, computed, most_views * len(predictions))
     columns = ["video", "class", "probability", "active bins", "GFLOPs"]
     common.print_table("Predictions", columns, rows, note, left=(0, 1))
 

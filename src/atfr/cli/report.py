@@ -71,21 +71,22 @@ def report_bulk(folder: Path, out: Path, json: bool) -> None:
 def print_report(report: "Report", written: list[Path]) -> None:
     """Print the figures of each run, and where the page is."""
     from atfr.evaluate.analysis import map_use, motion_relation
-    from atfr.evaluate.runs import ALPHA
+    from atfr.evaluate.runs import ALPHA, costs
     from atfr.viz.report_sections import number
 
+    of, gflops = costs(report.runs)
     rows = [
         [
             name,
             f"{100 * one.top1:.1f} ± {100 * one.top1_standard_error:.1f}",
-            f"{one.gflops_per_clip.mean:.4g}",
+            f"{gflops[name]:.4g}",
             ", ".join(f"{100 * map_use(one, site).kept:.0f}" for site in one.sites) or "100",
             ", ".join(number(motion_relation(one, site).clips) for site in one.sites) or "–",
         ]
         for name, one in report.runs.items()
     ]
     note = (
-        "top-1 ± standard error; GFLOPs (multiply-adds / 1e9) of a clip; maps kept, of those that come into a site, "
+        f"top-1 ± standard error; GFLOPs (multiply-adds / 1e9) of a {of}; maps kept, of those that come into a site, "
         "and their rank correlation with the motion in a clip, site by site."
     )
     common.print_table("Report", ["run", "top-1 (%)", "GFLOPs", "maps kept (%)", "with motion"], rows, note)

@@ -1,11 +1,13 @@
 """`atfr test`: the multi-view test of a trained network, as a table, JSON and CSV."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from atfr.cli import common, splits
 from atfr.cli.clips import TestClip
 from atfr.errors import InputError
+from atfr.video.spec import ViewSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +54,7 @@ def test(
         checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         views: Clips x crops of each video, scores averaged; crops are 1 (centre) or 3. X3D's alpha is 10x1, beta 10x3.
+            With auto the views of a video stop once its class is settled, as `atfr calibrate --views` has found.
         crops: Crops along the longer side, or anywhere at random, as the paper says.
         seed: Of random crops.
         clip: The clip, where it is not that of the training.
@@ -70,7 +73,7 @@ def test(
             default `test` in the folder `checkpoint`. `atfr report` reads it.
         json: Print JSON instead of a table.
     """
-    num_clips, num_crops = common.parse_views(views)
+    asked = common.parse_views(views)
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"--out is a folder for result.json, videos.csv and classes.csv, '{out}' is a file")
 
@@ -86,22 +89,20 @@ def test(
 
         videos = common.read_data(data, task.labels, test_fold, dataset, split)["test"]
         splits.check_split(checkpoint, dataset, split)
+        view_spec = common.views_of(asked, task, checkpoint)
         with common.progress("testing" if split is None else f"testing split {split}") as progress:
             return evaluate.test(
                 model,
                 videos,
                 clip.over(task.spec),
-                num_clips=num_clips,
-                num_crops=num_crops,
+                **asdict(view_spec),
                 crops=crops,
                 seed=seed,
                 batch_size=batch_size,
                 num_workers=num_workers,
                 max_skipped=max_skipped,
                 progress=None if on_ray else progress,
-                elsewhere=elsewhere(model, batch_size, num_clips * num_crops, device, address, progress)
-                if on_ray
-                else None,
+                elsewhere=elsewhere(model, batch_size, view_spec, device, address, progress) if on_ray else None,
             )
 
     if split != "all":
@@ -123,7 +124,7 @@ def test(
 def elsewhere(
     model: "VideoModel",
     batch_size: int,
-    views: int,
+    view_spec: ViewSpec,
     device: str,
     address: str | None,
     progress: "Callable[[int, int], None]",
@@ -131,12 +132,13 @@ def elsewhere(
     """Return what has the workers of a Ray cluster decode and run."""
     from atfr.bulk.cluster import cluster, resources
     from atfr.bulk.engine import Settings
+    from atfr.bulk.network import together
     from atfr.bulk.testing import outcomes_on_ray
 
     def outcomes(files: "Views") -> "Iterator[tuple[Loaded, Pass | None]]":
         with cluster(address):
             gpu = device == "cuda" or (device == "auto" and resources()[2] > 0)
-            settings = Settings(gpu=gpu, together=max(1, batch_size // views))
+            settings = Settings(gpu=gpu, together=together(batch_size, view_spec))
             yield from outcomes_on_ray(model, files, batch_size, settings, progress)
 
     return outcomes
@@ -191,6 +193,7 @@ def print_result(result: "TestResult") -> None:
         ["mean class accuracy", common.percent(result.mean_class_accuracy)],
         ["videos", f"{len(result.videos)} of the test split tested, {len(result.skipped)} left out"],
         ["views", "{clips} clips x {crops} {places} crops; {frames} x {size} x {size} px".format(**result.views)],
+        *([["  until settled", f"{result.views_per_video:.3g} of them in the mean"]] if result.stopped else []),
         ["GFLOPs per clip", spread],
         ["  without the sampler", f"{result.static_gflops_per_clip:.4g}"],
         ["ms per clip", f"{result.ms_per_clip:.4g} (median)"],

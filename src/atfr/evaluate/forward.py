@@ -22,13 +22,33 @@ class Pass:
         scores: softmax of the logits.
         sites: what became of the clips' maps at each site; empty for a network without SGS.
         multiply_adds: of each clip, by its own number of active bins.
-        ms_per_clip: time of the forward pass over the number of clips; nothing else is in it.
+        times_ms: of each clip: the time of the forward pass that it was in, over the number of clips in it.
     """
 
     scores: Float64[Tensor, "N K"]
     sites: dict[str, MapCounts]
     multiply_adds: list[int]
-    ms_per_clip: float
+    times_ms: list[float]
+
+    def of(self, clips: slice) -> "Pass":
+        """Return what the network made of some of the clips."""
+        sites = {site: counts.of(clips) for site, counts in self.sites.items()}
+        return Pass(self.scores[clips], sites, self.multiply_adds[clips], self.times_ms[clips])
+
+    @classmethod
+    def joined(cls, passes: "Sequence[Pass]") -> "Pass":
+        """Return several passes as one, one at least."""
+        return cls(
+            torch.cat([one.scores for one in passes]),
+            {site: MapCounts.joined([one.sites[site] for one in passes]) for site in passes[0].sites},
+            [count for one in passes for count in one.multiply_adds],
+            [time_ms for one in passes for time_ms in one.times_ms],
+        )
+
+    @property
+    def ms_per_clip(self) -> float:
+        """The mean time of a clip."""
+        return sum(self.times_ms) / len(self.times_ms)
 
 
 class Runner(Protocol):
@@ -48,7 +68,8 @@ def passed(logits: Float[Tensor, "N K"], trace: SamplingTrace, cost: ClipCost, e
     """Return what a network made of clips, from its logits, its trace, and the time it took."""
     sites = {name: site.counts for name, site in trace.sites.items()}
     multiply_adds = cost.of(trace) if cost.sites else [cost.static] * len(logits)
-    return Pass(logits.double().softmax(1).cpu(), sites, multiply_adds, 1000 * elapsed_s / len(logits))
+    times_ms = [1000 * elapsed_s / len(logits)] * len(logits)
+    return Pass(logits.double().softmax(1).cpu(), sites, multiply_adds, times_ms)
 
 
 class Forward:

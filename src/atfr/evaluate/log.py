@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 def identity(model: "VideoModel", task: Task) -> str:
     """Return a hash of a network's weights and settings and of its labels: a folder may hold another one tomorrow."""
-    found = hashlib.sha256(json.dumps([model.config, task.to_dict()], sort_keys=True).encode())
+    what = [model.config, replace(task, views=None).to_dict()]  # when views stop is told beside it
+    found = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -2,8 +2,9 @@
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from atfr.adapt.trace import MapCounts
-from atfr.checks import processes
+from atfr.checks import at_least_one, processes
 from atfr.data.workers import Readings, WatchedLoader, ahead
-from atfr.errors import InputError, VideoError
+from atfr.errors import VideoError
 from atfr.evaluate.forward import Forward, Pass, Runner
+from atfr.evaluate.stopping import run_until_settled, view_order
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
 from atfr.video.file import VideoFile
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.video.transforms import VideoViews, motion_energy, test_views
 
 
@@ -34,7 +35,7 @@ class Prediction:
     Attributes:
         path: the file.
         labels: the names of the K classes.
-        scores: the softmax scores, averaged over the views; they sum to 1.
+        scores: the softmax scores, averaged over the views that were computed; they sum to 1.
         active_bins: by site, the maps that each view kept; empty for a network without the sampler.
         gflops: multiply-adds / 1e9 spent on each view.
         static_gflops: multiply-adds / 1e9 of a view in the same network without the sampler.
@@ -90,6 +91,7 @@ def predict(
     *,
     num_clips: int = 1,
     num_crops: int = 1,
+    settled: float | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
     on_error: Callable[[Path, VideoError], None] | None = None,
@@ -104,6 +106,8 @@ def predict(
         task: the labels, and the clips the network reads.
         num_clips: clips of a video, spread uniformly.
         num_crops: crops of a clip: 1 (centre) or 3.
+        settled: compute the views of a video one after the other, and stop with this lead of a class over the next
+            (`atfr.evaluate.stopping`, which chooses it); None computes all.
         batch_size: clips in one forward pass, at most.
         num_workers: processes that decode; 0 decodes in a thread of this one, while the network runs.
         on_error: called for a file that does not decode, which is then passed over; by default it raises.
@@ -113,25 +117,21 @@ def predict(
         InputError: an argument is out of range.
         CheckpointError: the network has another number of classes than the task.
     """
-    check_views(num_clips, num_crops, batch_size, num_workers)
+    views = Views([Path(path) for path in paths], task.spec, ViewSpec(num_clips, num_crops, settled))
+    check_batches(batch_size, num_workers)
     check_classes(model, task)
     forward = Forward(optimize_for_inference(model), task.clip_shape)
-    views = Views([Path(path) for path in paths], task.spec, num_clips, num_crops)
     return predictions(forward, views, task.labels, batch_size, num_workers, on_error)
 
 
-def check_views(num_clips: int, num_crops: int, batch_size: int, num_workers: int) -> None:
-    """Refuse views that cannot be cut, before any video is decoded.
+def check_batches(batch_size: int, num_workers: int) -> None:
+    """Refuse batches that cannot be made, before any video is decoded.
 
     Raises:
         InputError: an argument is out of range.
     """
     processes("num_workers", num_workers)
-    if num_clips < 1 or batch_size < 1 or num_crops not in (1, 3):
-        raise InputError(
-            "num_clips and batch_size must be at least 1, num_crops 1 or 3, "
-            f"got {num_clips=}, {batch_size=}, {num_crops=}"
-        )
+    at_least_one("batch_size", batch_size)
 
 
 def predictions(
@@ -156,13 +156,38 @@ def outcomes(
     forward: Runner, views: "Views", batch_size: int, num_workers: int
 ) -> Iterator[tuple["Loaded", Pass | None]]:
     """Yield the views of each video, in order, with what the network made of them; None where it does not decode."""
-    together = max(1, batch_size // (views.num_clips * views.num_crops))
+    together = 1 if views.view_spec.settled is not None else max(1, batch_size // views.view_spec.total)
     options: dict[str, Any] = {"batch_size": together, "num_workers": num_workers, "collate_fn": list}
     loader = WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options)
-    for loaded in loader if num_workers else ahead(loader):
-        passes = iter(run_views(forward, [video.views for video in loaded if video.views is not None], batch_size))
-        for video in loaded:
+    loads = loader if num_workers else ahead(loader)
+    groups = loads if views.view_spec.settled is None else [itertools.chain.from_iterable(loads)]
+    for loaded in groups:
+        yield from run_loaded(forward, loaded, views.view_spec, batch_size)
+
+
+def run_loaded(
+    forward: Runner, loaded: Iterable["Loaded"], view_spec: ViewSpec, batch_size: int
+) -> Iterator[tuple["Loaded", Pass | None]]:
+    """Run the views of some videos, all or until each is settled; motion is told of those that were run."""
+    if view_spec.settled is None:
+        videos = list(loaded)
+        passes = iter(run_views(forward, [video.views for video in videos if video.views is not None], batch_size))
+        for video in videos:
             yield video, next(passes) if video.views is not None else None
+        return
+    order = view_order(view_spec.num_clips, view_spec.num_crops)
+    running: deque[Loaded] = deque()
+
+    def pictures() -> Iterator[VideoViews | None]:
+        for video in loaded:
+            running.append(replace(video, views=None))  # pictures are held no longer than they are needed
+            yield video.views
+
+    for passed in run_until_settled(forward, pictures(), order, batch_size, view_spec.settled):
+        video = running.popleft()
+        if passed is not None and video.motion:
+            video = replace(video, motion=tuple(video.motion[view] for view in order[: len(passed.scores)]))
+        yield video, passed
 
 
 @dataclass(frozen=True)
@@ -182,8 +207,7 @@ class Views(Dataset[Loaded]):
     Args:
         paths: video files.
         spec: the clip that is read.
-        num_clips: clips of a video, spread uniformly.
-        num_crops: crops of a clip.
+        view_spec: how many there are of a video, and whether they stop.
         crop_seeds: of each file, for crops at random places; None: crops are spread uniformly.
         motion: whether to measure the motion in each view.
     """
@@ -192,12 +216,11 @@ class Views(Dataset[Loaded]):
         self,
         paths: Sequence[Path],
         spec: ClipSpec,
-        num_clips: int,
-        num_crops: int,
+        view_spec: ViewSpec,
         crop_seeds: Sequence[Sequence[int]] | None = None,
         motion: bool = False,
     ) -> None:
-        self.paths, self.spec, self.num_clips, self.num_crops = paths, spec, num_clips, num_crops
+        self.paths, self.spec, self.view_spec = paths, spec, view_spec
         self.crop_seeds, self.motion = crop_seeds, motion
         self.readings = Readings()
 
@@ -212,7 +235,7 @@ class Views(Dataset[Loaded]):
         video = VideoFile(self.paths[index], shorter_side=self.spec.decode_side)
         try:
             with self.readings.reading(index):
-                views = test_views(video, self.spec, self.num_clips, self.num_crops, places)
+                views = test_views(video, self.spec, self.view_spec.num_clips, self.view_spec.num_crops, places)
         except VideoError as error:
             return Loaded(video.path, None, error=str(error))
         motion = tuple(motion_energy(views, self.spec).tolist()) if self.motion else ()
@@ -230,18 +253,10 @@ def run_views(forward: Runner, views: list[VideoViews], batch_size: int) -> list
     """Run the views of some videos in batches, and give each video its own share of what came out."""
     if not views:
         return []
-    passes = [forward(clips) for clips in _batches([video.to(forward.device) for video in views], batch_size)]
-    scores = torch.cat([one.scores for one in passes])
-    sites = {site: MapCounts.joined([one.sites[site] for one in passes]) for site in passes[0].sites}
-    multiply_adds = [count for one in passes for count in one.multiply_adds]
-    times_ms = [one.ms_per_clip for one in passes for _ in one.multiply_adds]
-    shares, start = [], 0
-    for video in views:
-        share = slice(start, start := start + len(video))
-        ms_per_clip = sum(times_ms[share]) / len(video)
-        of_video = {site: counts.of(share) for site, counts in sites.items()}
-        shares.append(Pass(scores[share], of_video, multiply_adds[share], ms_per_clip))
-    return shares
+    batches = _batches([video.to(forward.device) for video in views], batch_size)
+    found = Pass.joined([forward(clips) for clips in batches])
+    ends = list(itertools.accumulate(map(len, views)))
+    return [found.of(slice(end - len(video), end)) for video, end in zip(views, ends, strict=True)]
 
 
 def as_prediction(video: Loaded, passed: Pass, labels: tuple[str, ...], static_gflops: float) -> Prediction:

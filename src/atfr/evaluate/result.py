@@ -205,9 +205,24 @@ class TestResult:
         return statistics.fmean(one.accuracy for one in self.classes)
 
     @property
+    def stopped(self) -> bool:
+        """Whether the views of a video stopped once its class was settled."""
+        return "settled" in self.views
+
+    @property
+    def views_per_video(self) -> float:
+        """The mean number of views that were computed of a video."""
+        return statistics.fmean(len(video.view_gflops) for video in self.videos)
+
+    @property
     def gflops_per_clip(self) -> Spread:
         """Multiply-adds / 1e9, over all clips of all videos."""
         return _gflops(self.videos)
+
+    @property
+    def gflops_per_video(self) -> float:
+        """The mean multiply-adds / 1e9 of a video, all its views together."""
+        return statistics.fmean(video.gflops for video in self.videos)
 
     @property
     def active_bins(self) -> dict[str, dict[int, int]]:
@@ -251,6 +266,7 @@ class TestResult:
             "labels": list(self.labels),
             "network": self.network,
             "views": self.views,
+            "views_per_video": self.views_per_video,
             "gflops_per_clip": asdict(self.gflops_per_clip),
             "static_gflops_per_clip": self.static_gflops_per_clip,
             "gflops_are": "multiply-adds / 1e9",

@@ -123,6 +123,13 @@ def bases(runs: Mapping[str, TestResult]) -> dict[str, str]:
     return found
 
 
+def costs(runs: Mapping[str, TestResult]) -> tuple[str, dict[str, float]]:
+    """Return of what the cost is told, a clip, or a video where views stop; and its mean GFLOPs by run."""
+    if any(result.stopped for result in runs.values()):
+        return "video", {name: result.gflops_per_video for name, result in runs.items()}
+    return "clip", {name: result.gflops_per_clip.mean for name, result in runs.items()}
+
+
 def why_not_comparable(first: TestResult, other: TestResult) -> list[str]:
     """Return why two results cannot be compared video by video, in words; nothing where they can."""
     reasons = []
@@ -132,7 +139,8 @@ def why_not_comparable(first: TestResult, other: TestResult) -> list[str]:
         reasons.append(f"other test videos ({len(ours)} and {len(theirs)}, {common} of them in both)")
     if set(first.labels) != set(other.labels):
         reasons.append(f"other classes ({len(first.labels)} and {len(other.labels)})")
-    if clips := differences(first.views, other.views):
+    ours_taken, theirs_taken = ({**one.views, "settled": None} for one in (first, other))  # when they stop is cost
+    if clips := differences(ours_taken, theirs_taken):
         told = ", ".join(f"{name} {one} and {two}" for name, one, two in clips)
         reasons.append(f"other clips ({told})")
     return reasons

@@ -8,13 +8,13 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atfr.errors import CheckpointError, InputError
 from atfr.files import read_json, write_whole
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -25,10 +25,14 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """The classes a network tells apart (`labels[i]` names class i) and the clips it reads."""
+    """The classes a network tells apart (`labels[i]` names class i), the clips it reads, and when their views stop.
+
+    `views` is what `atfr calibrate --views` has found; None before.
+    """
 
     labels: tuple[str, ...]
     spec: ClipSpec
+    views: ViewSpec | None = None
 
     def __post_init__(self) -> None:
         if not self.labels or not all(isinstance(label, str) for label in self.labels):
@@ -43,7 +47,8 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the task into plain JSON values."""
-        return {"labels": list(self.labels), "clip": self.spec.to_dict()}
+        views = {} if self.views is None else {"views": asdict(self.views)}
+        return {"labels": list(self.labels), "clip": self.spec.to_dict(), **views}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Task":
@@ -54,11 +59,16 @@ class Task:
         """
         if (
             not isinstance(values, Mapping)
-            or set(values) != {"labels", "clip"}
+            or set(values) - {"views"} != {"labels", "clip"}
             or not isinstance(values["labels"], list)
         ):
             raise InputError(f'a task is {{"labels": [...], "clip": {{...}}}}, got {str(values)[:200]}')
-        return cls(tuple(values["labels"]), ClipSpec.from_dict(values["clip"]))
+        views = values.get("views")
+        try:
+            found = None if views is None else ViewSpec(**views)
+        except TypeError as error:
+            raise InputError(f"the views of a task are num_clips, num_crops and settled, got {views!r}") from error
+        return cls(tuple(values["labels"]), ClipSpec.from_dict(values["clip"]), found)
 
 
 def save_checkpoint(model: "VideoModel", task: Task, folder: str | os.PathLike[str]) -> None:
@@ -67,8 +77,17 @@ def save_checkpoint(model: "VideoModel", task: Task, folder: str | os.PathLike[s
     Raises:
         CheckpointError: The folder cannot be written.
     """
+    model.save_pretrained(Path(folder))
+    save_task(task, folder)
+
+
+def save_task(task: Task, folder: str | os.PathLike[str]) -> None:
+    """Write a task into a checkpoint folder, whole or not at all.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
     folder = Path(folder)
-    model.save_pretrained(folder)
     try:
         write_whole(folder / TASK, json.dumps(task.to_dict(), indent=2) + "\n")
     except OSError as error:

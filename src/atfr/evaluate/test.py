@@ -21,11 +21,11 @@ from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError
 from atfr.evaluate.forward import Forward, Pass
-from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, check_views, outcomes
+from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, check_batches, outcomes
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 
 Crops = Literal["uniform", "random"]
 
@@ -46,6 +46,7 @@ def test(
     *,
     num_clips: int = 10,
     num_crops: int = 3,
+    settled: float | None = None,
     crops: Crops = "uniform",
     seed: int = 0,
     batch_size: int = 8,
@@ -54,7 +55,7 @@ def test(
     progress: Callable[[int, int], None] | None = None,
     elsewhere: Callable[[Views], Iterator[tuple[Loaded, Pass | None]]] | None = None,
 ) -> TestResult:
-    """Test a network on labelled videos: softmax scores averaged over num_clips x num_crops views.
+    """Test a network on labelled videos: softmax scores averaged over num_clips x num_crops views, or until settled.
 
     Where `torch.distributed` is initialised, the processes share the videos, and each returns the result of all.
 
@@ -66,6 +67,7 @@ def test(
         spec: the clips the network reads.
         num_clips: clips of a video, spread uniformly.
         num_crops: crops of a clip: 1 or 3.
+        settled: compute the views of a video one after the other, and stop with this lead of a class over the next.
         crops: "uniform": the centre, or the centre and both ends; "random": anywhere, drawn anew for each clip.
         seed: of random crops; they depend on it and on the place of a video in the list.
         batch_size: clips in one forward pass, at most.
@@ -79,7 +81,8 @@ def test(
         CheckpointError: the network has another number of classes than the list.
     """
     task = Task(videos.labels, spec)
-    check_views(num_clips, num_crops, batch_size, num_workers)
+    views = ViewSpec(num_clips, num_crops, settled)
+    check_batches(batch_size, num_workers)
     one_of("crops", crops, get_args(Crops))
     not_negative("seed", seed)
     check_classes(model, task)
@@ -87,15 +90,15 @@ def test(
     numbers = range(rank, len(videos), world_size)
     paths = [videos.records[number].path for number in numbers]
     crop_seeds = [(seed, number) for number in numbers] if crops == "random" else None
-    views = Views(paths, spec, num_clips, num_crops, crop_seeds, motion=True)
+    files = Views(paths, spec, views, crop_seeds, motion=True)
 
     forward = Forward(model, task.clip_shape)
     tested: list[_Tested] = []
     if progress:
         progress(0, len(paths))
     if paths and elsewhere is None:
-        forward.warm_up(min(batch_size, num_clips * num_crops * len(paths)))
-    found_of = elsewhere(views) if elsewhere else outcomes(forward, views, batch_size, num_workers)
+        forward.warm_up(min(batch_size, (1 if settled is not None else views.total) * len(paths)))
+    found_of = elsewhere(files) if elsewhere else outcomes(forward, files, batch_size, num_workers)
     for number, (video, passed) in zip(numbers, found_of, strict=True):
         if passed is None:
             tested.append(_Tested(number, Skipped(str(video.path), str(video.error))))
@@ -120,6 +123,7 @@ def test(
         network={**model.config, "sgs": adaptation(model)},
         views={"clips": num_clips, "crops": num_crops, "places": crops}
         | ({"seed": seed} if crops == "random" else {})
+        | ({"settled": settled} if settled is not None else {})
         | {"frames": spec.frames, "stride": spec.stride, "size": spec.size, "resize": spec.resize},
         static_gflops_per_clip=forward.cost.static / 1e9,
         ms_per_clip=statistics.median(one.ms_per_clip for one in tested if isinstance(one.outcome, VideoResult)),

@@ -19,7 +19,7 @@ from atfr.adapt.cost import ClipCost
 from atfr.adapt.trace import SamplingTrace
 from atfr.errors import BundleError, InputError, VideoError
 from atfr.evaluate.forward import Pass, passed
-from atfr.evaluate.predict import Prediction, Views, check_views, predictions
+from atfr.evaluate.predict import Prediction, Views, check_batches, predictions
 from atfr.evaluate.task import Task
 from atfr.models import from_pretrained
 from atfr.optimize import optimize_for_inference
@@ -27,6 +27,7 @@ from atfr.runtime.description import Description, Runtime
 from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO, Precision
 from atfr.runtime.graphs import EARLY, LATE, NETWORK
 from atfr.runtime.running import AdaptedGraphs, Answers, Eager, StaticGraph
+from atfr.video.spec import ViewSpec
 from atfr.weights.checkpoint import first_line
 
 ENGINES: Mapping[Runtime, type[Engine]] = MappingProxyType({"openvino": OpenVINO, "onnx": ONNXRuntime})
@@ -90,13 +91,14 @@ class Bundle:
         *,
         num_clips: int = 1,
         num_crops: int = 1,
+        settled: float | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         on_error: Callable[[Path, VideoError], None] | None = None,
     ) -> Iterator[Prediction]:
         """Predict the class of each video, as `atfr.evaluate.predict.predict` does with a network."""
-        check_views(num_clips, num_crops, batch_size, num_workers)
-        views = Views([Path(path) for path in paths], self.task.spec, num_clips, num_crops)
+        views = Views([Path(path) for path in paths], self.task.spec, ViewSpec(num_clips, num_crops, settled))
+        check_batches(batch_size, num_workers)
         return predictions(BundleRunner(self), views, self.task.labels, batch_size, num_workers, on_error)
 
 

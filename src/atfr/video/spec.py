@@ -1,6 +1,7 @@
 """What a network's input clip is: how many frames, how far apart, how large, and how its pixels are normalised."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -88,6 +89,43 @@ class ClipSpec:
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise InputError(f"ClipSpec has no {key!r}, only {', '.join(known)}{hint}")
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The views of a video whose scores are averaged: `num_clips` clips spread over it, `num_crops` crops of each.
+
+    Crops are 1 (centre) or 3. With `settled` a video's views are computed one after the other, and stop as soon as a
+    class leads by so many nats (`atfr.evaluate.stopping`).
+    """
+
+    num_clips: int = 1
+    num_crops: int = 1
+    settled: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "num_crops"):
+            if not isinstance(value := getattr(self, name), int) or isinstance(value, bool):
+                raise InputError(f"{name} must be a whole number, got {value!r}")
+        if self.num_clips < 1 or self.num_crops not in (1, 3):
+            raise InputError(
+                f"num_clips must be at least 1, num_crops 1 or 3, got num_clips={self.num_clips}, "
+                f"num_crops={self.num_crops}"
+            )
+        number = isinstance(self.settled, int | float) and not isinstance(self.settled, bool)
+        if self.settled is not None and not (number and 0 < self.settled < math.inf):
+            raise InputError(f"settled is the lead at which views stop, a number above 0 (nats), got {self.settled!r}")
+
+    @property
+    def total(self) -> int:
+        """The views of a video, if none are saved."""
+        return self.num_clips * self.num_crops
+
+    def made_by(self) -> dict[str, Any]:
+        """Return what predictions depend on, as plain JSON values: those with other values are not mixed with them."""
+        if self.settled is None:
+            return {"views": self.total, "crops": self.num_crops}
+        return {"most_views": self.total, "crops": self.num_crops, "settled": self.settled}
 
 
 def _check_count(name: str, value: object, or_else: str = "") -> None:

@@ -69,6 +69,12 @@ class VideoViews:
             for y, x in corners:
                 yield pixels[:, :, y - top : y - top + size, x - left : x - left + size]
 
+    def __getitem__(self, number: int) -> Float[Tensor, "3 T H W"]:
+        """Return one view, by its number in the order of all."""
+        clip, crop = divmod(range(len(self))[number], len(self.corners[0]))
+        (y, x), size = self.corners[clip][crop], self.spec.size
+        return _normalise(self.images[self.clips[clip], :, y : y + size, x : x + size], self.spec)
+
     def to(self, device: torch.device | str) -> "VideoViews":
         """Return the views on a device, where they are cut then: an eighth of the bytes of the clips goes there."""
         pinned = torch.device(device).type == "cuda"  # so that nothing waits for the copy

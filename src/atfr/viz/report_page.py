@@ -64,6 +64,9 @@ def measures(report: Report) -> list[tuple[str, list[str]]]:
     runs = list(report.runs.values())
     rows = [("top-1", [f"{percent(one.top1)} ± {100 * one.top1_standard_error:.1f}" for one in runs])]
     rows.append(("GFLOPs of a clip", [cost(one) for one in runs]))
+    if any(one.stopped for one in runs):
+        rows.append(("GFLOPs of a video", [brief(one.gflops_per_video) for one in runs]))
+        rows.append(("views of a video", [f"{one.views_per_video:.3g} of {views_of(one)}" for one in runs]))
     if any(one.top5 is not None for one in runs):
         rows.append(("top-5", ["–" if one.top5 is None else percent(one.top5) for one in runs]))
     rows.append(("mean class accuracy", [percent(one.mean_class_accuracy) for one in runs]))
@@ -73,6 +76,11 @@ def measures(report: Report) -> list[tuple[str, list[str]]]:
         follow = [number(analysis.motion_relation(one, site).clips) if site in one.sites else "–" for one in runs]
         rows += [(f"maps kept at {site}", kept), (f"rank correlation with motion at {site}", follow)]
     return rows
+
+
+def views_of(result: TestResult) -> int:
+    """Return the most views that a video may have."""
+    return int(result.views["clips"]) * int(result.views["crops"])
 
 
 def cost(result: TestResult) -> str:
@@ -135,6 +143,7 @@ def conditions(report: Report) -> Section:
     for name, result in report.runs.items():
         views, timing = result.views, result.timing
         clip = "{clips} clips x {crops} {places} crops of {frames} frames, every {stride}, {size} px".format(**views)
+        clip += f", until a class leads by {views['settled']:.3g} nats" if result.stopped else ""
         time = "batch {batch_size}, {device}, {threads} thread(s), torch {torch}".format(**timing)
         time = f"{brief(result.ms_per_clip)} ms, {time}"
         sgs = ", ".join(f"{key} {value}" for key, value in (result.network["sgs"] or {}).items())

@@ -3,6 +3,7 @@
 import math
 
 from atfr.evaluate import analysis
+from atfr.evaluate.runs import costs
 from atfr.viz import run_figures as figures
 from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table
@@ -30,11 +31,10 @@ def number(value: float) -> str:
 
 def accuracy(report: Report) -> Section:
     """Accuracy against cost."""
-    told = [
-        f"{name}: {percent(one.top1)} at {brief(one.gflops_per_clip.mean)} GFLOPs" for name, one in report.runs.items()
-    ]
+    of, gflops = costs(report.runs)
+    told = [f"{name}: {percent(one.top1)} at {brief(gflops[name])} GFLOPs" for name, one in report.runs.items()]
     text = [
-        "Top-1 with its standard error against the GFLOPs of a clip. A line goes from a static network to the same "
+        f"Top-1 with its standard error against the GFLOPs of a {of}. A line goes from a static network to the same "
         "network with a sampler, a dotted one to a control."
     ]
     if report.not_comparable:

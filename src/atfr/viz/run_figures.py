@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from atfr.errors import InputError
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
-from atfr.evaluate.runs import bases
+from atfr.evaluate.runs import bases, costs
 from atfr.viz.figures import COLOURS, brief, ink_on, new_figure, short, style
 
 Runs = TestResult | Mapping[str, TestResult]
@@ -119,30 +119,31 @@ def active_bins(runs: Runs) -> Figure:
 
 
 def accuracy_against_gflops(runs: Runs) -> Figure:
-    """Draw top-1, with its standard error, against the mean GFLOPs of a clip; lines go from static to adaptive.
+    """Draw top-1, with its standard error, against the mean GFLOPs of a clip, or of a video where views stop.
 
-    A line joins a run with the static network that it was adapted from, where both were tested on the same clips.
+    A line joins a run with the static network that it was adapted from, where both were tested on the same videos.
 
     Source: Fayyaz et al. 2021, Fig. 4.
     """
     results = named(runs)
+    of, gflops = costs(results)
     styles = run_styles(results)
     figure = blank(2.6 + 0.18 * len(results))
     axes = figure.subplots()
     for name, base in bases(results).items():
-        points = [(one.gflops_per_clip.mean, 100 * one.top1) for one in (results[base], results[name])]
+        points = [(gflops[one], 100 * results[one].top1) for one in (base, name)]
         solid = results[name].network["sgs"].get("sampler", "sgs") in ("sgs", "change")
         axes.plot(*zip(*points, strict=True), color=styles[name][0], linewidth=1.2, linestyle="-" if solid else ":")
     for name, result in results.items():
         colour, marker = styles[name]
-        at, error = (result.gflops_per_clip.mean, 100 * result.top1), 100 * result.top1_standard_error
+        at, error = (gflops[name], 100 * result.top1), 100 * result.top1_standard_error
         label = f"{short(name, 24)}: {100 * result.top1:.1f} %, {brief(at[0])} GFLOPs"
         axes.errorbar(*at, yerr=error, color=colour, marker=marker, markersize=7, capsize=3, linestyle="", label=label)
     style(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.12)
-    axes.set_xlim(0, 1.1 * max(result.gflops_per_clip.mean for result in results.values()))
-    axes.set_xlabel("GFLOPs (multiply-adds / 1e9) of a clip", fontsize=8)
+    axes.set_xlim(0, 1.1 * max(gflops.values()))
+    axes.set_xlabel(f"GFLOPs (multiply-adds / 1e9) of a {of}", fontsize=8)
     axes.set_ylabel("top-1 (%)", fontsize=8)
     legend(figure, len(results))
     return figure

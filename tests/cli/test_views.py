@@ -1,0 +1,189 @@
+"""Views that stop, from finding out when to predictions in tables, files, tests and bundles."""
+
+import json
+import shutil
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from torch import nn
+
+from atfr.cli.main import main
+from atfr.evaluate.settling import views_needed
+from atfr.evaluate.stopping import lead, view_order
+from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from atfr.files import sha256_of
+from atfr.video.decode import decode
+from atfr.video.transforms import test_clips as views_of
+from tests.cli.test_main import error_of
+from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
+
+MOST = "4x3"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data"), classes=2, train=1, test=6)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that is not sure of these videos: it tells one class of some views and another of others."""
+    folder, model = tmp_path_factory.mktemp("checkpoint"), network(classes=2)
+    *_, classifier = (module for module in model.modules() if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        clips = torch.cat([views_of(decode(path), SPEC, 4, 3) for path in sorted((data / "test").rglob("*.mp4"))])
+        logits = model(clips)
+        classifier.weight.mul_(1 / logits.diff(dim=1).std())
+        classifier.bias.zero_().sub_(model(clips).mean(0))
+    save_checkpoint(model, Task(NAMES[:2], SPEC), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("calibrated") / "run"))
+    assert main(["calibrate", str(folder), "--data", str(data), "--views", MOST, "--loss", "10"]) == 0
+    return folder
+
+
+def needed(checkpoint: Path, paths: list[Path]) -> list[int]:
+    """The views that each video takes, all of them run by themselves."""
+    model, task = load_checkpoint(checkpoint)
+    assert task.views is not None
+    assert task.views.settled is not None
+    order = view_order(4, 3)
+    with torch.inference_mode():
+        scores = [model(views_of(decode(path), task.spec, 4, 3)).double().softmax(1)[order] for path in paths]
+    return views_needed(lead(torch.stack(scores)), task.views.settled).tolist()
+
+
+def test_what_is_found_out_is_kept_beside_weights_that_stay(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(checkpoint, tmp_path / "run"))
+    before = {file.name: sha256_of(file) for file in run.iterdir()}
+    command = ["calibrate", str(run), "--data", str(data), "--views", MOST, "--loss", "10", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name for name, content in before.items() if sha256_of(run / name) != content} == {"task.json"}
+    task = load_checkpoint(run)[1]
+    assert task.views is not None
+    assert (task.views.num_clips, task.views.num_crops, task.views.settled) == (4, 3, found["settled"])
+    assert (found["videos"], found["labelled"], found["all_views"]) == (12, True, 12)
+    assert found["all_right"] - found["right"] <= 0.1
+    paths = sorted((data / "test").rglob("*.mp4"))
+    assert fmean(needed(run, paths)) == pytest.approx(found["views"])
+    assert found["views"] < 12
+    assert main(["calibrate", str(run), str(data), "--views", MOST, "--json"]) == 0  # without labels
+    unlabelled = json.loads(capsys.readouterr().out)
+    assert (unlabelled["labelled"], unlabelled["all_right"], unlabelled["videos"]) == (False, 1.0, 14)
+
+
+def test_predict_stops_and_says_so(
+    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted((data / "test").rglob("*.mp4"))
+    counts = needed(calibrated, paths)
+    command = ["predict", *map(str, paths), "--checkpoint", str(calibrated), "--views", "auto"]
+    for options in (["--batch_size", "3"], ["--num_workers", "1"]):
+        assert main([*command, *options, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [one["views"] for one in found] == counts
+        assert [one["path"] for one in found] == list(map(str, paths))
+    assert main(command) == 0
+    assert f"Views: {sum(counts)} of {12 * len(paths)}" in " ".join(capsys.readouterr().out.split())
+    out = tmp_path / "out.jsonl"
+    for more, there in ((["--json"], 0), ([], len(paths))):
+        assert main([*command, "--out", str(out), *more]) == 0
+        assert len(out.read_text().splitlines()) == len(paths)
+        assert (f"has {there} videos" in capsys.readouterr().err) == bool(there)
+    assert [json.loads(line)["views"] for line in out.read_text().splitlines()] == counts
+    for other in (MOST, "1x1"):
+        assert main([*command[:-1], other, "--out", str(out)]) == 2
+        assert "give a new file" in error_of(capsys)
+
+
+def test_a_test_counts_the_views_that_were_computed(
+    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["test", "--checkpoint", str(calibrated), "--data", str(data), "--views", "auto"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    counts = needed(calibrated, [Path(video["path"]) for video in result["videos"]])
+    for video, count in zip(result["videos"], counts, strict=True):
+        assert len(video["view_gflops"]) == len(video["motion"]) == count
+        assert [len(kept) for kept in video["active_bins"].values()] == [count]
+    assert result["views_per_video"] == fmean(counts)
+    assert result["views"]["settled"] == load_checkpoint(calibrated)[1].views.settled  # type: ignore[union-attr]
+    assert f"until settled {fmean(counts):.3g} of them in the mean" in " ".join(printed.replace("│", " ").split())
+    assert main([*command[:-1], MOST, "--out", str(tmp_path / "all")]) == 0
+    every = json.loads((tmp_path / "all" / "result.json").read_text())
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "out"), str(tmp_path / "all"), "-o", str(page)]) == 0
+    printed, err = capsys.readouterr()
+    assert "not comparable" not in printed + err
+    assert "of a video" in " ".join(printed.split())
+    shown = page.read_text()
+    assert f"{fmean(counts):.3g} of 12" in shown
+    assert "until a class leads by" in shown
+    for told in (result, every):
+        gflops = fmean(video["gflops"] for video in told["videos"])
+        assert f"{gflops:.4g}" in printed
+
+
+def test_a_bundle_stops_where_its_network_does(
+    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(tmp_path / "bundle")
+    assert main(["export", str(calibrated), bundle, "--runtime", "torch"]) == 0
+    paths = sorted((data / "test").rglob("*.mp4"))
+    capsys.readouterr()
+    assert main(["predict", *map(str, paths), "--bundle", bundle, "--views", "auto", "--json"]) == 0
+    assert [one["views"] for one in json.loads(capsys.readouterr().out)] == needed(calibrated, paths)
+
+
+def test_a_video_that_does_not_decode_is_passed_over(
+    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    paths = sorted((data / "test").rglob("*.mp4"))[:3]
+    videos = [str(paths[0]), str(bad), *map(str, paths[1:])]
+    assert main(["predict", *videos, "--checkpoint", str(calibrated), "--views", "auto", "--json"]) == 2
+    printed, err = capsys.readouterr()
+    assert [one["path"] for one in json.loads(printed)] == list(map(str, paths))
+    assert "bad.mp4" in err
+    run = Path(shutil.copytree(calibrated, tmp_path / "run"))
+    assert main(["calibrate", str(run), *videos, "--views", MOST, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["videos"] == 3
+
+
+def test_one_line_for_what_cannot_be(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, video = str(checkpoint), str(write_level(tmp_path / "a.mp4", 1))
+    for command, message in (
+        (["predict", video, "--checkpoint", run, "--views", "auto"], "atfr calibrate CHECKPOINT --data DATA"),
+        (["test", "--checkpoint", run, "--data", str(data), "--views", "auto"], "when the views of"),
+        (["calibrate", run], "give videos"),
+        (["calibrate", run, video, "--data", str(data), "--views", MOST], "give videos"),
+        (["calibrate", run, "--data", str(data)], "labels are for --views"),
+        (["calibrate", run, video, "--views", "auto"], "the most views of a video"),
+        (["calibrate", run, video, "--views", "1x1"], "a single view cannot stop earlier"),
+        (["calibrate", run, video, "--views", MOST, "--share", "0.5"], "--views is about views"),
+        (["calibrate", run, video, "--views", MOST, "--loss", "101"], "--loss"),
+        (["calibrate", "i3d_inception", video, "--views", MOST], "expected a folder"),
+    ):
+        assert main(command) == 2, command
+        assert message in error_of(capsys), command
+    assert "views" not in json.loads((checkpoint / "task.json").read_text())
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    task = json.loads((broken / "task.json").read_text())
+    for views in ({"num_clips": 0}, {"num_clips": 2, "settled": -1}, {"most": 3}, [1], {"num_crops": 2}):
+        (broken / "task.json").write_text(json.dumps(task | {"views": views}))
+        assert main(["predict", video, "--checkpoint", str(broken)]) == 2
+        assert "task.json" in error_of(capsys)
