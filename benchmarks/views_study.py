@@ -4,7 +4,8 @@
 
 The networks are the bases of benchmarks/deciding_study.py, in WORK. OUT/videos.csv gets a row for each video: its lead
 after 1, 2, ... views in the order in which they are computed, and whether these tell it right. What is there is passed
-over. At the end the table of the results is printed, from these rows alone.
+over. At the end the table of the results is printed, from these rows alone; with --time also what `predict` takes from
+files to answers, in turns, on the videos of one fold.
 """
 
 import argparse
@@ -24,9 +25,11 @@ from rows import append, find
 from torch import Tensor
 
 from atfr.data.records import VideoList, read_csv
+from atfr.evaluate.predict import predict
 from atfr.evaluate.settling import after, least_lead, views_needed
 from atfr.evaluate.stopping import lead, view_order
 from atfr.evaluate.task import load_checkpoint
+from atfr.measure import in_turns
 from atfr.optimize import optimize_for_inference
 from atfr.video.file import VideoFile
 from atfr.video.transforms import test_views
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where videos.csv is")
     parser.add_argument("--work", type=Path, default=Path("runs/deciding"), help="where the bases are")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--time", action="store_true", help="time all views and stopping, too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -58,6 +62,8 @@ def main() -> None:
         else:
             print(f"{base} is not there: benchmarks/deciding_study.py makes it")
     report(rows)
+    if options.time:
+        time_(rows, options.work / f"base_0_{SEEDS[1]}", read_csv(options.data, test_fold=0)["test"])
 
 
 @torch.inference_mode()
@@ -122,9 +128,43 @@ def report(path: Path) -> None:
                 print(f"    {count} of every video: {told(fewer)} %, {paired(ours, fewer)}")
 
 
+def time_(rows: Path, base: Path, videos: VideoList) -> None:
+    """Time videos from files to answers: all views, the middle one, and until a class is settled."""
+    network, task = load_checkpoint(base)
+    task = replace(task, spec=replace(CLIP, frames=FRAMES, stride=STRIDE, resize=SIZE + DRIFT))
+    paths = [record.path for record in videos.records]
+    others = [row for row in find(rows, {"footage": "plain", "seed": SEEDS[1]}) if row["fold"] != "0"]
+    settled = least_lead(leads_of(others), torch.tensor([[c == "1" for c in row["right"]] for row in others]), 0.0)
+    counts: dict[str, list[int]] = {}
+
+    def run(name: str, clips: int, crops: int, stop: float | None = None) -> None:
+        found = predict(network, paths, task, num_clips=clips, num_crops=crops, settled=stop)
+        counts[name] = [len(one.gflops) for one in found]
+
+    timing = in_turns(
+        {
+            "all": lambda: run("all", CLIPS, CROPS["plain"]),
+            "stopped": lambda: run("stopped", CLIPS, CROPS["plain"], settled),
+            "one": lambda: run("one", 1, 1),
+        },
+        rounds=3,
+        at_least=3,
+        warm_up=1,
+    )
+    print(f"\nfrom files to answers, {len(paths)} videos, one thread, in turns")
+    for name, views in counts.items():
+        faster = timing.speedup(name, over="all")
+        print(f"  {name}: {np.mean(views):.2f} views, {timing.ms(name).median / len(paths):.0f} ms a video, x {faster}")
+
+
+def leads_of(rows: Sequence[Mapping[str, str]]) -> Float[Tensor, "N V"]:
+    """Return the leads of some videos."""
+    return torch.tensor([[float(value) for value in row["leads"].split()] for row in rows]).double()
+
+
 def stopped(rows: Sequence[Mapping[str, str]], right: Bool[Tensor, "N V"], loss: float) -> Tensor:
     """Return the views that each video takes, with the lead that is chosen on the other half of the videos."""
-    leads = torch.tensor([[float(value) for value in row["leads"].split()] for row in rows]).double()
+    leads = leads_of(rows)
     half = torch.tensor([int(row["video"]) % 2 for row in rows])
     views = torch.empty(len(rows), dtype=torch.int64)
     for one in (0, 1):
