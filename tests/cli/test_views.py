@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from atfr.adapt import adapt_, restore_
 from atfr.cli.main import main
 from atfr.evaluate.settling import views_needed
 from atfr.evaluate.stopping import lead, view_order
@@ -81,6 +82,41 @@ def test_what_is_found_out_is_kept_beside_weights_that_stay(
     assert (unlabelled["labelled"], unlabelled["all_right"], unlabelled["videos"]) == (False, 1.0, 14)
 
 
+def test_the_validation_split_is_taken_and_the_test_split_left_alone(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(shutil.copytree(checkpoint, tmp_path / "run"))
+    split = Path(shutil.copytree(data, tmp_path / "data"))
+    for name in NAMES[:2]:
+        for number in range(2):
+            (split / "val" / name).mkdir(parents=True, exist_ok=True)
+            (split / "test" / name / f"{number}.mp4").rename(split / "val" / name / f"{number}.mp4")
+    for folder, told in ((split, "4 videos of the val split"), (data, "12 videos of the test split")):
+        assert main(["calibrate", run, "--data", str(folder), "--views", MOST, "--json"]) == 0
+        printed, err = capsys.readouterr()
+        assert told in err
+        assert json.loads(printed)["videos"] == int(told.split()[0])
+
+
+def test_what_no_longer_holds_is_not_kept(
+    calibrated: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = str(next((data / "test").rglob("*.mp4")))
+    sampler = Path(shutil.copytree(calibrated, tmp_path / "sampler"))
+    model, task = load_checkpoint(sampler)
+    restore_(model)
+    adapt_(model, after="input", sampler="change", num_bins=2)
+    save_checkpoint(model, task, sampler)
+    assert main(["calibrate", str(sampler), video]) == 0
+    assert "found with another sampler" in capsys.readouterr().err
+    never = Path(shutil.copytree(calibrated, tmp_path / "never"))
+    monkeypatch.setattr("atfr.evaluate.settling.least_lead", lambda *_: None)
+    assert main(["calibrate", str(never), video, "--views", MOST]) == 0
+    assert "nothing is kept" in " ".join(capsys.readouterr().out.split())
+    for run in (sampler, never):
+        assert load_checkpoint(run)[1].views is None
+
+
 def test_predict_stops_and_says_so(
     calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +139,10 @@ def test_predict_stops_and_says_so(
     for other in (MOST, "1x1"):
         assert main([*command[:-1], other, "--out", str(out)]) == 2
         assert "give a new file" in error_of(capsys)
+    assert main([*command[:-1], MOST, "--out", str(tmp_path / "all")]) == 0
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "all")]) == 2
+    assert "has predictions of" in error_of(capsys)
 
 
 def test_a_test_counts_the_views_that_were_computed(
@@ -176,6 +216,8 @@ def test_one_line_for_what_cannot_be(
         (["calibrate", run, video, "--views", "1x1"], "a single view cannot stop earlier"),
         (["calibrate", run, video, "--views", MOST, "--share", "0.5"], "--views is about views"),
         (["calibrate", run, video, "--views", MOST, "--loss", "101"], "--loss"),
+        (["calibrate", run, video, "--views", MOST, "--most", "5"], "leave out --most"),
+        (["calibrate", run, video, "--loss", "5", "--num_workers", "2"], "leave out --loss, --num_workers"),
         (["calibrate", "i3d_inception", video, "--views", MOST], "expected a folder"),
     ):
         assert main(command) == 2, command
@@ -183,7 +225,7 @@ def test_one_line_for_what_cannot_be(
     assert "views" not in json.loads((checkpoint / "task.json").read_text())
     broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
     task = json.loads((broken / "task.json").read_text())
-    for views in ({"num_clips": 0}, {"num_clips": 2, "settled": -1}, {"most": 3}, [1], {"num_crops": 2}):
+    for views in ({"num_clips": 0}, {"num_clips": 2, "settled": -1}, {"most": 3}, [1], {"num_crops": 2}, {}):
         (broken / "task.json").write_text(json.dumps(task | {"views": views}))
         assert main(["predict", video, "--checkpoint", str(broken)]) == 2
         assert "task.json" in error_of(capsys)

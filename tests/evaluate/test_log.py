@@ -60,13 +60,14 @@ def test_a_crash_at_any_byte_costs_one_line_at_most(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("notes of mine", "line 1 of '.*' is no prediction"),
-        ('{"path": "1.mp4"}\n', r"is no prediction \(KeyError: 'network'\)"),
+        ('{"path": "1.mp4"}\n', r"is no prediction \(KeyError: 'error'\)"),
         ("[1]\n", "is no prediction"),
         ('{"path": "1.mp4", "network": "run", "views": 30}\n', "is no prediction .*'error'"),
         (
             '{"path": "1.mp4", "network": "other", "views": 30, "error": null}\n',
             "predictions of .*other.*, not of .*run",
         ),
+        ('{"path": "1.mp4", "network": "run", "error": null}\n', "predictions of .*, not of .*'views'"),
     ],
 )
 def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: str, message: str) -> None:

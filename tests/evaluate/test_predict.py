@@ -1,6 +1,8 @@
 import gc
 import html
+import multiprocessing
 import threading
+import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.errors import CheckpointError, InputError, VideoError
+from atfr.errors import CheckpointError, DataError, InputError, VideoError
 from atfr.evaluate.predict import Prediction, predict
 from atfr.evaluate.task import Task
 from atfr.video import file as file_module
@@ -47,10 +49,27 @@ class Nothing(nn.Module):
         return self.scores.expand(len(clips), 6)
 
 
+class Killing(Nothing):
+    """Kills the processes that decode while it runs."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        if workers := multiprocessing.active_children():
+            for worker in workers:
+                worker.kill()
+            time.sleep(10)  # torch's signal handler ends it at once
+        return super().forward(clips)
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     videos = video_list(tmp_path_factory.mktemp("videos with spaces ü"), [0, 1, 2, 3, 4])
     return [record.path for record in videos.records]
+
+
+@pytest.mark.parametrize("settled", [None, 1.0])
+def test_a_process_that_dies_while_the_network_runs_is_told(paths: list[Path], settled: float | None) -> None:
+    with pytest.raises(DataError, match="a process that decodes videos died"):
+        list(predict(Killing(), paths, TASK, num_clips=2, settled=settled, num_workers=1, batch_size=1))
 
 
 @pytest.mark.parametrize("adapted", [True, False])

@@ -121,6 +121,19 @@ def test_videos_are_those_run_one_view_at_a_time_and_batches_stay_full(batch_siz
     assert not any(left.values())
 
 
+def test_a_video_that_does_not_decode_is_told_at_once() -> None:
+    taken = list[int]()
+
+    def coming() -> Iterator[None]:
+        for video in range(5):
+            taken.append(video)
+            yield None
+
+    for number, found in enumerate(run_until_settled(Table(torch.zeros(0)), coming(), [0], 8, 1.0), 1):
+        assert found is None
+        assert len(taken) == number
+
+
 def test_pictures_of_few_videos_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atfr.evaluate.stopping.OPEN_BYTES", 3 * pictures(0, 5).images.nbytes)
     network = Table(some_scores(12, 5, 3, seed=2))

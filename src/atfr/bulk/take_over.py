@@ -54,7 +54,7 @@ def _entries(files: Iterable[Path], made_by: Mapping[str, Any]) -> Iterator[dict
                     break  # a crash has cut it off
                 try:
                     entry = parse_json(line)
-                    found = {name: entry[name] for name in made_by}
+                    found = {name: entry[name] for name in made_by if name in entry}
                     failed = entry["error"] is not None
                 except (ValueError, KeyError, TypeError) as error:
                     raise InputError(f"line {number} of '{file}' is no prediction ({error})") from error

@@ -46,7 +46,8 @@ def calibrate(
         gflops: The same in GFLOPs (multiply-adds / 1e9).
         views: The most clips x crops of a video, as 10x3: find out when they may stop.
         loss: Points of accuracy that stopping may lose, with --views.
-        data: Labelled videos for --views, the test split of this folder of classes or CSV file.
+        data: Labelled videos for --views, the val split of this folder of classes or CSV file; the test split where
+            it has none.
         test_fold: The fold of the CSV file.
         most: So many of the videos are looked at, spread over all of them; with --views all are.
         batch_size: Views in one forward pass, at most, with --views.
@@ -59,13 +60,16 @@ def calibrate(
     if (data is None) == (not videos):
         raise InputError("give videos, or labelled ones with --views 10x3 --data DATA")
     if views is not None:
-        common.refuse(calibrate, {"share": share, "gflops": gflops}, "--views is about views, not about the sampler")
+        sampler = {"share": share, "gflops": gflops, "most": most}
+        common.refuse(calibrate, sampler, "--views is about views, not about the sampler")
         found = common.parse_views(views)
         if found is None:
             raise InputError("--views is the most views of a video here, as 10x3; auto is what is found out")
         calibrate_views(checkpoint, videos, data, test_fold, found, loss / 100, batch_size, num_workers, device, json)
         return
     common.refuse(calibrate, {"data": data, "test_fold": test_fold}, "labels are for --views")
+    of_views = {"loss": loss, "batch_size": batch_size, "num_workers": num_workers}
+    common.refuse(calibrate, of_views, "without --views the sampler is set")
     calibrate_sampler(checkpoint, below(videos), share, gflops, most, device, json)
 
 
@@ -94,7 +98,9 @@ def calibrate_sampler(
             progress(number, len(chosen))
     with common.busy("calibrating"):
         found = calibrate_(model, clips, share=share, gflops=gflops)
-    save_checkpoint(model.cpu(), task, checkpoint)
+    save_checkpoint(model.cpu(), replace(task, views=None), checkpoint)
+    if task.views is not None:
+        common.note("when views may stop was found with another sampler and is dropped: calibrate with --views again")
     if json:
         common.print_json(asdict(found))
         return
@@ -140,7 +146,10 @@ def calibrate_views(
 
     files, labels = below(videos), None
     if data is not None:
-        records = common.read_data(data, task.labels, test_fold)["test"].records
+        splits = common.read_data(data, task.labels, test_fold)
+        split = "val" if "val" in splits else "test"
+        records = splits[split].records
+        common.note(f"{len(records)} videos of the {split} split of '{data}'")
         files, labels = [record.path for record in records], [record.label for record in records]
 
     def left_out(path: Path, error: "VideoError") -> None:
@@ -164,8 +173,10 @@ def calibrate_views(
             "nothing is kept: no lead keeps the loss that small on these videos, give more of them, or a larger --loss"
         )
     else:
-        save_task(replace(task, views=replace(view_spec, settled=found.settled)), checkpoint)
         where = f"kept in {checkpoint}"
+    views = None if found.settled is None else replace(view_spec, settled=found.settled)
+    if views != task.views:
+        save_task(replace(task, views=views), checkpoint)
     if json:
         common.print_json(asdict(found))
     else:

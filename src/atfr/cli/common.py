@@ -155,7 +155,7 @@ def views_of(asked: ViewSpec | None, task: "Task", network: Path) -> ViewSpec:
     if (found := asked or task.views) is None:
         raise InputError(
             f"--views auto: when the views of '{network}' may stop is not known; find out on labelled videos: "
-            "atfr calibrate CHECKPOINT --data DATA --views 10x3 --loss 1"
+            "atfr calibrate CHECKPOINT --data DATA --views 10x3 --loss 1 (and, for a bundle, export it again)"
         )
     return found
 

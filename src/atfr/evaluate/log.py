@@ -80,7 +80,7 @@ class PredictionLog(Closing):
             end += len(line)
             try:
                 entry = parse_json(line)
-                path, made_by = entry["path"], {name: entry[name] for name in self.made_by}
+                path, made_by = entry["path"], {name: entry[name] for name in self.made_by if name in entry}
                 failed = entry["error"] is not None
             except (ValueError, KeyError, TypeError) as error:
                 what = f"line {number} of '{self.path}' is no prediction ({type(error).__name__}: {error})"

@@ -161,8 +161,9 @@ def outcomes(
     loader = WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options)
     loads = loader if num_workers else ahead(loader)
     groups = loads if views.view_spec.settled is None else [itertools.chain.from_iterable(loads)]
-    for loaded in groups:
-        yield from run_loaded(forward, loaded, views.view_spec, batch_size)
+    with views.readings.reported(views.paths.__getitem__):  # a worker may also die while the network runs
+        for loaded in groups:
+            yield from run_loaded(forward, loaded, views.view_spec, batch_size)
 
 
 def run_loaded(

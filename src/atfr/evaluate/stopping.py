@@ -91,6 +91,8 @@ def run_until_settled(
                 break
             if views is None:
                 waiting.append(_Video(None, []))
+                if not running:
+                    break  # nothing holds it up
                 continue
             waiting.append(_Video(views.to(forward.device), list(order)))
             running.append(waiting[-1])

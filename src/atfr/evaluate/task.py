@@ -68,6 +68,8 @@ class Task:
             found = None if views is None else ViewSpec(**views)
         except TypeError as error:
             raise InputError(f"the views of a task are num_clips, num_crops and settled, got {views!r}") from error
+        if found is not None and found.settled is None:
+            raise InputError(f"the views of a task say when they stop (settled), got {views!r}")
         return cls(tuple(values["labels"]), ClipSpec.from_dict(values["clip"]), found)
 
 
