@@ -70,7 +70,7 @@ def main() -> None:
 def run(rows: Path, base: Path, videos: VideoList, footage: Footage, seed: int, fold: int) -> None:
     """Compute all views of some videos, and append a row for each once all are there."""
     network = optimize_for_inference(load_checkpoint(base)[0])
-    order, found = view_order(CLIPS, CROPS[footage]), []
+    order, found = list(view_order(CLIPS, CROPS[footage])), []
     for number, record in enumerate(sorted(videos.records, key=lambda one: one.path)):
         views = views_of(record.path, footage, 1000 * fold + number)
         scores = torch.cat([network(torch.stack([view])).double().softmax(1) for view in views])[order]

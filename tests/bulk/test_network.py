@@ -83,7 +83,7 @@ def test_views_stop_in_runners_as_they_do_in_predict(checkpoint: Path, tmp_path:
         [_read(task.spec, views, True, path)[0] for path in paths]
     )
     assert [len(row["passed"].scores) for row in tested] == [len(row["loaded"].motion) for row in tested] == counts
-    assert [together(8, one) for one in (ViewSpec(), ViewSpec(3, 3), views)] == [8, 1, 32]
+    assert [together(8, one) for one in (ViewSpec(), ViewSpec(3, 3), views)] == [8, 1, 8]
 
 
 class Small:

@@ -103,8 +103,8 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
 
 
 def together(batch_size: int, views: ViewSpec) -> int:
-    """Return how many videos a runner is handed: a batch, or several where videos take turns until they are settled."""
-    return max(1, batch_size // views.total) if views.settled is None else 4 * batch_size
+    """Return how many videos a runner is handed: as many as fill a batch; one for each of its views where they stop."""
+    return max(1, batch_size // views.total) if views.settled is None else batch_size
 
 
 MakeNetwork = Callable[[], Network]

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from atfr.video.spec import ViewSpec
 
 
+UNSURE = 0.05
+"""A loss that may be larger than what is wanted by so much is told."""
+
+
 def calibrate(
     checkpoint: Path,
     videos: list[Path] = [],  # noqa: B006  # read only
@@ -168,22 +172,22 @@ def calibrate_views(
             on_error=left_out,
             progress=progress,
         )
-    if found.settled is None:
-        where = (
-            "nothing is kept: no lead keeps the loss that small on these videos, give more of them, or a larger --loss"
-        )
-    else:
-        where = f"kept in {checkpoint}"
-    views = None if found.settled is None else replace(view_spec, settled=found.settled)
-    if views != task.views:
-        save_task(replace(task, views=views), checkpoint)
     if json:
         common.print_json(asdict(found))
     else:
-        print_settling(found, where)
+        print_settling(found)
+    if found.lost_at_most > loss + UNSURE:
+        common.note(f"{found.videos} videos decide little: of others {common.percent(found.lost_at_most)} may be lost")
+    views = None if found.settled is None else replace(view_spec, settled=found.settled)
+    if views != task.views:
+        save_task(replace(task, views=views), checkpoint)
+    if views is None:
+        common.note("nothing is kept: no lead keeps the loss that small on these videos; give more, or a larger --loss")
+    else:
+        common.note(f"kept in '{checkpoint}', for --views auto")
 
 
-def print_settling(found: "Settling", where: str) -> None:
+def print_settling(found: "Settling") -> None:
     """Print when views may stop and what that does, beside as many views for every video."""
     percent = common.percent
     right = "told right" if found.labelled else "told as by all views"
@@ -195,8 +199,6 @@ def print_settling(found: "Settling", where: str) -> None:
         [f"  by the first {found.fewer} of every video", percent(found.fewer_right)],
         ["lost, on others like these", f"{percent(found.lost_at_most)} at most (95 %, of {found.videos} videos)"],
     ]
-    common.print_table(f"When views may stop: {where}", ["", ""], rows, left=(0, 1))
+    common.print_table("When views may stop", ["", ""], rows, left=(0, 1))
     if found.settled is not None and found.fewer_right >= found.right:
-        common.note(
-            f"on these videos {found.fewer} views of every one are as good as stopping at {found.views:.2f} in the mean"
-        )
+        common.note(f"stopping is no better here than a fixed number of views for every video: {found.fewer}")

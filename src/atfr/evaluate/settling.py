@@ -45,7 +45,8 @@ class Settling:
         fewer: as many views for every video, the first of them: no fewer than the mean.
         fewer_right: the share told right by these.
         lost_at_most: on other videos like these, so many told right by all views are not by the stopped ones: upper
-            limit at 95 % (Clopper and Pearson 1934).
+            limit at 95 % (Clopper and Pearson 1934). Those that only the stopped ones tell right are not set against
+            it, as they are in `loss`.
     """
 
     settled: float | None
@@ -147,7 +148,7 @@ def settle_views(
     views = Views(paths, task.spec, ViewSpec(view_spec.num_clips, view_spec.num_crops))
     for number, (video, found) in enumerate(outcomes(forward, views, batch_size, num_workers)):
         if found is not None:
-            scores.append(found.scores[order])
+            scores.append(found.scores[list(order)])
             places.append(number)
         elif on_error is None:
             raise VideoError(video.error)

@@ -9,6 +9,7 @@ sequential test of Wald (1945); what is answered stays the class of the best mea
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float64
@@ -22,7 +23,8 @@ OPEN_BYTES = 2**30
 """Of the pictures of videos whose views are being computed, beyond which no further video is taken in."""
 
 
-def view_order(num_clips: int, num_crops: int) -> list[int]:
+@cache
+def view_order(num_clips: int, num_crops: int) -> tuple[int, ...]:
     """Return the views in the order in which they are computed, as they spread over a video fastest.
 
     The middle clip is first, then always the clip farthest from all before. Crops take turns, the centre first, so that
@@ -30,14 +32,16 @@ def view_order(num_clips: int, num_crops: int) -> list[int]:
     """
     left = set(range(num_clips))
     clips = [num_clips // 2]
+    far = dict.fromkeys(range(num_clips), num_clips)
     while left := left - {clips[-1]}:
-        clips.append(max(left, key=lambda one: (min(abs(one - other) for other in clips), -one)))
+        far = {clip: min(far[clip], abs(clip - clips[-1])) for clip in left}
+        clips.append(max(left, key=lambda one: (far[one], -one)))
     crops = [1, 0, 2] if num_crops == 3 else [0]
-    return [
+    return tuple(
         clip * num_crops + crops[(turn + number) % num_crops]
         for turn in range(num_crops)
         for number, clip in enumerate(clips)
-    ]
+    )
 
 
 def lead(scores: Float64[Tensor, "N V K"]) -> Float64[Tensor, "N V"]:
