@@ -1,5 +1,6 @@
 """The command line before any network is involved: help, versions, mistyped names, wrong options, real processes."""
 
+import shlex
 import subprocess
 import sys
 import time
@@ -47,6 +48,22 @@ assert not {{"torch", "lightning", "av"}} & set(sys.modules)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"usage: atfr {name}" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_nobody_elses(closed: str) -> None:
+    """The next file would get its number, and with it what libraries print."""
+    code = """import os, sys
+from atfr.cli.main import main
+code = main([sys.argv[1]])
+opened = os.open(os.devnull, os.O_RDONLY)
+sys.exit(100 + code if opened > 2 else 1)"""
+    for line, expected in (("--help", 100), ("nope", 102)):
+        command = f"exec {shlex.join([sys.executable, '-c', code, line])} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == expected, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "error" not in done.stdout
 
 
 def test_trainer_options_have_a_help_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

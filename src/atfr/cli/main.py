@@ -64,6 +64,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 after an error, 130 after Ctrl-C or SIGTERM."""
     args = sys.argv[1:] if argv is None else list(argv)
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
@@ -84,6 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"atfr: interrupted{f'; {stop}' if stop.args else ''}", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+def open_standard_streams() -> None:
+    """Open those that are closed (`atfr ... >&-`): the next file would get their number, and what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if null != number:
+                os.dup2(null, number)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 @contextmanager
