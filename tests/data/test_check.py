@@ -117,13 +117,12 @@ def test_an_index_is_written_to_a_file_alone(tmp_path: Path, monkeypatch: pytest
 def test_a_full_disk_is_told_with_the_name_of_the_index(tmp_path: Path) -> None:
     video = file(tmp_path / "1.mp4")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with VideoIndex(tmp_path) as index:
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-            with pytest.raises(OSError, match=f"too large: '{index.path}'"):
-                index.add(video, FACTS)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        with pytest.raises(OSError, match=f"too large: '{tmp_path}/{INDEX_FILE}'"), VideoIndex(tmp_path) as index:
+            index.add(video, FACTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_index_beside_data_that_nobody_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,16 @@ def open_standard_streams() -> None:
 @contextmanager
 def heard() -> Iterator[None]:
     """Print what the library logs, each on one line, and take SIGTERM (`timeout`, a scheduler) for Ctrl-C."""
+
+    def of_thread(ended: threading.ExceptHookArgs) -> None:
+        """Say in one line what ended a thread (TensorBoard's writer has one) where the machine is the cause."""
+        if isinstance(ended.exc_value, OSError):
+            print(f"atfr: warning: {one_line(str(ended.exc_value))}", file=sys.stderr)
+        else:
+            threading.__excepthook__(ended)
+
     logger, handler = logging.getLogger("atfr"), logging.StreamHandler()
+    hook, threading.excepthook = threading.excepthook, of_thread
     handler.setFormatter(_OneLine("atfr: %(message)s"))
     level, before = logger.level, signal.getsignal(signal.SIGTERM)
     ours = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
@@ -113,6 +122,7 @@ def heard() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        threading.excepthook = hook
         if ours:
             signal.signal(signal.SIGTERM, before)
 

@@ -121,8 +121,9 @@ class VideoIndex(Closing):
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with named(self.path):  # it tries again to write what did not fit
+                file.close()
 
     def _key(self, path: Path) -> str:
         inside = os.fspath(path).removeprefix(self._prefix)

@@ -111,4 +111,5 @@ class PredictionLog(Closing):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with named(self.path):  # it tries again to write what did not fit
+            self._file.close()
