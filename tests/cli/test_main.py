@@ -1,16 +1,19 @@
 """The command line before any network is involved: help, versions, mistyped names, wrong options, real processes."""
 
+import os
 import shlex
 import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import av
 import pytest
 import torch
 
 import atfr
+from atfr.cli import common
 from atfr.cli import main as module
 from atfr.cli.main import COMMANDS, main
 from atfr.errors import DataError
@@ -64,6 +67,24 @@ sys.exit(100 + code if opened > 2 else 1)"""
         assert done.returncode == expected, done.stderr
         assert "Traceback" not in done.stderr
         assert "error" not in done.stdout
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    command = f"rmdir {shlex.quote(str(tmp_path))}; exec {shlex.join(ATFR)} cost x3d_s"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("atfr: error: the folder that this was started in is gone; change to")
+
+
+def test_a_table_whose_reader_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="utf-8") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with pytest.raises(BrokenPipeError):
+            common.print_table("rows", ["one"], [["x"]])
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 
 def test_trainer_options_have_a_help_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,10 @@ def run(args: list[str]) -> int:
         near = near or difflib.get_close_matches(name, COMMANDS, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}"
         return fail(f"unknown {'option' if name.startswith('-') else 'command'} {name!r}; {hint}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # PyTorch's libraries end the process there
+        return fail("the folder that this was started in is gone; change to one that is there (cd)")
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
     function = getattr(module, command.function)
