@@ -52,6 +52,14 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
         write_whole(tmp_path / "full", "text")
 
 
+def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, those of a locale without it, and half a character, as JSON may have it."""
+    write_whole(tmp_path / "a.html", "\udcff caf\udcc3\udca9 ü")
+    assert (tmp_path / "a.html").read_text("utf-8") == r"\xff café ü"
+    write_whole(tmp_path / "a.html", "\ud800 ü")
+    assert (tmp_path / "a.html").read_text("utf-8") == r"\ud800 ü"
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"folder: '{tmp_path}'"):
         write_whole(tmp_path, "text")

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import operator
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -19,11 +20,19 @@ def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
     return value
 
 
+def whole_number(value: object) -> int | None:
+    """Return an integer as an int, of whatever library it is, and None for all else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def at_least_one(name: str, value: int) -> int:
     """Return the value when it is an integer of at least 1; else raise an InputError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if (whole := whole_number(value)) is None or whole < 1:
         raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
+    return whole
 
 
 def processes(name: str, value: int) -> int:
@@ -33,9 +42,9 @@ def processes(name: str, value: int) -> int:
 
 def not_negative(name: str, value: int) -> int:
     """Return the value when it is an integer of at least 0; else raise an InputError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if (whole := whole_number(value)) is None or whole < 0:
         raise InputError(f"{name} must be an integer of at least 0, got {value!r}")
-    return value
+    return whole
 
 
 def in_range(name: str, value: float, least: float, most: float) -> float:

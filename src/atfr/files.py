@@ -34,19 +34,27 @@ def whole(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="atfr-") if special else nullcontext(place.parent) as folder:
         scratch = Path(folder) / f".{place.name}.{os.getpid()}.tmp{place.suffix}"
         try:
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            yield scratch
-            if special:
-                with place.open("wb") as device:
-                    device.write(scratch.read_bytes())
-            else:
-                scratch.replace(place)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            with named(path):
+                scratch.parent.mkdir(parents=True, exist_ok=True)
+                yield scratch
+                if special:
+                    with place.open("wb") as device:
+                        device.write(scratch.read_bytes())
+                else:
+                    scratch.replace(place)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let a disk or a quota that is full be told with the name of what is written: an open file does not know it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 @contextmanager
@@ -73,7 +81,16 @@ def locked(folder: Path) -> Iterator[None]:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all; its folder is made."""
     with whole(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(as_text(text), encoding="utf-8")
+
+
+def as_text(text: str) -> str:
+    """Return text that UTF-8 can hold: of names in any bytes, those that are no text are spelt out."""
+    try:
+        content = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # halves of a character, as JSON may have them
+        content = text.encode(errors="backslashreplace")
+    return content.decode(errors="backslashreplace")
 
 
 def sha256_of(path: Path) -> str:
@@ -113,10 +130,10 @@ def read_json(path: Path, most_bytes: int = 2**24) -> Any:
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return rows below a row of headings as CSV; of names in any bytes, those that are no text are spelt out."""
+    """Return rows below a row of headings as CSV, `as_text`."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue().encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return as_text(text.getvalue())
 
 
 def write_skipped(out: Path, skipped: Sequence[tuple[object, str]]) -> None:

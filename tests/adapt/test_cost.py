@@ -1,5 +1,6 @@
 """clip_cost against the paper's figures, against arithmetic by hand, and against what a batch really keeps."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -128,7 +129,9 @@ def test_networks_of_other_types_are_counted(dtype: torch.dtype) -> None:
 
 def test_the_clip_of_the_design_is_the_default() -> None:
     model = atfr.create_model("x3d_xs", num_classes=3)
-    assert atfr.clip_cost(model).static == atfr.clip_cost(model, model.clip_shape).static
+    static = atfr.clip_cost(model).static
+    for shape in (model.clip_shape, np.array(model.clip_shape), torch.Size(model.clip_shape)):
+        assert atfr.clip_cost(model, shape).static == static
     with pytest.raises(InputError, match="C, T, H, W, got 3"):
         atfr.clip_cost(model, 3)  # type: ignore[arg-type]
 

@@ -258,6 +258,7 @@ def test_defaults_are_those_of_the_library() -> None:
         (["--trainer.check_val_every_n_epoch", "0"], "Trainer cannot train with check_val_every_n_epoch=0"),
         (["--trainer.max_steps", "0"], "Trainer cannot train with max_steps=0"),
         (["--trainer.max_time", "00:00:00:00"], "the training ended before its first step"),
+        (["--trainer.num_nodes", "2"], "2 machines cannot meet, MASTER_ADDR and MASTER_PORT not set; start"),
         (["--out", "{file}"], "is a file"),
         (["--out", "{file}/below"], "cannot write to --out"),
         (["--out", "{full}"], "is not empty (precious.txt)"),

@@ -74,6 +74,7 @@ with export.replacing(Path(sys.argv[1])) as scratch:
 """
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("when", ["writing", "putting it in place"])
 def test_a_killed_export_leaves_the_old_bundle_or_the_next_puts_it_back(tmp_path: Path, when: str) -> None:
     old = tmp_path / "bundle"

@@ -69,6 +69,7 @@ def test_sigterm_before_the_first_epoch_leaves_nothing(data: Path, tmp_path: Pat
     assert not out.exists()
 
 
+@pytest.mark.timeout(120)
 def test_a_folder_takes_one_training_at_a_time(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path):
         assert main(["train", "--data", str(data), "--out", str(tmp_path), *QUICK, "--resume"]) == 2
@@ -88,6 +89,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.timeout(120)
 def test_a_lock_ends_with_its_process_whatever_workers_do(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLDS, tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:

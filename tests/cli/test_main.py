@@ -1,15 +1,19 @@
 """The command line before any network is involved: help, versions, mistyped names, wrong options, real processes."""
 
+import os
+import shlex
 import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import av
 import pytest
 import torch
 
 import atfr
+from atfr.cli import common
 from atfr.cli import main as module
 from atfr.cli.main import COMMANDS, main
 from atfr.errors import DataError
@@ -47,6 +51,40 @@ assert not {{"torch", "lightning", "av"}} & set(sys.modules)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"usage: atfr {name}" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_nobody_elses(closed: str) -> None:
+    """The next file would get its number, and with it what libraries print."""
+    code = """import os, sys
+from atfr.cli.main import main
+code = main([sys.argv[1]])
+opened = os.open(os.devnull, os.O_RDONLY)
+sys.exit(100 + code if opened > 2 else 1)"""
+    for line, expected in (("--help", 100), ("nope", 102)):
+        command = f"exec {shlex.join([sys.executable, '-c', code, line])} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == expected, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "error" not in done.stdout
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    command = f"rmdir {shlex.quote(str(tmp_path))}; exec {shlex.join(ATFR)} cost x3d_s"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("atfr: error: the folder that this was started in is gone; change to")
+
+
+def test_a_table_whose_reader_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="utf-8") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with pytest.raises(BrokenPipeError):
+            common.print_table("rows", ["one"], [["x"]])
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 
 def test_trainer_options_have_a_help_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

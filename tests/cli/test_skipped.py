@@ -79,7 +79,7 @@ def test_predict_takes_folders_with_names_in_any_bytes(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(["predict", str(folder), str(second), "--checkpoint", str(out), "--json"]) == 0
     assert [one["path"] for one in json.loads(capsys.readouterr().out)] == [*expected, str(second)]
-    assert main(["predict", str(folder), "--checkpoint", str(out)]) == 0
+    assert main(["predict", *expected, "--checkpoint", str(out)]) == 0
     capsys.readouterr().out.encode()  # printable
 
     (tmp_path / "empty").mkdir()
@@ -102,3 +102,21 @@ def test_small_shared_memory_is_named(tmp_path: Path) -> None:
     assert end.stderr.splitlines()[-1].startswith("atfr: error: shared memory is full: ")
     assert "/dev/shm (1 MB); make it larger" in end.stderr
     assert "Traceback" not in end.stderr
+
+
+def test_a_full_disk_ends_a_training_in_one_line(tmp_path: Path) -> None:
+    """As early as TensorBoard's log, which is written by a thread."""
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("only root may mount, by unshare")
+    data, full = write_folder(tmp_path / "data", train=1), tmp_path / "full"
+    full.mkdir()
+    command = [*ATFR, "train", "--data", str(data), "--out", str(full / "run"), *QUICK, "--epochs", "1"]
+    fill = f"mount -t tmpfs -o size=8k tmpfs {full} && head -c 1M /dev/zero > {full}/fill 2> {os.devnull}"
+    mounted = f"{fill}; exec {shlex.join(command)}"
+    end = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, check=False)
+    if "mount" in end.stderr:
+        pytest.skip(f"no mounting here: {end.stderr}")
+    assert end.returncode == 2
+    assert end.stderr.splitlines()[-1].startswith(f"atfr: error: [Errno 28] No space left on device: '{full}/run")
+    assert "Traceback" not in end.stderr
+    assert "in thread" not in end.stderr

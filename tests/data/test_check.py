@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -11,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from atfr.data.check import Problem, check_videos, look
+from atfr.data.check import Problem, check_videos, copies, look
 from atfr.data.dataset import ClipDataset
 from atfr.data.index import INDEX_FILE, VERSION, VideoFacts, VideoIndex, fingerprint, index_path, is_same
 from atfr.data.pool import WorkerDiedError, each_in_processes
-from atfr.data.records import VideoList, VideoRecord
+from atfr.data.records import VideoList, VideoRecord, read_folder
 from atfr.video.decode import decode
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
@@ -84,6 +85,44 @@ def test_an_index_that_a_crash_cut_off_goes_on(tmp_path: Path) -> None:
         assert (again.get(first), again.get(second)) == (FACTS, None)
         again.add(second, FACTS)
     assert VideoIndex(tmp_path).get(second) == FACTS
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"frames": "12"}, {"frames": 10**30}, {"fps": None}, {"problem": "x"}, {"source": 1}, {"path": []}]
+)
+def test_an_index_of_others_may_hold_anything(tmp_path: Path, wrong: dict[str, object]) -> None:
+    video = file(tmp_path / "1.mp4")
+    with VideoIndex(tmp_path) as index:
+        index.add(video, FACTS)
+    entry = json.loads(index.path.read_text()) | wrong
+    index.path.write_text(json.dumps(entry) + "\n")
+    assert VideoIndex(tmp_path).get(video) is None
+
+
+@pytest.mark.timeout(120)
+def test_an_index_is_written_to_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the data lies a pipe that nobody reads; of who has no home, as in a container, temporary files are."""
+    data, video = tmp_path / "data", file(tmp_path / "data" / "1.mp4")
+    os.mkfifo(data / INDEX_FILE)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temporary"))
+    with VideoIndex(data) as index:
+        index.add(video, FACTS)
+    assert index.path.parent == tmp_path / "temporary" / "atfr"
+    assert VideoIndex(data).get(video) == FACTS
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_index(tmp_path: Path) -> None:
+    video = file(tmp_path / "1.mp4")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        with pytest.raises(OSError, match=f"too large: '{tmp_path}/{INDEX_FILE}'"), VideoIndex(tmp_path) as index:
+            index.add(video, FACTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_index_beside_data_that_nobody_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +236,24 @@ def test_check_names_what_is_wrong(checked: tuple[Path, list[Path], list[Problem
     assert "has 5 frames, fewer than 8" in problems[1].reason
     assert problems[2].reason == decode(root / "cut.mp4").warning
     assert all(str(one.path) in one.reason for one in problems)
+
+
+@pytest.mark.timeout(120)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pipes are of one size, and a link leads nowhere: found below a class, said, and never opened."""
+    monkeypatch.setattr(
+        "atfr.data.check.each_in_processes", lambda look, paths, _: ((path, look(path)) for path in paths)
+    )
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "0.mp4", ramp_video(frames=5))
+        os.mkfifo(tmp_path / name / "pipe.mp4")
+        (tmp_path / name / "gone.mp4").symlink_to("nothing")
+    paths = [record.path for videos in read_folder(tmp_path).values() for record in videos.records]
+    problems = check_videos(paths, tmp_path, min_frames=1, num_workers=1)
+    told = sorted((one.path.name, one.problem, "pipe or a device" in one.reason) for one in problems)
+    assert told == 2 * [("gone.mp4", "broken", False)] + 2 * [("pipe.mp4", "broken", True)]
+    assert copies(paths) == [[tmp_path / "a" / "0.mp4", tmp_path / "b" / "0.mp4"]]
 
 
 def test_a_second_check_decodes_what_has_changed_alone(

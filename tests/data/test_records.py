@@ -1,5 +1,6 @@
 """Folders and CSV files become lists of videos, or one clear error. The readers do not open the videos."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def test_hold_out_is_stratified_disjoint_and_decided_by_the_seed(tmp_path: Path)
     assert names(read_folder(root, seed=1)["test"]) != names(splits["test"])
     assert len(read_folder(root, test_share=0.5)["test"]) == 20 + 2 + 1
     assert len(read_folder(root, test_share=0.99)["train"]) == 1 + 1 + 1
+
+
+def test_names_that_are_no_text_are_held_out_too(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for number in range(3):
+            (tmp_path / name).mkdir(exist_ok=True)
+            try:
+                Path(os.fsdecode(os.fsencode(tmp_path / name) + b"/\xff%d.mp4" % number)).touch()
+            except OSError:
+                pytest.skip("this file system takes names in UTF-8 only")
+    assert {split: len(videos) for split, videos in read_folder(tmp_path).items()} == {"train": 4, "test": 2}
 
 
 def test_class_may_be_called_train(tmp_path: Path) -> None:

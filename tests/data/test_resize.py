@@ -1,5 +1,6 @@
 """resize_videos: the same videos smaller, each whole or not at all, whatever happens; the source is left alone."""
 
+import logging
 import os
 import shutil
 import signal
@@ -262,6 +263,28 @@ def test_links_are_followed_and_no_video_is_done_twice(
     (source / "round").symlink_to(source)
     resize_videos(source, tmp_path / "target", side=48, num_workers=1)
     assert sorted(path.name for path in (tmp_path / "target").rglob("*.mp4")) == ["large.mp4", "small.mp4"]
+
+
+@pytest.mark.timeout(120)
+def test_what_may_never_end_is_named_or_passed_over(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pipes, devices and links to nothing: as videos, and among the other files, which are copied."""
+    monkeypatch.setattr("atfr.data.resize.each_in_processes", one_by_one)
+    for name in ("pipe.mp4", "pipe.txt"):
+        os.mkfifo(source / "a" / name)
+    for name, place in (("zero.mp4", "/dev/zero"), ("gone.mp4", "no"), ("full.txt", "/dev/full"), ("gone.txt", "not")):
+        (source / "a" / name).symlink_to(place)
+    with caplog.at_level(logging.INFO, logger="atfr"):
+        result = resize_videos(source, tmp_path / "target", side=48, num_workers=1)
+    failed = {path.name: reason for path, reason in result.failed}
+    assert set(failed) == {"bad.mp4", "pipe.mp4", "zero.mp4", "gone.mp4"}
+    assert "is a pipe or a device" in failed["pipe.mp4"]
+    assert "is a pipe or a device" in failed["zero.mp4"]
+    assert "there is no video file" in failed["gone.mp4"]
+    (record,) = caplog.records
+    assert "3 pipes, devices and links that lead nowhere are passed over" in record.getMessage()
+    assert {path.name for path in (tmp_path / "target" / "a").iterdir()} == {"large.mp4"}
 
 
 def test_wrong_sources(source: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_a_second_writer_is_refused_and_nothing_but_a_file_is_taken(tmp_path: Pa
     (tmp_path / "link.jsonl").symlink_to(out)
     with PredictionLog(tmp_path / "link.jsonl", BY) as log:
         assert log.done == {"1.mp4", "2.mp4"}
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "out.jsonl"
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        with pytest.raises(OSError, match=f"too large: '{out}'"), PredictionLog(out, BY) as log:
+            log.add(prediction("1.mp4"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_network_is_known_by_its_weights_settings_and_labels() -> None:

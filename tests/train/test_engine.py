@@ -2,6 +2,7 @@
 
 import copy
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,17 @@ def test_other_arguments_videos_or_kernels_are_refused(splits: dict[str, VideoLi
     refused(r"training videos was '8, digest \w+' and is '7, digest \w+'", model, fewer)
     model.res2.sgs.kernel = "kronecker"
     refused(r"sgs\.kernel was 'linear' and is 'kronecker'", model, splits)
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_state(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(OSError, match=f"too large: '{tmp_path}/{RESUME}'"):
+            WholeFiles().save_checkpoint({"weights": torch.zeros(10_000)}, tmp_path / RESUME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_write_leaves_the_states_as_they_were(

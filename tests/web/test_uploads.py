@@ -23,6 +23,7 @@ from atfr.web import reading, samples
 from atfr.web.limits import Limits, check_video
 from atfr.web.uploads import FullError, Inbox
 from tests.evaluate.build import SPEC, write_level
+from tests.video.test_declared import TRAPS
 from tests.video.video_files import write_video
 
 
@@ -68,7 +69,14 @@ def test_there_is_room_for_so_many(inbox: Inbox, video: Path) -> None:
     inbox.take(sent(inbox, video))
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"", "is empty"), (b"no video at all", "cannot be opened as one")])
+NO_VIDEOS = [
+    (b"", "is empty"),
+    (b"no video at all", "cannot be opened as one"),
+    (TRAPS["sizes"], "declares 50000000 samples"),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), NO_VIDEOS)
 def test_what_is_no_video_is_refused_and_removed(content: bytes, told: str, inbox: Inbox, tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(content)
     token = sent(inbox, tmp_path / "b.mp4")

@@ -4,7 +4,7 @@
 usual, and SGS's weighted sum. The network is counted on the meta device, for different numbers of active bins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from atfr.adapt.meta import Shapes, StandIn, on_meta, put_stand_ins
 from atfr.adapt.passes import reason
 from atfr.adapt.trace import SamplingTrace
+from atfr.checks import whole_number
 from atfr.errors import AtfrError, InputError
 
 ActiveBins = int | tuple[int, ...]
@@ -128,14 +129,11 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int] | None = None, *, exam
     """
     if example is None:
         clip_shape = getattr(model, "clip_shape", None) if clip_shape is None else clip_shape
-        if (
-            not isinstance(clip_shape, Sequence)
-            or len(clip_shape) != 4
-            or not all(isinstance(length, int) and length > 0 for length in clip_shape)
-        ):
+        lengths = [whole_number(length) or 0 for length in clip_shape] if isinstance(clip_shape, Iterable) else []
+        if len(lengths) != 4 or min(lengths) < 1:
             raise InputError(f"clip_shape must be C, T, H, W, got {clip_shape}")
         like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-        example = torch.empty(1, *clip_shape, dtype=like.dtype, device="meta")
+        example = torch.empty(1, *lengths, dtype=like.dtype, device="meta")
     count = _Counter(model, example)
     sites = tuple(count.stand_ins)
     try:

@@ -185,7 +185,7 @@ def print_table(
         table.add_column(Text(column), justify="left" if number in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*[Text(plain(str(cell))) for cell in row])
-    console = Console(highlight=False)
+    console = _Results(highlight=False)
     console.width = min(console.width, WIDTH)
     console.print(Text(plain(title), style="bold"))
     console.print(table)
@@ -193,6 +193,14 @@ def print_table(
         note = f"{note} –: there is no such figure.".strip()
     if note:
         console.print(Text(note, style="dim"))
+
+
+class _Results(Console):
+    """What prints tables; rich would end by a code of errors where the reader has gone (`atfr ... | head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, as everywhere."""
+        raise BrokenPipeError
 
 
 def print_histogram(title: str, counts: dict[int, int]) -> None:

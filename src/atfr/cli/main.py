@@ -64,6 +64,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 after an error, 130 after Ctrl-C or SIGTERM."""
     args = sys.argv[1:] if argv is None else list(argv)
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
@@ -86,10 +87,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def open_standard_streams() -> None:
+    """Open those that are closed (`atfr ... >&-`): the next file would get their number, and what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if null != number:
+                os.dup2(null, number)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
 @contextmanager
 def heard() -> Iterator[None]:
     """Print what the library logs, each on one line, and take SIGTERM (`timeout`, a scheduler) for Ctrl-C."""
+
+    def of_thread(ended: threading.ExceptHookArgs) -> None:
+        """Say in one line what ended a thread (TensorBoard's writer has one) where the machine is the cause."""
+        if isinstance(ended.exc_value, OSError):
+            print(f"atfr: warning: {one_line(str(ended.exc_value))}", file=sys.stderr)
+        else:
+            threading.__excepthook__(ended)
+
     logger, handler = logging.getLogger("atfr"), logging.StreamHandler()
+    hook, threading.excepthook = threading.excepthook, of_thread
     handler.setFormatter(_OneLine("atfr: %(message)s"))
     level, before = logger.level, signal.getsignal(signal.SIGTERM)
     ours = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
@@ -102,6 +122,7 @@ def heard() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        threading.excepthook = hook
         if ours:
             signal.signal(signal.SIGTERM, before)
 
@@ -127,6 +148,10 @@ def run(args: list[str]) -> int:
         near = near or difflib.get_close_matches(name, COMMANDS, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}"
         return fail(f"unknown {'option' if name.startswith('-') else 'command'} {name!r}; {hint}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # PyTorch's libraries end the process there
+        return fail("the folder that this was started in is gone; change to one that is there (cd)")
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
     function = getattr(module, command.function)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin
 
 import docstring_parser
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 
 from atfr.cli.common import busy
 
@@ -21,6 +22,9 @@ LARGEST = 2**32
 """No number that is given reaches it: seeds lie below, and all that is counted."""
 OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
 """Those that commands have as options of their own."""
+
+# A value that is no YAML is text as it stands: so is a path whose bytes are no UTF-8.
+set_loader("yaml", get_loader("yaml"), exceptions=(yaml.YAMLError, UnicodeEncodeError))
 
 
 class UsageError(Exception):

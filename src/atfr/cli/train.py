@@ -341,6 +341,8 @@ def output_folder(out: Path, resume: bool) -> Iterator[None]:
                 out.rmdir()
         elif isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt("go on with --resume") from error
+        if isinstance(error, OSError) and error.filename is None:  # of a logger, which does not say where
+            raise OSError(error.errno, error.strerror, str(out)) from error
         raise
 
 

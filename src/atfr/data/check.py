@@ -84,7 +84,7 @@ def check_videos(
 def copies(paths: Iterable[Path]) -> list[list[Path]]:
     """Return the groups of different files with the same content, byte for byte; only files of one size are read."""
     by_size: dict[int, list[Path]] = {}
-    for path in dict.fromkeys(paths):
+    for path in filter(Path.is_file, dict.fromkeys(paths)):
         by_size.setdefault(path.stat().st_size, []).append(path)
     by_content: dict[str, list[Path]] = {}
     for same_size in by_size.values():

@@ -1,20 +1,21 @@
 """What decoding a video once has told: kept in a small file, so that nobody has to decode it again to know.
 
-The file is `.atfr-index.jsonl` in the folder of the data, or, where that cannot be written or is a link, in the user's
-cache folder (`$XDG_CACHE_HOME/atfr`, by default `~/.cache/atfr`). It holds a JSON object a line; of two on the same
-video the later counts, and one that a crash has cut off is passed over. An entry counts as long as the video has the
-same size and time of change. Remove the file to forget everything.
+The file is `.atfr-index.jsonl` in the folder of the data, or, where that cannot be written or is a link or a pipe, in
+the user's cache folder (`$XDG_CACHE_HOME/atfr`, by default `~/.cache/atfr`). It holds a JSON object a line; of two on
+the same video the later counts, and one that a crash has cut off is passed over. An entry counts as long as the video
+has the same size and time of change. Remove the file to forget everything.
 """
 
 import hashlib
 import json
 import os
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
 from atfr.data.records import VideoList
-from atfr.files import Closing, parse_json, sha256_of
+from atfr.files import Closing, named, parse_json, sha256_of
 
 INDEX_FILE = ".atfr-index.jsonl"
 VERSION = 2
@@ -40,6 +41,18 @@ class VideoFacts:
     problem: str | None = None
     reason: str = ""
     source: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what an index of others may hold.
+
+        Raises:
+            TypeError: a value is of another kind.
+        """
+        counted = isinstance(self.frames, int) and 0 <= self.frames < 2**31
+        timed = all(isinstance(number, int | float) for number in (self.duration_s, self.fps))
+        said = self.problem in (None, "broken", "damaged")
+        if not (counted and timed and said and all(isinstance(text, str) for text in (self.reason, self.source))):
+            raise TypeError(f"no facts of a video: {self}")
 
 
 class VideoIndex(Closing):
@@ -88,8 +101,11 @@ class VideoIndex(Closing):
         return [known.frames if known and not known.problem else 0 for known in facts] or [0] * len(videos)
 
     def add(self, path: Path, facts: VideoFacts) -> None:
-        """Write down what is known about a video, at once."""
-        now = path.stat()
+        """Write down what is known about a video, at once; nothing of one that is not there."""
+        try:
+            now = path.stat()
+        except OSError:  # a link that leads nowhere, or removed since
+            return
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             no_link = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
@@ -98,14 +114,16 @@ class VideoIndex(Closing):
         key = self._key(path)
         self._entries[key] = (now.st_size, now.st_mtime_ns, facts)
         entry = {"version": VERSION, "path": key, "size": now.st_size, "mtime_ns": now.st_mtime_ns, **asdict(facts)}
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        with named(self.path):
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with named(self.path):  # it tries again to write what did not fit
+                file.close()
 
     def _key(self, path: Path) -> str:
         inside = os.fspath(path).removeprefix(self._prefix)
@@ -136,7 +154,18 @@ def is_same(path: Path, found: str, *, by_content: bool = False) -> bool:
 def index_path(root: Path) -> Path:
     """Return where the index of a folder is: in the folder, or in the cache folder where it cannot be written."""
     beside = root / INDEX_FILE
-    if not beside.is_symlink() and os.access(beside if beside.exists() else root, os.W_OK):
+    ours = not beside.is_symlink() and (beside.is_file() or not beside.exists())
+    if ours and os.access(beside if beside.exists() else root, os.W_OK):
         return beside
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "atfr" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.jsonl"
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    return cache_folder() / "atfr" / f"{name}.jsonl"
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder; that of somebody who has no home, as in a container, is for temporary files."""
+    if named_by_user := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named_by_user)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return Path(tempfile.gettempdir())

@@ -162,7 +162,7 @@ def _class_rows(root: Path, split: str | None, others: list[Path]) -> list[_Row]
         raise DataError(f"expected a folder for each class in '{root}', found none; put videos into '{root}/<class>/'")
     rows = []
     for folder in classes:
-        shown = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".") and child.is_file()]
+        shown = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".") and not child.is_dir()]
         videos, passed_over = videos_of(shown)
         others += passed_over
         if not videos:
@@ -300,10 +300,14 @@ def _hold_out(rows: list[_Row], test_share: float, seed: int) -> list[_Row]:
                 f"class {name!r} has one video ('{members[0].path}'); one to train and one to test are needed"
             )
         tests = min(max(1, round(test_share * len(members))), len(members) - 1)
-        ranked = sorted(members, key=lambda row: hashlib.sha256(f"{seed}/{row.name}/{row.path.name}".encode()).digest())
+        ranked = sorted(members, key=lambda row: _rank(f"{seed}/{row.name}/{row.path.name}"))
         split_rows += [_Row(row.path, name, "test", row.place) for row in ranked[:tests]]
         split_rows += [_Row(row.path, name, "train", row.place) for row in ranked[tests:]]
     return sorted(split_rows, key=lambda row: row.path)
+
+
+def _rank(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
 def composed(name: str) -> str:

@@ -7,6 +7,7 @@ with a key frame every `KEY_FRAMES`, so that a clip in its middle is reached fas
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from atfr.data.relist import relist
 from atfr.data.walk import VIDEO_ENDINGS, walk
 from atfr.errors import DataError, InputError, VideoError
 from atfr.files import write_whole
-from atfr.video.container import open_video
+from atfr.video.container import check_file, open_video
 from atfr.video.decode import Reading
 
 KEY_FRAMES = 16
@@ -38,6 +39,7 @@ TIME_BASE = Fraction(1, 90_000)
 UNKNOWN_RATE = Fraction(25)
 SETTINGS_FILE = ".atfr-resize.json"
 PART = ".part"
+LOG = logging.getLogger("atfr")
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,9 @@ def resize_video(job: _Job) -> _Done:
     if job.there and is_same(job.source, job.made_of, by_content=job.remove_source):
         done = _Done("kept", job.there)
     else:
-        made_of = fingerprint(job.source)
         try:
+            check_file(job.source)
+            made_of = fingerprint(job.source)
             with open_video(job.source, 1) as (_, stream):
                 small = 0 < min(stream.width, stream.height) <= job.side
             place, write = (
@@ -260,7 +263,9 @@ def _files(source: Path) -> tuple[list[Path], list[Path]]:
     for path in sorted(walk(source), key=Path.is_symlink):
         unique.setdefault(os.path.realpath(path), path)
     videos = sorted(path for path in unique.values() if path.suffix.lower() in VIDEO_ENDINGS)
-    others = sorted(set(unique.values()) - set(videos))
+    others = sorted(path for path in set(unique.values()) - set(videos) if path.is_file())
+    if special := len(unique) - len(videos) - len(others):
+        LOG.info("'%s': %d pipes, devices and links that lead nowhere are passed over", source, special)
     if not videos:
         raise DataError(f"there is no video below '{source}'")
     seen: dict[Path, Path] = {}

@@ -14,7 +14,7 @@ import torch
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task
-from atfr.files import Closing, finite, parse_json
+from atfr.files import Closing, finite, named, parse_json
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -105,9 +105,11 @@ class PredictionLog(Closing):
         self._write({"path": str(path), "error": str(error)})
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(finite(entry | self.made_by), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        with named(self.path):
+            self._file.write(json.dumps(finite(entry | self.made_by), allow_nan=False).encode() + b"\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with named(self.path):  # it tries again to write what did not fit
+            self._file.close()

@@ -18,7 +18,7 @@ from atfr.adapt import adaptation
 from atfr.adapt.cost import clip_cost
 from atfr.adapt.trace import record
 from atfr.checks import one_of
-from atfr.errors import BundleError
+from atfr.errors import BundleError, CheckpointError
 from atfr.evaluate.forward import evaluating
 from atfr.evaluate.task import Task, check_classes
 from atfr.files import locked, sha256_of
@@ -79,7 +79,7 @@ def export_bundle(
             run = runner(description, scratch, torch.get_num_threads())
             bundle = Bundle(replace(description, logits_within=difference(model, Bundle(description, run))), run)
             bundle.description.write(scratch)
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         raise BundleError(f"cannot write a bundle to '{folder}': {error}") from error
     return bundle
 

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from atfr.errors import CheckpointError
+from atfr.files import named
 from atfr.weights.checkpoint import differences
 
 RESUME, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
@@ -38,8 +39,13 @@ class WholeFiles(TorchCheckpointIO):
         scratch = path.with_name(f".{path.name}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with scratch.open("wb") as file:
-                torch.save(checkpoint, file)
+            with named(path), scratch.open("wb") as file:
+                try:
+                    torch.save(checkpoint, file)
+                except RuntimeError as error:  # of torch's writer, which ends by one of its own
+                    if isinstance(cause := error.__context__, OSError):
+                        raise cause from None
+                    raise
                 file.flush()
                 os.fsync(file.fileno())
             if path.name == RESUME and path.exists():

@@ -22,6 +22,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.progress import BarColumn
 
@@ -272,9 +273,21 @@ def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) ->
         trainer = pl.Trainer(**options)
     except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"lightning.Trainer does not take these options: {error}") from error
+    _check_machines(trainer)
     if options.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise InputError("sync_batchnorm needs GPUs: torch has no SyncBatchNorm for CPUs; leave it out")
     return trainer
+
+
+def _check_machines(trainer: pl.Trainer) -> None:
+    """Refuse several machines of which none knows where to meet the others: they would wait without end."""
+    by_hand = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if trainer.num_nodes > 1 and by_hand and missing:
+        raise InputError(
+            f"num_nodes={trainer.num_nodes}: {trainer.num_nodes} machines cannot meet, {' and '.join(missing)} not "
+            "set; start the training by srun or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each machine"
+        )
 
 
 class _Bar(RichProgressBar):

@@ -70,7 +70,7 @@ def open_video(path: Path, threads: int) -> Iterator[tuple[InputContainer, Video
     Raises:
         VideoError: there is no such file, it is no video, or its frames are absurdly large.
     """
-    _check_file(path)
+    check_file(path)
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.codec_context.thread_count = threads
@@ -118,7 +118,12 @@ def expected_frames(container: InputContainer, stream: VideoStream) -> int | Non
     return None
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse what is no file, may never end, or is a trap, before anything of it is read.
+
+    Raises:
+        VideoError: it cannot be a video.
+    """
     if path.is_dir():
         raise VideoError(f"expected a video file, but '{path}' is a folder; name a file in it")
     if not path.exists():
