@@ -9,7 +9,9 @@ from atfr.errors import InputError
 
 if TYPE_CHECKING:
     from atfr.data.records import VideoList
+    from atfr.paper.commands import Commands
     from atfr.paper.compare import Comparison
+    from atfr.paper.reproduce import Maker
     from atfr.paper.tables import Table
 
 MARKS = "abcdefghijklmnopqrstuvwxyz"
@@ -62,12 +64,26 @@ def reproduce(
         from atfr.paper.tables import TABLES, find
 
         tables = list(TABLES) if table == "all" else [find(table)]
-    if scale == "paper" or dry_run:
-        raise InputError("not yet")
+    if dry_run and scale != "paper":
+        raise InputError("--dry_run is for --scale paper; the others say how long they take before they begin")
+    if scale == "paper":
+        from atfr.paper.commands import Commands
+
+        common.refuse(reproduce, {"epochs": epochs, "test_fold": test_fold}, "--scale paper takes them from its files")
+        commands = Commands(data or Path("DATA"), out / scale, configs)
+        if dry_run:
+            print_plan(tables, rows, commands, seeds or [0], json)
+            return
+        if data is None or not data.is_dir():
+            raise InputError(f"--scale paper takes --data, a folder that holds a folder for each data set, got {data}")
+        maker: Maker = commands
+    else:
+        from atfr.paper.here import SCALES, Here
+
+        splits = splits_of(scale, data, test_fold, out)
+        maker = Here(SCALES[scale], splits, out / scale, epochs, device, common.note, common.progress)
     with common.one_line_warnings():
-        reports = run_here(
-            tables, scale, splits_of(scale, data, test_fold, out), out / scale, seeds or [0], rows, epochs, device, json
-        )
+        reports = make(tables, scale, maker, seeds or [0], rows, json)
     if json:
         common.print_json(reports if table == "all" else reports[0])
 
@@ -86,33 +102,47 @@ def splits_of(scale: str, data: Path | None, test_fold: int | None, out: Path) -
         return tiny_videos(out / scale / "videos", progress)
 
 
-def run_here(
-    tables: "Sequence[Table]",
-    scale: str,
-    splits: "Mapping[str, VideoList]",
-    out: Path,
-    seeds: Sequence[int],
-    rows: list[str] | None,
-    epochs: int | None,
-    device: str,
-    json: bool,
+def make(
+    tables: "Sequence[Table]", scale: str, maker: "Maker", seeds: Sequence[int], rows: list[str] | None, json: bool
 ) -> list[dict[str, Any]]:
-    """Make tables in this process; return their reports."""
-    from atfr.paper import here
+    """Make tables; print and return their reports."""
     from atfr.paper.reproduce import cases_of, report, reproduce, write
 
-    maker = here.Here(here.SCALES[scale], splits, out, epochs, device, common.note, common.progress)
-    left_s = maker.seconds([case for table in tables for case in cases_of(table, rows, maker)], seeds)
-    common.note(f"about {left_s / 60:.0f} min here for what is not there yet" if left_s else "all networks are there")
+    left = maker.left([case for table in tables for case in cases_of(table, rows, maker)], seeds)
+    common.note(left or "all networks are there")
     reports = []
     for table in tables:
         found = reproduce(table, maker, seeds, rows)
         reports.append(report(table, found, scale, seeds, maker.conditions()))
-        paths = write(reports[-1], table, found, out)
+        paths = write(reports[-1], table, found, maker)
         if not json:
             print_report(reports[-1])
             print(f"\nWritten: {', '.join(map(str, paths))}\n")
     return reports
+
+
+def print_plan(
+    tables: "Sequence[Table]", rows: list[str] | None, maker: "Commands", seeds: Sequence[int], json: bool
+) -> None:
+    """Print the commands of the paper's scale that are left, and what they take."""
+    from atfr.paper.commands import PACE, SIZES, planned, steps
+
+    with common.busy("building the networks"):
+        found = list(steps(planned(tables, rows, maker), maker, seeds))
+    train_h, test_h, gb = (sum(getattr(step, name) for step in found) for name in ("train_h", "test_h", "gb"))
+    videos = sum(SIZES[data].gb for data in frozenset().union(*(step.data for step in found)))
+    values = {"train_gpu_hours": train_h, "test_gpu_hours": test_h, "networks_gb": gb, "videos_gb": videos}
+    if json:
+        common.print_json(values | {"commands": [command for step in found for command in step.commands]})
+        return
+    print("\n".join(command for step in found for command in step.commands))
+    common.note(
+        f"about {train_h:,.0f} GPU-hours to train and {test_h:,.0f} to test, at {PACE / 1e12:.1f}e12 multiply-adds a "
+        "second, which the paper's 131 h of X3D-S come to (Table A.2; it does not name its GPUs); not measured here"
+    )
+    common.note(
+        f"about {gb:,.0f} GB for networks, and {videos:,.0f} GB for videos; each network was built without weights"
+    )
 
 
 def print_report(values: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from atfr.comparison.making import Ground, Progress, Row, Watch, here, train_bas
 from atfr.comparison.plans import Plan
 from atfr.comparison.quickstart import TUNE_LEARNING_RATE
 from atfr.comparison.recipes import FROM_NOTHING, SAMPLES
-from atfr.comparison.run import ARGUMENTS, check_arguments
+from atfr.comparison.run import ARGUMENTS, check_arguments, minutes
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList, read_folder
 from atfr.data.samples import render_samples
@@ -31,12 +31,12 @@ from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import TASK, load_checkpoint
 from atfr.files import write_whole
 from atfr.models import create_model
-from atfr.paper.cases import Case
-from atfr.paper.figures import R2PLUS1D_50, Network
+from atfr.paper.cases import EXPECTED, Case
+from atfr.paper.figures import Network
 from atfr.train.recipe import Recipe
 
-EXPECTED = 0.6
-"""Of the static network's multiply-adds, in an estimate: what a network with a sampler takes."""
+STRIDE = 2
+"""Of training clips, as in the paper."""
 
 TINY_TRAIN, TINY_TEST, TINY_FRAMES, TINY_SIZE = 40, 50, 72, 40
 """Generated videos: of a class to train and to test with, their frames, and their side in px."""
@@ -47,7 +47,7 @@ STAND_INS = {
     "slowfast_4x16_r50": Network("slowfast_8x8_r18", 32, 32),
     "slowfast_8x8_r101_nl": Network("slowfast_8x8_r18", 32, 32),
     "slowfast_16x8_r101_nl": Network("slowfast_8x8_r18", 32, 32),
-    "r2plus1d_18": R2PLUS1D_50,
+    "r2plus1d_18": Network("r2plus1d_50", 32, 32, (1, 2, 2, 2)),
     "x3d_m": Network("x3d_s", 32, 32),
     "x3d_xl": Network("x3d_s", 32, 32),
 }
@@ -88,7 +88,7 @@ class Scale:
 
 TINY = Scale(
     "tiny",
-    replace(SAMPLES, clip=replace(SAMPLES.clip, stride=2), clips_seen=20 * 6 * TINY_TRAIN),
+    replace(SAMPLES, clip=replace(SAMPLES.clip, stride=STRIDE), clips_seen=20 * 6 * TINY_TRAIN),
     STAND_INS,
     "generated videos of six motions",
 )
@@ -97,7 +97,7 @@ SMALL = Scale(
     replace(
         FROM_NOTHING,
         base_frames=8,
-        clip=replace(FROM_NOTHING.clip, frames=32, stride=2, size=112, resize=128, jitter=(128, 160)),
+        clip=replace(FROM_NOTHING.clip, frames=32, stride=STRIDE, size=112, resize=128, jitter=(128, 160)),
     ),
     {},
     "videos of one's own",
@@ -170,6 +170,10 @@ class Here:
             self.grounds[network.name, seed] = ground, clips
         return self.grounds[network.name, seed]
 
+    def folder(self, case: Case, seed: int) -> Path:
+        """Return the checkpoint folder of what is trained."""
+        return self.ground(case.trained, seed)[0].out / case.trained.sampled
+
     def made(self, network: Network, seed: int) -> Row:
         """Return a network's row, trained from the base and tested if it was not."""
         ground, clips = self.ground(network, seed)
@@ -187,8 +191,7 @@ class Here:
         row = self.made(case.trained, seed)
         if case == case.as_trained:
             return row.test
-        ground, _ = self.ground(case.trained, seed)
-        checkpoint = ground.out / case.trained.sampled
+        ground, checkpoint = self.ground(case.trained, seed)[0], self.folder(case, seed)
         if (checkpoint / case.test / RESULT).is_file():
             return read_result(checkpoint / case.test)
         model, _ = load_checkpoint(checkpoint)
@@ -197,12 +200,12 @@ class Here:
             set_num_bins_(model, options["num_bins"])
         for layer in site_names(model).values() if "active_bins" in options else ():
             layer.active_bins = options["active_bins"]
-        spec = replace(ground.spec, frames=case.tested.frames, stride=round(case.stride * ground.spec.stride))
+        spec = replace(ground.spec, frames=case.tested.frames, stride=round(case.stride * STRIDE))
         found = replace(ground, spec=spec).tested(model, self.splits["test"], f"{case.trained.sampled}, {case.test}")
         found.save(checkpoint / case.test)
         return found
 
-    def times(self, cases: Sequence[Case], seed: int) -> list[tuple[float, float]]:
+    def times(self, cases: Sequence[Case], seed: int) -> list[tuple[float | None, float]]:
         """Return the seconds of each one's training, and the ms of a clip's forward pass, taken in turns."""
         rows = {case.trained.sampled: self.made(case.trained, seed) for case in cases}
         ground, _ = self.ground(cases[0].trained, seed)
@@ -220,8 +223,8 @@ class Here:
         )
         return {"about": about, "recipe": asdict(self.scale.recipe), **measure.conditions(here(self.device))}
 
-    def seconds(self, cases: Iterable[Case], seeds: Sequence[int]) -> float:
-        """Estimate how long all takes that is not there, each network with a sampler beside one on fewer frames."""
+    def left(self, cases: Iterable[Case], seeds: Sequence[int]) -> str:
+        """Return how long all takes that is not there, each network with SGS beside one on fewer frames."""
         total, families = 0.0, dict[str, set[Network]]()
         for case in cases:
             families.setdefault(case.trained.name, set()).add(case.trained)
@@ -239,7 +242,7 @@ class Here:
                 for network in left:
                     plan = replace(plan_of(network), share=EXPECTED if network.after else 1.0)
                     total += (2 if network.adaptive else 1) * pace.network_s(plan, ground.epochs, videos, tests)
-        return total
+        return f"about {minutes(total)} here for what is not there yet" if total else ""
 
 
 def plan_of(network: Network) -> Plan:

@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from atfr.comparison.verdict import wide_enough
 from atfr.errors import InputError
 from atfr.evaluate.analysis import resolution_ends
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import SAMPLES, Difference, by_key, paired_difference
+from atfr.evaluate.task import load_checkpoint
 from atfr.files import csv_text, finite, whole, write_whole
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
 from atfr.paper.compare import given
 from atfr.paper.figures import Line
 from atfr.paper.tables import Table
+from atfr.viz.explain import explain
+from atfr.viz.maps import feature_maps
 
 ENDS = 5
 """Classes at either end, as in Table 5."""
@@ -33,8 +37,18 @@ Tests = tuple[TestResult, ...]
 class Maker(Protocol):
     """Where networks are made and tested: in this process, or by commands."""
 
+    @property
+    def out(self) -> Path:
+        """The folder of all of it."""
+
+    def left(self, cases: Sequence[Case], seeds: Sequence[int]) -> str:
+        """Return in words what it takes to train what is not there; nothing where all is."""
+
     def of(self, case: Case) -> tuple[Case, ...]:
         """Return a case of the paper at this scale, for each split."""
+
+    def folder(self, case: Case, seed: int) -> Path:
+        """Return the checkpoint folder of what is trained."""
 
     def test(self, case: Case, seed: int) -> TestResult:
         """Return the test of a case, made if it was not."""
@@ -86,10 +100,10 @@ class Found:
         row |= {"trained": given(self.case.trained), "tested": given(self.case.tested), "stride": self.case.stride}
         return row | {
             "ours": ours,
-            "control": control,
+            "fewer_frames": control,
             "over": over,
             "paper_over": self.paper,
-            "over_control": over_control,
+            "over_fewer_frames": over_control,
         }
 
 
@@ -199,24 +213,31 @@ def report(
     return finite(values)
 
 
-def write(values: Mapping[str, Any], table: Table, found: Sequence[Found], out: Path) -> list[Path]:
+def write(values: Mapping[str, Any], table: Table, found: Sequence[Found], maker: Maker) -> list[Path]:
     """Write a report: JSON, CSV, and the figure if the paper has one; return the files."""
-    paths = [out / f"{table.file}{end}" for end in (".json", ".csv")]
+    paths = [maker.out / f"{table.file}{end}" for end in (".json", ".csv")]
     write_whole(paths[0], json.dumps(values, indent=1, allow_nan=False) + "\n")
-    columns = [
-        "model",
-        "setting",
-        *(f"{who} {metric}" for metric in table.metrics for who in ("paper", "ours", "fewer_frames")),
-    ]
+    who = ("paper", "ours", "fewer_frames")
+    columns = ["model", "setting", *(f"{one} {metric}" for metric in table.metrics for one in who)]
     rows = [
         [row["model"], row["setting"]]
-        + [(row.get(who) or {}).get(metric, "") for metric in table.metrics for who in ("paper", "ours", "control")]
+        + [(row.get(one) or {}).get(metric, "") for metric in table.metrics for one in who]
         for row in values["rows"]
     ]
     write_whole(paths[1], csv_text(columns, rows))
-    if table.draw:
-        figure = table.draw({one.line.name: one.tests[0] for one in found if one.tests})
-        with whole(out / f"{table.file}.png") as scratch:
+    if figure := drawn(table, found, maker, values["seeds"][0]):
+        paths.append(maker.out / f"{table.file}.png")
+        with whole(paths[-1]) as scratch:
             figure.savefig(scratch, format="png", dpi=130, facecolor="white")
-        paths.append(out / f"{table.file}.png")
     return paths
+
+
+def drawn(table: Table, found: Sequence[Found], maker: Maker, seed: int) -> Figure | None:
+    """Draw the figure of a table, if it has one: of the first seed's tests, or of the first test video."""
+    if table.draw:
+        return table.draw({one.line.name: one.tests[0] for one in found if one.tests})
+    if not table.maps or found[0].case is None:
+        return None
+    model, task = load_checkpoint(maker.folder(found[0].case, seed))
+    seen = explain(model, found[0].tests[0].videos[0].path, task, timing_s=0)
+    return feature_maps(seen.watched, seen.frames)

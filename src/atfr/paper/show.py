@@ -11,7 +11,7 @@ def lines(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     metrics = report["metrics"]
     rows = []
     for row in report["rows"]:
-        ours, control = row.get("ours") or {}, row.get("control")
+        ours, control = row.get("ours") or {}, row.get("fewer_frames")
         kept = "/".join(f"{count:.1f}" for count in ours.get("active_bins", {}).values())
         rows.append([name(row, report), *(pair(row["paper"], ours, metric) for metric in metrics), kept])
         if control:
@@ -28,9 +28,15 @@ def pair(paper: Mapping[str, Any], ours: Mapping[str, Any], metric: str) -> str:
 def differences(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the columns and the cells of the paired differences: the paper's, ours, and against fewer frames."""
     rows = [
-        [name(row, report), number(row["paper_over"], "+"), points(row["over"]), told(row), points(row["over_control"])]
+        [
+            name(row, report),
+            number(row["paper_over"], "+"),
+            points(row["over"]),
+            told(row),
+            points(row["over_fewer_frames"]),
+        ]
         for row in report["rows"]
-        if row.get("over") or row.get("over_control")
+        if row.get("over") or row.get("over_fewer_frames")
     ]
     return ["network", "paper", "ours", "", "over fewer frames"], rows
 
@@ -75,10 +81,10 @@ def missed(report: Mapping[str, Any]) -> list[str]:
     for row in report["rows"]:
         if row.get("over") and told(row) == "below":
             found.append(f"{name(row, report)}: {points(row['over'])} points, the paper's {row['paper_over']:+.1f}")
-        if row.get("over_control") and row["over_control"]["low"] <= 0:
-            worse = "worse" if row["over_control"]["high"] < 0 else "not shown better"
+        if row.get("over_fewer_frames") and row["over_fewer_frames"]["low"] <= 0:
+            worse = "worse" if row["over_fewer_frames"]["high"] < 0 else "not shown better"
             found.append(
-                f"{name(row, report)}: {worse} than fewer frames at the same cost: {points(row['over_control'])}"
+                f"{name(row, report)}: {worse} than fewer frames at the same cost: {points(row['over_fewer_frames'])}"
             )
     return found
 
