@@ -158,8 +158,11 @@ def print_report(values: Mapping[str, Any]) -> None:
         print()
         note = "points of top-1; ours paired by video, with the 95 % interval, and where it lies beside the paper's."
         common.print_table("Differences", columns, rows, note)
+    if values["paper"]:
+        print(f"The paper's. {values['paper']}")
     for words, end in zip(("Fewest maps", "Most maps"), values.get("classes", ()), strict=False):
-        print(f"{words}: {', '.join(f'{label} {kept:.1f}' for label, kept in end.items())}" if end else "", end="\n")
+        if end:
+            print(f"{words}: {', '.join(f'{label} {kept:.1f}' for label, kept in end.items())}")
 
 
 def print_list() -> None:

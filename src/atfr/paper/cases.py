@@ -4,7 +4,8 @@ import bisect
 from dataclasses import dataclass, replace
 from functools import cache
 
-from atfr.adapt.cost import clip_cost
+from atfr.adapt.trace import INPUT
+from atfr.comparison.plans import Place, place_of
 from atfr.paper.compare import on_paper
 from atfr.paper.figures import Line, Network
 from atfr.paper.tables import Table
@@ -68,14 +69,21 @@ def evenly_spaced(case: Case, trained_gflops: float, gflops: float) -> Case:
     return replace(case, trained=fewer_frames(case.trained, trained_gflops), tested=fewer_frames(case.tested, gflops))
 
 
-@cache
 def fewer_frames(network: Network, gflops: float) -> Network:
     """Return a network on the most evenly spaced frames that cost no more; one frame at least."""
+    numbers = range(1, network.frames)
+    most = bisect.bisect_right(numbers, SLACK * gflops, key=lambda frames: gflops_on(network.static, frames))
+    options = (("sampler", "uniform"), ("active_bins", max(1, most)))
+    return replace(network.static, after=INPUT, options=options)
 
-    def on(frames: int) -> Network:
-        return replace(network.static, after="input", options=(("sampler", "uniform"), ("active_bins", frames)))
 
-    def cost(frames: int) -> float:
-        return clip_cost(on_paper(on(frames)), network.clip_shape).adaptive[frames] / 1e9
+@cache
+def gflops_on(network: Network, frames: int) -> float:
+    """Return the multiply-adds / 1e9 of a clip of which so many evenly spaced frames go into the network."""
+    return at_input(network).cost((frames,))[0]
 
-    return on(max(1, bisect.bisect_right(range(1, network.frames), SLACK * gflops, key=cost)))
+
+@cache
+def at_input(network: Network) -> Place:
+    """Return a network on the meta device with a sampler at its input."""
+    return place_of(on_paper(network), INPUT, network.clip_shape)

@@ -20,10 +20,9 @@ from atfr.data.sets import DATA_SETS
 from atfr.errors import AtfrError, InputError
 from atfr.evaluate.result import RESULT, TestResult
 from atfr.evaluate.runs import read_result
-from atfr.paper.cases import EXPECTED, Case, case_of, evenly_spaced, reference_of
+from atfr.paper.cases import EXPECTED, Case, case_of, evenly_spaced, gflops_on, reference_of
 from atfr.paper.compare import count, on_paper
 from atfr.paper.figures import FIGURES, Network
-from atfr.paper.reproduce import chosen
 from atfr.paper.tables import Table
 
 
@@ -201,7 +200,7 @@ def planned(tables: Sequence[Table], rows: Sequence[str] | None, maker: Commands
     """Return all cases of tables, fewer frames at the costs that the paper says."""
     cases: dict[Case, None] = {}
     for table in tables:
-        for one in chosen(table, rows):
+        for one in table.chosen(rows):
             case = case_of(one)
             found = [case, reference_of(table, one)]
             if case and case.tested.adaptive:
@@ -217,8 +216,10 @@ def static_gflops(network: Network) -> float:
 
 
 def paper_gflops(case: Case) -> float:
-    """Return the paper's GFLOPs of a case; where it gives none, the usual share of all maps'."""
-    usual = EXPECTED * static_gflops(case.tested) if case.tested.after else static_gflops(case.tested)
+    """Return the paper's GFLOPs of a case; where it gives none, the usual share; of fewer frames what they cost."""
+    if case.tested.sampler == "uniform":
+        return gflops_on(case.tested.static, dict(case.tested.options)["active_bins"])
+    usual = static_gflops(case.tested) * (EXPECTED if case.tested.after else 1)
     same = (one.paper["gflops"] for one in FIGURES if (found := case_of(one)) and found.tested == case.tested)
     return next(same, usual)
 

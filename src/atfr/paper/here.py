@@ -69,22 +69,6 @@ class Scale:
     stand_ins: Mapping[str, Network]
     about: str
 
-    def of(self, case: Case) -> tuple[Case]:
-        """Return a case of the paper at this scale."""
-        clip, paper = self.recipe.clip, case.trained.frames
-
-        def small(network: Network) -> Network:
-            own = self.stand_ins.get(network.name, network)
-            return replace(
-                network,
-                name=own.name,
-                strides=own.strides,
-                frames=clip.frames * network.frames // paper,
-                size=clip.size,
-            )
-
-        return (replace(case, trained=small(case.trained), tested=small(case.tested), data=self.name),)
-
 
 TINY = Scale(
     "tiny",
@@ -132,7 +116,8 @@ class Here:
     device: str = "auto"
     say: Any = lambda _: None
     watch: Watch | None = None
-    grounds: dict[tuple[str, int], tuple[Ground, ClipDataset]] = field(default_factory=dict)
+    grounds: dict[tuple[str, int], Ground] = field(default_factory=dict)
+    held: tuple[Any, ClipDataset] | None = None
 
     @property
     def first(self) -> VideoList:
@@ -146,10 +131,24 @@ class Here:
 
     def of(self, case: Case) -> tuple[Case]:
         """Return a case of the paper at this scale."""
-        return self.scale.of(case)
+        clip, paper = self.scale.recipe.clip, case.trained.frames
 
-    def ground(self, network: Network, seed: int) -> tuple[Ground, ClipDataset]:
-        """Return what all networks of a family and a seed have in common, and the clips they learn from."""
+        def small(network: Network) -> Network:
+            own = self.scale.stand_ins.get(network.name, network)
+            frames = clip.frames * network.frames // paper
+            return replace(network, name=own.name, strides=own.strides, frames=frames, size=clip.size)
+
+        return (replace(case, trained=small(case.trained), tested=small(case.tested), data=self.scale.name),)
+
+    def clips(self, ground: Ground) -> ClipDataset:
+        """Return what networks learn from; only the last family's decoded videos are held."""
+        key = (ground.spec, ground.seed)
+        if self.held is None or self.held[0] != key:
+            self.held = key, ClipDataset(self.splits["train"], ground.spec, train=True, seed=ground.seed + 1)
+        return self.held[1]
+
+    def ground(self, network: Network, seed: int) -> Ground:
+        """Return what all networks of a family and a seed have in common."""
         if (network.name, seed) not in self.grounds:
             recipe, out = self.scale.recipe, self.out / network.name / f"seed{seed}"
             torch.manual_seed(seed)
@@ -166,17 +165,16 @@ class Here:
             ground = Ground(base, self.splits, spec, recipe, tune_epochs, seed, out, here(self.device), self.say)
             if self.watch:
                 ground = replace(ground, watch=self.watch)
-            clips = ClipDataset(self.splits["train"], spec, train=True, seed=seed + 1)
-            self.grounds[network.name, seed] = ground, clips
+            self.grounds[network.name, seed] = ground
         return self.grounds[network.name, seed]
 
     def folder(self, case: Case, seed: int) -> Path:
         """Return the checkpoint folder of what is trained."""
-        return self.ground(case.trained, seed)[0].out / case.trained.sampled
+        return self.ground(case.trained, seed).out / case.trained.sampled
 
     def made(self, network: Network, seed: int) -> Row:
         """Return a network's row, trained from the base and tested if it was not."""
-        ground, clips = self.ground(network, seed)
+        ground = self.ground(network, seed)
         if row := ground.made(plan_of(network)):
             return row
         if not (ground.out / "base" / TASK).is_file():
@@ -184,14 +182,14 @@ class Here:
             train_base_(ground, self.first, self.base_epochs)
         self.say(f"training {network.name}, {network.sampled}, seed {seed}: {ground.epochs} epochs")
         torch.manual_seed(seed)
-        return ground.make(plan_of(network), TUNE_LEARNING_RATE, clips)[1]
+        return ground.make(plan_of(network), TUNE_LEARNING_RATE, self.clips(ground))[1]
 
     def test(self, case: Case, seed: int) -> TestResult:
         """Return the test of a case, made if it was not."""
         row = self.made(case.trained, seed)
         if case == case.as_trained:
             return row.test
-        ground, checkpoint = self.ground(case.trained, seed)[0], self.folder(case, seed)
+        ground, checkpoint = self.ground(case.trained, seed), self.folder(case, seed)
         if (checkpoint / case.test / RESULT).is_file():
             return read_result(checkpoint / case.test)
         model, _ = load_checkpoint(checkpoint)
@@ -208,7 +206,7 @@ class Here:
     def times(self, cases: Sequence[Case], seed: int) -> list[tuple[float | None, float]]:
         """Return the seconds of each one's training, and the ms of a clip's forward pass, taken in turns."""
         rows = {case.trained.sampled: self.made(case.trained, seed) for case in cases}
-        ground, _ = self.ground(cases[0].trained, seed)
+        ground = self.ground(cases[0].trained, seed)
         networks = {name: load_checkpoint(ground.out / name)[0] for name in rows}
         timed, _ = ground.with_times(rows, networks)
         return [(row.tune_s, row.ms_per_clip) for row in timed.values()]
@@ -231,7 +229,7 @@ class Here:
         videos, tests = len(self.splits["train"]), len(self.splits["test"])
         for networks in families.values():
             for seed in seeds:
-                ground, _ = self.ground(next(iter(networks)), seed)
+                ground = self.ground(next(iter(networks)), seed)
                 left = [network for network in networks if not ground.made(plan_of(network))]
                 if not left:
                     continue

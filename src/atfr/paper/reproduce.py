@@ -8,21 +8,22 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from atfr.comparison.verdict import wide_enough
-from atfr.errors import InputError
 from atfr.evaluate.analysis import resolution_ends
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import SAMPLES, Difference, by_key, paired_difference
 from atfr.evaluate.task import load_checkpoint
 from atfr.files import csv_text, finite, whole, write_whole
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
+from atfr.paper.commands import Commands
 from atfr.paper.compare import given
 from atfr.paper.figures import Line
+from atfr.paper.here import Here
 from atfr.paper.tables import Table
 from atfr.viz.explain import explain
 from atfr.viz.maps import feature_maps
@@ -34,30 +35,8 @@ Tests = tuple[TestResult, ...]
 """One for each seed, and for each split where there are several."""
 
 
-class Maker(Protocol):
-    """Where networks are made and tested: in this process, or by commands."""
-
-    @property
-    def out(self) -> Path:
-        """The folder of all of it."""
-
-    def left(self, cases: Sequence[Case], seeds: Sequence[int]) -> str:
-        """Return in words what it takes to train what is not there; nothing where all is."""
-
-    def of(self, case: Case) -> tuple[Case, ...]:
-        """Return a case of the paper at this scale, for each split."""
-
-    def folder(self, case: Case, seed: int) -> Path:
-        """Return the checkpoint folder of what is trained."""
-
-    def test(self, case: Case, seed: int) -> TestResult:
-        """Return the test of a case, made if it was not."""
-
-    def times(self, cases: Sequence[Case], seed: int) -> list[tuple[float | None, float]]:
-        """Return the seconds of each one's training, and the ms of a clip's forward pass."""
-
-    def conditions(self) -> dict[str, Any]:
-        """Return what figures depend on."""
+Maker = Here | Commands
+"""Where networks are made and tested: in this process, or by commands."""
 
 
 @dataclass(frozen=True)
@@ -153,29 +132,16 @@ def reproduce(table: Table, maker: Maker, seeds: Sequence[int], rows: Sequence[s
     Args:
         rows: parts of the names of the lines to make; by default all.
     """
-    found = [result_of(table, line, maker, seeds) for line in chosen(table, rows)]
+    found = [result_of(table, line, maker, seeds) for line in table.chosen(rows)]
     if "inference_fps" in table.metrics:
         timed = maker.times([one.case for one in found if one.case], seeds[0])
         found = [replace(one, times=times) for one, times in zip(found, timed, strict=True)]
     return tuple(found)
 
 
-def chosen(table: Table, rows: Sequence[str] | None) -> list[Line]:
-    """Return the lines of a table whose names have one of these parts.
-
-    Raises:
-        InputError: none has.
-    """
-    lines = [line for line in table.lines if rows is None or any(row.lower() in line.name.lower() for row in rows)]
-    if not lines:
-        names = "; ".join(line.name for line in table.lines)
-        raise InputError(f"--rows is a list of parts of the rows' names, got {rows}; table {table.name} has {names}")
-    return lines
-
-
 def cases_of(table: Table, rows: Sequence[str] | None, maker: Maker) -> list[Case]:
     """Return what is trained for a table, but for fewer frames."""
-    both = [case for line in chosen(table, rows) for case in (case_of(line), reference_of(table, line)) if case]
+    both = [case for line in table.chosen(rows) for case in (case_of(line), reference_of(table, line)) if case]
     return list(dict.fromkeys(one.as_trained for case in both for one in maker.of(case)))
 
 
@@ -205,7 +171,12 @@ def report(
 ) -> dict[str, Any]:
     """Return everything about a table as plain JSON values."""
     values: dict[str, Any] = {"table": table.name, "title": table.title, "scale": scale, "seeds": list(seeds)}
-    values |= {"metrics": table.metrics, "conditions": dict(conditions), "rows": [one.to_dict() for one in found]}
+    values |= {
+        "metrics": table.metrics,
+        "conditions": dict(conditions),
+        "rows": [one.to_dict() for one in found],
+        "paper": table.paper,
+    }
     if table.classes:
         (test, *_) = found[0].tests
         ends = resolution_ends(test, test.sites[0], ENDS)

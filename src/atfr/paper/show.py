@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {"top1": "top-1", "top5": "top-5", "gflops": "GFLOPs"}
+NAMES = {"top1": "top-1", "top5": "top-5", "gflops": "GFLOPs", "train_hours": "hours", "inference_fps": "frames/s"}
+NAMES["max_batch"] = "batch"
 
 
 def lines(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -94,4 +95,6 @@ def ran_on(report: Mapping[str, Any]) -> str:
     found, seeds = report["conditions"], ", ".join(map(str, report["seeds"]))
     hardware = found["hardware"]
     where = hardware.get("gpu") or f"{hardware['cpu']}, {found['threads']} threads"
-    return f"{found['about']}; seeds {seeds}; {where}; torch {found['versions']['torch']}; {found['date'][:10]}."
+    networks = ", ".join(dict.fromkeys(row["trained"]["name"] for row in report["rows"] if "trained" in row))
+    where = f"{where}; torch {found['versions']['torch']}; {found['date'][:10]}"
+    return f"{networks} on {found['about']}; seeds {seeds}; {where}."

@@ -1,7 +1,7 @@
 """The tables and figures of the paper: which lines each has, what they are held against, what is drawn."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ class Table:
         reference: the setting of the line that the others are held against; None: each is against its static network.
         draw: makes the figure of the tests of its lines, by their names; None where the paper has none.
         maps: whether it shows the feature maps of a clip (Fig. A.5).
+        paper: what the paper has beside figures.
         classes: whether it names the classes that keep fewest and most maps.
     """
 
@@ -34,6 +35,7 @@ class Table:
     reference: str | None = None
     draw: Callable[[Mapping[str, TestResult]], Figure] | None = None
     maps: bool = False
+    paper: str = ""
     classes: bool = False
 
     @property
@@ -46,6 +48,18 @@ class Table:
         """What the paper gives of its lines, in its order."""
         return list(dict.fromkeys(metric for line in self.lines for metric in line.paper))
 
+    def chosen(self, rows: Sequence[str] | None) -> list[Line]:
+        """Return the lines whose names have one of these parts; by default all.
+
+        Raises:
+            InputError: none has.
+        """
+        lines = [line for line in self.lines if rows is None or any(row.lower() in line.name.lower() for row in rows)]
+        if not lines:
+            names = "; ".join(line.name for line in self.lines)
+            raise InputError(f"--rows is a list of parts of the rows' names, got {rows}; table {self.name} has {names}")
+        return lines
+
 
 def of(table: str) -> tuple[Line, ...]:
     """Return the lines of a table of the paper."""
@@ -57,7 +71,16 @@ TABLES = (
     Table("2", "sampling kernels", of("2"), "linear"),
     Table("3", "dimension of the similarity space", of("3"), "L=8"),
     Table("4", "frames and strides of test clips", of("4")),
-    Table("5", "classes with the lowest and the highest resolution", ADAPTIVE_50, draw=class_resolutions, classes=True),
+    Table(
+        "5",
+        "classes with the lowest and the highest resolution",
+        ADAPTIVE_50,
+        draw=class_resolutions,
+        paper="Below 12 maps: presenting weather forecast, stretching leg, playing didgeridoo, playing clarinet, golf "
+        "putting; above 20: passing American football (in game), swimming breast stroke, playing ice hockey, pushing "
+        "cart, gymnastics tumbling.",
+        classes=True,
+    ),
     Table("6", "where SGS stands", of("6")),
     Table("7", "Mini-Kinetics", of("7")),
     Table("8", "Kinetics-400", of("8")),
