@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from atfr.comparison.making import Ground
 from atfr.comparison.verdict import wide_enough
 from atfr.errors import InputError
 from atfr.evaluate.runs import paired_difference, read_result
-from atfr.paper import here
+from atfr.paper import commands, here
 from atfr.paper.cases import SLACK, case_of, fewer_frames, reference_of
 from atfr.paper.commands import PACE, Commands
 from atfr.paper.compare import on_paper
@@ -93,7 +95,7 @@ def test_what_is_there_is_not_made_again(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", ["1", "4", "6", "10", "A.2", "A.6", "Fig. 3", "Fig. A.5"])
+@pytest.mark.parametrize("name", ["1", "4", "6", "10", "A.2", "A.6", "Fig. 3", "Fig. 4", "Fig. A.5"])
 def test_a_sample_of_the_tables(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     out = tmp_path_factory.getbasetemp() / "sample"
     assert main(["reproduce", name, "--epochs", "1", "--out", str(out), "--seeds", "[0,1]"]) == 0
@@ -162,7 +164,7 @@ def test_every_command_of_the_papers_scale_is_one(tmp_path: Path) -> None:
         "train": make_parser("atfr train", train, False),
         "test": make_parser("atfr test", testing.test),
     }
-    commands: dict[str, None] = {}
+    told: dict[str, None] = {}
     for table in TABLES:
         for line in table.lines:
             case = case_of(line)
@@ -171,9 +173,9 @@ def test_every_command_of_the_papers_scale_is_one(tmp_path: Path) -> None:
             control = replace(case.trained.static, after="input", options=(("sampler", "uniform"), ("active_bins", 7)))
             for one in (case, reference_of(table, line), replace(case, trained=control, tested=control)):
                 for split in maker.of(one):
-                    commands |= dict.fromkeys(map(shlex.join, [*maker.training(split, 0), maker.testing(split, 0)]))
+                    told |= dict.fromkeys(map(shlex.join, [*maker.training(split, 0), maker.testing(split, 0)]))
     trained = {}
-    for command in commands:
+    for command in told:
         _, name, *arguments = shlex.split(command)
         if name in parsers:
             values = parsers[name].parse_args(arguments)
@@ -196,6 +198,44 @@ def test_a_dry_run_says_what_it_takes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found["videos_gb"] == 80
     assert main([*line, "--configs", str(tmp_path)]) == 2
     assert "--configs is the folder configs of atfr's sources" in capsys.readouterr().err
+
+
+def test_the_papers_scale_runs_its_commands_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        """Stand in for training and testing."""
+        ran.append(command)
+        if len(ran) == 3:  # the training of the second network fails
+            return subprocess.CompletedProcess(command, 2)
+        if "test" in command:
+            sites = None if "static" in " ".join(command) else {"res2": 13}
+            made_up(sites=sites or {}, seed=len(ran)).save(Path(command[command.index("--out") + 1]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(run=run))
+    (tmp_path / "data").mkdir()
+    line = ["reproduce", "A.2", "--scale", "paper", "--data", str(tmp_path / "data")]
+    line += ["--configs", str(CONFIGS), "--out", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert "ended with 2; the same command goes on: atfr train --config" in capsys.readouterr().err
+    assert main(line) == 0
+    assert [command[3] for command in ran] == ["train", "test", "train", "train", "test", "train", "test"]
+    static, adaptive = json.loads((tmp_path / "out" / "paper" / "table_a2.json").read_text())["rows"]
+    assert (static["fewer_frames"], static["ours"]["train_hours"]) == (None, None)
+    assert adaptive["paper"]["inference_fps"] == 4295
+    assert adaptive["ours"]["inference_fps"] == pytest.approx(1000 * 13 / made_up().ms_per_clip)
+    assert len(adaptive["ours"]["right"][0]) == 60
+
+
+@pytest.mark.soak
+def test_a_folder_of_ones_own(out: Path) -> None:
+    videos = ["--data", str(out / "tiny" / "videos" / "whole"), "--epochs", "1", "--out", str(out)]
+    assert main(["reproduce", "6", "--scale", "small", "--rows", "[first,no sgs]", *videos]) == 0
+    report = json.loads((out / "small" / "table_6.json").read_text())
+    assert report["rows"][0]["trained"]["clip_shape"] == [3, 32, 112, 112]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from atfr.cli import common
+from atfr.cli.compare import told_how_to_go_on
 from atfr.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def reproduce(
 
         splits = splits_of(scale, data, test_fold, out)
         maker = Here(SCALES[scale], splits, out / scale, epochs, device, common.note, common.progress)
-    with common.one_line_warnings():
+    with common.one_line_warnings(), told_how_to_go_on():
         reports = make(tables, scale, maker, seeds or [0], rows, json)
     if json:
         common.print_json(reports if table == "all" else reports[0])

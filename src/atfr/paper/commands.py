@@ -156,11 +156,10 @@ class Commands:
     def left(self, cases: Sequence[Case], seeds: Sequence[int]) -> str:
         """Return how many networks are not there."""
         missing = sum(not (self.result(case, seed) / RESULT).is_file() for case in cases for seed in seeds)
-        return (
-            f"{missing} networks to train, and as many on fewer frames; --dry_run says what that takes"
-            if missing
-            else ""
+        told = (
+            f"networks to train: {missing}, and one on fewer frames beside each with SGS; --dry_run says what it takes"
         )
+        return told if missing else ""
 
     def times(self, cases: Sequence[Case], seed: int) -> list[tuple[float | None, float]]:
         """Return nothing of the trainings, and the ms of a clip's forward pass."""

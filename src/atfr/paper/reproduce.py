@@ -22,7 +22,7 @@ from atfr.files import csv_text, finite, whole, write_whole
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
 from atfr.paper.commands import Commands
 from atfr.paper.compare import given
-from atfr.paper.figures import Line
+from atfr.paper.figures import LINES, Line
 from atfr.paper.here import Here
 from atfr.paper.tables import Table
 from atfr.viz.explain import explain
@@ -161,7 +161,8 @@ def result_of(table: Table, line: Line, maker: Maker, seeds: Sequence[int]) -> F
                 control = evenly_spaced(one, *costs)
                 controls.append(maker.test(control, seed))
                 frames.append(dict(control.tested.options)["active_bins"])
-    beside = next((one for one in table.lines if case_of(one) == reference and one != line), None)
+    theirs = (one for one in LINES if one.table == line.table and one != line and case_of(one) == reference)
+    beside = next(theirs, None)
     paper = line.paper["top1"] - beside.paper["top1"] if beside and "top1" in line.paper else None
     return Found(line, maker.of(case)[0], tuple(tests), tuple(others), tuple(controls), tuple(frames), paper)
 

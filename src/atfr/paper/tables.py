@@ -41,7 +41,7 @@ class Table:
     @property
     def file(self) -> str:
         """What its files are called."""
-        return ("fig_" if self.name.startswith("Fig") else "table_") + short(self.name)
+        return "fig_" + short(self.name)[3:] if self.name.startswith("Fig") else "table_" + short(self.name)
 
     @property
     def metrics(self) -> list[str]:
