@@ -35,7 +35,9 @@ interval; "below", "level", "above" say where it lies beside the paper's differe
   `--dry_run` prints every command, and what they take.
 
 **No table was run at the paper's scale**: that takes the data sets, and GPUs for thousands of hours. The tiny scale
-says what SGS does on brief motions after a few minutes of training, and little about the paper's accuracies.
+says what SGS does on brief motions after a few epochs behind a base that was trained without it, and little about the
+paper's accuracies. SGS is the paper's in every option: sums, in the order of magnitude. Which of these cost accuracy is
+asked elsewhere ([results](results.md), [the plan](studies/paper_claim/PLAN.md)).
 """
 
 

@@ -62,7 +62,7 @@ def report(tmp_path: Path, low: float, high: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("low", "high", "told", "missed"),
-    [(-9, -2, "below", 2), (-2, 3, "level", 1), (2, 9, "above", 0)],
+    [(-9, -2, "below", 2), (-2, 3, "level", 1), (2, 9, "above", 1)],
 )
 def test_where_the_claim_does_not_hold(
     low: float, high: float, told: str, missed: int, script: ModuleType, tmp_path: Path

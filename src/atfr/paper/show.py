@@ -80,7 +80,8 @@ def missed(report: Mapping[str, Any]) -> list[str]:
     """Return in words where the paper's claim does not hold, and where it is not shown to be worth it."""
     found = []
     for row in report["rows"]:
-        if row.get("over") and told(row) == "below":
+        reversed_ = row.get("over") and (row["paper_over"] or 0) < 0 < row["over"]["low"]
+        if row.get("over") and (told(row) == "below" or reversed_):
             found.append(f"{name(row, report)}: {points(row['over'])} points, the paper's {row['paper_over']:+.1f}")
         if row.get("over_fewer_frames") and row["over_fewer_frames"]["low"] <= 0:
             worse = "worse" if row["over_fewer_frames"]["high"] < 0 else "not shown better"
