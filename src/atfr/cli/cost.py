@@ -1,18 +1,16 @@
 """`atfr cost`: what one clip costs in a network, by its number of active bins, and the paper's figures beside ours."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from atfr.cli import common
+from atfr.cli.reproduce import print_gflops
 from atfr.errors import InputError
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
-    from atfr.paper.compare import Comparison
 
 AFTER, CLASSES = "res2", 400
-MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def cost(
@@ -59,7 +57,7 @@ def cost(
     named = {"after": after, "num_classes": num_classes, "frames": frames, "size": size, **options}
     if paper:
         common.refuse(cost, named | {"MODEL": model}, "--paper compares networks of its own at the paper's sizes")
-        print_paper(as_json=json)
+        print_gflops(as_json=json)
         return
     if model is None:
         raise InputError("expected MODEL, a name as x3d_s or a checkpoint folder; or --paper for the paper's figures")
@@ -167,47 +165,3 @@ def print_cost(report: dict[str, Any]) -> None:
         whole = ", ".join(f"{maps} at {site}" for site, maps in report["maps"].items())
         note += f" A row keeps the same share of the maps at every site (of {whole}), rounded up."
     common.print_table(title, [*columns, "GFLOPs", "of static"], rows, note)
-
-
-def print_paper(as_json: bool) -> None:
-    """Print the paper's GFLOPs beside ours."""
-    with common.progress("counting multiply-adds") as progress:
-        from atfr.paper.compare import compare
-
-        comparisons = compare(progress=progress)
-    if as_json:
-        common.print_json([comparison.to_dict() for comparison in comparisons])
-        return
-    notes = list(dict.fromkeys(c.figure.note for c in comparisons if c.figure.note))
-    rows: list[list[object]] = []
-    for number, comparison in enumerate(comparisons):
-        figure = comparison.figure
-        if number == 0 or comparisons[number - 1].figure.table != figure.table:
-            rows.append([f"Table {figure.table}", "", "", "", "", ""])
-        mark = MARKS[notes.index(figure.note)] if figure.note else ""
-        rows.append([figure.model, figure.setting, f"{figure.gflops:.1f}", *found(comparison), mark])
-    lines = [
-        "GFLOPs are multiply-adds / 1e9, the paper's of adaptive networks (+ATFR) means over clips. Beside these: what "
-        "ours may cost, and the mean number A of maps at which it costs the paper's figure (for SlowFast the share of "
-        "maps, the same in both pathways). Clip sizes and placements: --json.",
-        *(f"{mark}  {note}" for mark, note in zip(MARKS, notes, strict=False)),
-    ]
-    columns = ["network", "setting", "paper", "ours", "difference", ""]
-    common.print_table("GFLOPs of the paper and of atfr", columns, rows, "\n".join(lines), left=(0, 1))
-
-
-def found(comparison: "Comparison") -> Sequence[str]:
-    """Return our GFLOPs and the difference; of an adaptive network its range and the maps kept."""
-    count, share = comparison.count, comparison.share
-    if count is None:
-        return "-", "-"
-    if comparison.difference is not None:
-        return f"{count.static / 1e9:.4g}", f"{round(100 * comparison.difference, 1) + 0:+.1f} %"
-    least, most = (count.shares[end].multiply_adds / 1e9 for end in (0, -1))
-    costs = f"{least:.{1 if least >= 10 else 2}f}-{most:.3g}"
-    if share is None or not comparison.possible:
-        return costs, "impossible"
-    if len(count.maps) > 1:
-        return costs, f"{100 * share:.0f} % of maps"
-    (maps,) = count.maps.values()
-    return costs, f"A {share * maps:.1f} of {maps}"

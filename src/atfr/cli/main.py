@@ -52,6 +52,7 @@ COMMANDS = {
     "demo": Command("atfr.cli.demo", "demo", "serve a page that takes videos and shows what is merged"),
     "export": Command("atfr.cli.export", "export", "write a trained network for an inference runtime"),
     "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
+    "reproduce": Command("atfr.cli.reproduce", "reproduce", "make a table or figure of the paper, ours beside it"),
     "bench": Command("atfr.cli.bench", "bench", "time a network with SGS beside the same without, on this machine"),
     "data check": Command("atfr.cli.data", "check", "find what is missing, broken or too short in a data set"),
     "data resize": Command("atfr.cli.data", "resize", "write a data set again with smaller frames"),

@@ -1,0 +1,123 @@
+"""Write docs/reproduction.md from the reports of `atfr reproduce` in docs/studies/reproduction.
+
+atfr reproduce all --scale tiny --out runs/reproduce
+python benchmarks/reproduction.py runs/reproduce     # takes its reports over, then writes the page
+python benchmarks/reproduction.py                    # only the page, from the reports that are there
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atfr.files import write_whole
+from atfr.paper import show
+from atfr.paper.tables import TABLES, Table, short
+
+ROOT = Path(__file__).parents[1]
+REPORTS, PAGE = ROOT / "docs" / "studies" / "reproduction", ROOT / "docs" / "reproduction.md"
+SCALES = ("tiny", "small", "paper")
+HEAD = """# Reproduction
+
+`atfr reproduce TABLE` makes the lines of a table or figure of the paper and sets ours beside the paper's; this page is
+written from its reports (`docs/studies/reproduction`) by `python benchmarks/reproduction.py`. "A / B" is the paper's
+figure and ours. GFLOPs are multiply-adds / 1e9 of a clip: ours are those of the clips that were run, so only shares
+compare across scales. Below a network with SGS stands one on fewer frames, evenly spaced, that costs no more and was
+trained alike: the control that the paper does not have. Differences are points of top-1, paired by video, with the 95 %
+interval; "below", "level", "above" say where it lies beside the paper's difference.
+
+- `--scale tiny`: generated videos of six motions, 40 of each to train and 50 to test; the smallest network of each
+  family; all of a family go on from one base, at one learning rate.
+- `--scale small --data FOLDER`: the same on one's own videos, with the paper's networks.
+- `--scale paper --data FOLDER`: the paper's data sets and networks, from random weights, by the files of `configs/`;
+  `--dry_run` prints every command, and what they take.
+
+**No table was run at the paper's scale**: that takes the data sets, and GPUs for thousands of hours. The tiny scale
+says what SGS does on brief motions after a few epochs behind a base that was trained without it, and little about the
+paper's accuracies. SGS is the paper's in every option: sums, in the order of magnitude. Which of these cost accuracy is
+asked elsewhere ([results](results.md), [the plan](studies/paper_claim/PLAN.md)).
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "runs", type=Path, nargs="?", help="what `atfr reproduce --out` was given; its reports are copied"
+    )
+    options = parser.parse_args()
+    if options.runs:
+        for scale in SCALES:
+            for table in TABLES:
+                for end in (".json", ".csv", ".png"):
+                    if (found := options.runs / scale / f"{table.file}{end}").is_file():
+                        (REPORTS / scale).mkdir(parents=True, exist_ok=True)
+                        shutil.copy(found, REPORTS / scale)
+    write_whole(PAGE, page(REPORTS))
+
+
+def page(reports: Path) -> str:
+    """Return the page."""
+    found = {scale: {table.name: read(reports / scale / f"{table.file}.json") for table in TABLES} for scale in SCALES}
+    rows = [
+        [link(table), table.title, *("ran" if found[scale][table.name] else "not run" for scale in SCALES)]
+        for table in TABLES
+    ]
+    parts = [HEAD, markdown(["table", "what", *SCALES], rows)]
+    for table in TABLES:
+        parts.append(f"## {heading(table)}\n")
+        for scale in SCALES:
+            report = found[scale][table.name]
+            if report:
+                parts += [section(table, report, scale, reports)]
+        left = [scale for scale in SCALES if not found[scale][table.name]]
+        data = {"tiny": "", "small": " --data FOLDER", "paper": " --data FOLDER"}
+        commands = ", ".join(f"`atfr reproduce {short(table.name)} --scale {scale}{data[scale]}`" for scale in left)
+        parts.append(f"Not run: {commands}.\n" if left else "")
+    return "\n".join(part for part in parts if part)
+
+
+def section(table: Table, report: Mapping[str, Any], scale: str, reports: Path) -> str:
+    """Return what a report says."""
+    columns, rows = show.lines(report)
+    parts = [f"**{scale}**: {show.ran_on(report)}\n", markdown(columns, rows)]
+    columns, rows = show.differences(report)
+    parts.append(markdown([columns[0], "the paper's difference", "ours", *columns[3:]], rows) if rows else "")
+    parts.append(f"The paper's. {report['paper']}\n" if report["paper"] else "")
+    for words, end in zip(("Fewest maps", "Most maps"), report.get("classes", ()), strict=False):
+        parts.append(f"{words}: {', '.join(f'{label} {kept:.1f}' for label, kept in end.items())}.\n" if end else "")
+    if (picture := reports / scale / f"{table.file}.png").is_file():
+        parts.append(f"![{table.title}](studies/reproduction/{scale}/{picture.name})\n")
+    missed = show.missed(report)
+    parts.append("Where the claim does not hold:\n\n" + "".join(f"- {one}\n" for one in missed) if missed else "")
+    cited = dict.fromkeys(f"{row['model']}: {row['note']}" for row in report["rows"] if row["note"])
+    parts.append(f"Notes. {'; '.join(one.rstrip('.') for one in cited)}.\n" if cited else "")
+    return "\n".join(part for part in parts if part)
+
+
+def heading(table: Table) -> str:
+    """Return the heading of a table's section."""
+    return f"{table.name if table.name.startswith('Fig') else f'Table {table.name}'}: {table.title}"
+
+
+def link(table: Table) -> str:
+    """Return a link to a table's section."""
+    anchor = "".join(one for one in heading(table).lower().replace(" ", "-") if one.isalnum() or one in "-_")
+    name, _, _ = heading(table).partition(":")
+    return f"[{name}](#{anchor})"
+
+
+def read(path: Path) -> Any:
+    """Return a report; None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cell.strip() or ' ' for cell in line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

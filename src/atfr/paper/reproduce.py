@@ -1,0 +1,215 @@
+"""reproduce: the lines of a table of the paper, ours beside the paper's, and fewer frames at the same cost.
+
+out/table_6.json, .csv, .png    every figure with its conditions; the lines alone; the picture where the paper has one
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from atfr.comparison.verdict import wide_enough
+from atfr.evaluate.analysis import resolution_ends
+from atfr.evaluate.result import TestResult
+from atfr.evaluate.runs import SAMPLES, Difference, by_key, paired_difference
+from atfr.evaluate.task import load_checkpoint
+from atfr.files import csv_text, finite, whole, write_whole
+from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
+from atfr.paper.commands import Commands
+from atfr.paper.compare import given
+from atfr.paper.figures import LINES, Line
+from atfr.paper.here import Here
+from atfr.paper.tables import Table
+from atfr.viz.explain import explain
+from atfr.viz.maps import feature_maps
+
+ENDS = 5
+"""Classes at either end, as in Table 5."""
+
+Tests = tuple[TestResult, ...]
+"""One for each seed, and for each split where there are several."""
+
+
+Maker = Here | Commands
+"""Where networks are made and tested: in this process, or by commands."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of a line.
+
+    Attributes:
+        case: of the first split, at this scale; None where the line is cited.
+        tests: of the line, of what it is held against, and of as many evenly spaced frames as cost no more.
+        frames: of the latter, by test.
+        paper: by how many points the paper's line is above the one that it is held against; None where it does not say.
+        times: of Table A.2.
+    """
+
+    line: Line
+    case: Case | None = None
+    tests: Tests = ()
+    reference: Tests = ()
+    control: Tests = ()
+    frames: tuple[int, ...] = ()
+    paper: float | None = None
+    times: tuple[float | None, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the line into plain JSON values."""
+        line = self.line
+        row: dict[str, Any] = {"model": line.model, "setting": line.setting, "note": line.note, "data": line.data}
+        row["paper"] = dict(line.paper)
+        if self.case is None:
+            return row
+        over, over_control = (
+            asdict(d) if (d := difference(self.tests, o)) else None for o in (self.reference, self.control)
+        )
+        ours = figures(self.tests)
+        if self.times:
+            train_s, ms = self.times
+            ours |= {"train_hours": None if train_s is None else train_s / 3600}
+            ours |= {"inference_fps": 1000 * self.case.tested.frames / ms}
+        control = {"frames": statistics.fmean(self.frames), **figures(self.control)} if self.control else None
+        row |= {"trained": given(self.case.trained), "tested": given(self.case.tested), "stride": self.case.stride}
+        return row | {
+            "ours": ours,
+            "fewer_frames": control,
+            "over": over,
+            "paper_over": self.paper,
+            "over_fewer_frames": over_control,
+        }
+
+
+def figures(tests: Tests) -> dict[str, Any]:
+    """Return the means over tests, in the paper's units, and which videos each told right."""
+    top5 = [100 * test.top5 for test in tests if test.top5 is not None]
+    kept = {
+        site: statistics.fmean(count for test in tests for video in test.videos for count in video.active_bins[site])
+        for site in tests[0].sites
+    }
+    return {
+        "top1": 100 * statistics.fmean(test.top1 for test in tests),
+        "top1_standard_error": 100 * statistics.fmean(test.top1_standard_error for test in tests),
+        "top5": statistics.fmean(top5) if top5 else None,
+        "gflops": statistics.fmean(test.gflops_per_clip.mean for test in tests),
+        "static_gflops": tests[0].static_gflops_per_clip,
+        "active_bins": kept,
+        "right": ["".join(str(int(video.correct)) for video in test.videos) for test in tests],
+    }
+
+
+def difference(ours: Tests, theirs: Tests) -> Difference | None:
+    """Compare networks video by video; of several seeds the mean, with a bootstrap over videos; None without another.
+
+    The interval is never narrower than the score interval of all seeds' videos together.
+    """
+    if not theirs:
+        return None
+    each = [paired_difference(one, other) for one, other in zip(ours, theirs, strict=True)]
+    gained, lost, videos = (sum(getattr(one, name) for one in each) for name in ("gained", "lost", "videos"))
+    gaps: dict[Any, list[int]] = {}
+    for one, other in zip(ours, theirs, strict=True):
+        mine, its = by_key(one, other)
+        for key in mine:
+            gaps.setdefault(key, []).append(mine[key].correct - its[key].correct)
+    means = np.array([statistics.fmean(gap) for gap in gaps.values()])
+    rng = np.random.default_rng(0)
+    samples = [means[rng.integers(0, len(means), len(means))].mean() for _ in range(SAMPLES // 5)]
+    low, high = np.quantile(samples, (0.025, 0.975))
+    p = each[0].p if len(each) == 1 else float("nan")
+    return wide_enough(Difference((gained - lost) / videos, float(low), float(high), gained, lost, p, videos))
+
+
+def reproduce(table: Table, maker: Maker, seeds: Sequence[int], rows: Sequence[str] | None = None) -> tuple[Found, ...]:
+    """Make what is not there of a table, and return its lines.
+
+    Args:
+        rows: parts of the names of the lines to make; by default all.
+    """
+    found = [result_of(table, line, maker, seeds) for line in table.chosen(rows)]
+    if "inference_fps" in table.metrics:
+        timed = maker.times([one.case for one in found if one.case], seeds[0])
+        found = [replace(one, times=times) for one, times in zip(found, timed, strict=True)]
+    return tuple(found)
+
+
+def cases_of(table: Table, rows: Sequence[str] | None, maker: Maker) -> list[Case]:
+    """Return what is trained for a table, but for fewer frames."""
+    both = [case for line in table.chosen(rows) for case in (case_of(line), reference_of(table, line)) if case]
+    return list(dict.fromkeys(one.as_trained for case in both for one in maker.of(case)))
+
+
+def result_of(table: Table, line: Line, maker: Maker, seeds: Sequence[int]) -> Found:
+    """Test a line, what it is held against, and fewer frames."""
+    case, reference = case_of(line), reference_of(table, line)
+    if case is None or reference is None:
+        return Found(line)
+    tests, others, controls, frames = [], [], [], []
+    for seed in seeds:
+        for one, other in zip(maker.of(case), maker.of(reference), strict=True):
+            tests.append(maker.test(one, seed))
+            if other != one:
+                others.append(maker.test(other, seed))
+            if one.tested.adaptive:
+                costs = (test.gflops_per_clip.mean for test in (maker.test(one.as_trained, seed), tests[-1]))
+                control = evenly_spaced(one, *costs)
+                controls.append(maker.test(control, seed))
+                frames.append(dict(control.tested.options)["active_bins"])
+    theirs = (one for one in LINES if one.table == line.table and one != line and case_of(one) == reference)
+    beside = next(theirs, None)
+    paper = line.paper["top1"] - beside.paper["top1"] if beside and "top1" in line.paper else None
+    return Found(line, maker.of(case)[0], tuple(tests), tuple(others), tuple(controls), tuple(frames), paper)
+
+
+def report(
+    table: Table, found: Sequence[Found], scale: str, seeds: Sequence[int], conditions: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return everything about a table as plain JSON values."""
+    values: dict[str, Any] = {"table": table.name, "title": table.title, "scale": scale, "seeds": list(seeds)}
+    values |= {
+        "metrics": table.metrics,
+        "conditions": dict(conditions),
+        "rows": [one.to_dict() for one in found],
+        "paper": table.paper,
+    }
+    if table.classes:
+        (test, *_) = found[0].tests
+        ends = resolution_ends(test, test.sites[0], ENDS)
+        values["classes"] = [{one.label: one.active_bins[test.sites[0]].mean for one in end} for end in ends]
+    return finite(values)
+
+
+def write(values: Mapping[str, Any], table: Table, found: Sequence[Found], maker: Maker) -> list[Path]:
+    """Write a report: JSON, CSV, and the figure if the paper has one; return the files."""
+    paths = [maker.out / f"{table.file}{end}" for end in (".json", ".csv")]
+    write_whole(paths[0], json.dumps(values, indent=1, allow_nan=False) + "\n")
+    who = ("paper", "ours", "fewer_frames")
+    columns = ["model", "setting", *(f"{one} {metric}" for metric in table.metrics for one in who)]
+    rows = [
+        [row["model"], row["setting"]]
+        + [(row.get(one) or {}).get(metric, "") for metric in table.metrics for one in who]
+        for row in values["rows"]
+    ]
+    write_whole(paths[1], csv_text(columns, rows))
+    if figure := drawn(table, found, maker, values["seeds"][0]):
+        paths.append(maker.out / f"{table.file}.png")
+        with whole(paths[-1]) as scratch:
+            figure.savefig(scratch, format="png", dpi=130, facecolor="white")
+    return paths
+
+
+def drawn(table: Table, found: Sequence[Found], maker: Maker, seed: int) -> Figure | None:
+    """Draw the figure of a table, if it has one: of the first seed's tests, or of the first test video."""
+    if table.draw:
+        return table.draw({one.line.name: one.tests[0] for one in found if one.tests})
+    if not table.maps or found[0].case is None:
+        return None
+    model, task = load_checkpoint(maker.folder(found[0].case, seed))
+    seen = explain(model, found[0].tests[0].videos[0].path, task, timing_s=0)
+    return feature_maps(seen.watched, seen.frames)
