@@ -219,7 +219,7 @@ def test_a_video_that_does_not_decode_is_passed_over(
 
 
 def test_one_line_for_what_cannot_be(
-    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, video = str(checkpoint), str(write_level(tmp_path / "a.mp4", 1))
     for command, message in (
@@ -238,6 +238,15 @@ def test_one_line_for_what_cannot_be(
     ):
         assert main(command) == 2, command
         assert message in error_of(capsys), command
+    known, test = str(calibrated), ["test", "--data", str(data), "--views", "auto", "--checkpoint"]
+    for command, option in (
+        (["predict", video, "--checkpoint", known, "--views", "auto", "--num_bins", "2"], "--num_bins"),
+        ([*test, known, "--num_bins", "2"], "--num_bins"),
+        ([*test, known, "--clip.frames", "2"], "--clip"),
+        ([*test, known, "--crops", "random"], "--crops"),
+    ):
+        assert main(command) == 2, command
+        assert f"leave out {option}" in error_of(capsys), command
     assert "views" not in json.loads((checkpoint / "task.json").read_text())
     broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
     task = json.loads((broken / "task.json").read_text())

@@ -85,7 +85,8 @@ def bulk(
         from atfr.bulk.tables import CONFIGURATION, Bulk, key_of
 
         identity, task, of_device = networks.chosen(checkpoint, bundle, num_bins, batch_size)
-    view_spec = common.views_of(asked, task, checkpoint or bundle or Path())
+    changed = None if num_bins is None else "--num_bins"
+    view_spec = common.views_of(asked, task, checkpoint or bundle or Path(), changed)
     configuration = {**identity, **view_spec.made_by()}
     tables = Bulk(out, key_of(configuration))
     if take_over:

@@ -63,7 +63,8 @@ def predict(
     unsaid = checkpoint is None and bundle is None
     checkpoint = Path(KINETICS) if unsaid else checkpoint
     predict_with, task, identity = predictor(checkpoint, bundle, device, num_bins)
-    view_spec = common.views_of(asked, task, bundle or checkpoint or Path(KINETICS))
+    changed = None if num_bins is None else "--num_bins"
+    view_spec = common.views_of(asked, task, bundle or checkpoint or Path(KINETICS), changed)
     run = functools.partial(predict_with, num_workers=num_workers, batch_size=batch_size, **asdict(view_spec))
     if unsaid:
         common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")

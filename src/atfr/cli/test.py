@@ -89,7 +89,9 @@ def test(
 
         videos = common.read_data(data, task.labels, test_fold, dataset, split)["test"]
         splits.check_split(checkpoint, dataset, split)
-        view_spec = common.views_of(asked, task, checkpoint)
+        options = {"--num_bins": num_bins is not None, "--clip": clip.over(task.spec) != task.spec}
+        changed = next((name for name, given in {**options, "--crops": crops != "uniform"}.items() if given), None)
+        view_spec = common.views_of(asked, task, checkpoint, changed)
         with common.progress("testing" if split is None else f"testing split {split}") as progress:
             return evaluate.test(
                 model,
