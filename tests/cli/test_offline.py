@@ -34,6 +34,9 @@ print(json.dumps({"asked": asked, "codes": codes}), file=sys.stderr)
 """
 
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
 def lines(folder: Path) -> list[list[str]]:
     """A small job for every command."""
     run, data = str(folder / "run"), str(folder / "data")
@@ -53,6 +56,7 @@ def lines(folder: Path) -> list[list[str]]:
         ["export", run, onnx, "--runtime", "onnx"],
         ["predict", video, "--bundle", onnx],
         ["cost", run],
+        ["reproduce", "A.4", "--scale", "paper", "--dry_run", "--configs", str(CONFIGS)],
         ["bench", "--checkpoint", run, "--rounds", "1", "--batches", "1"],
         ["data", "check", "own", data, "--out", str(folder / "problems.csv")],
         ["data", "resize", data, str(folder / "small"), "--side", "32"],
