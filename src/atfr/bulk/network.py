@@ -103,7 +103,7 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
 
 
 def together(batch_size: int, views: ViewSpec) -> int:
-    """Return how many videos a runner is handed: as many as fill a batch; one for each of its views where they stop."""
+    """Return how many videos a runner is handed: as many as fill a batch, with one view of each where views stop."""
     return max(1, batch_size // views.total) if views.settled is None else batch_size
 
 

@@ -81,7 +81,7 @@ def settle(scores: Float64[Tensor, "N V K"], labels: Int64[Tensor, " N"] | None,
 
 
 def least_lead(leads: Float64[Tensor, "N V"], right: Bool[Tensor, "N V"], loss: float) -> float | None:
-    """Return the least lead that loses no more accuracy than is wanted; every larger one loses no more, too.
+    """Return the least lead that loses no more accuracy than is wanted; nor do the larger ones that are tried.
 
     It lies half-way to the next lead that a video here has, so that none of them hangs on the last digit.
 
