@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,12 @@ from atfr.comparison.recipes import FROM_NOTHING
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList, VideoRecord, read_folder
 from atfr.errors import CheckpointError, InputError
+from atfr.evaluate.settling import views_needed
+from atfr.evaluate.stopping import lead, view_order
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
-from atfr.video.spec import ClipSpec
+from atfr.video.file import VideoFile
+from atfr.video.spec import ClipSpec, ViewSpec
+from atfr.video.transforms import test_clips
 
 CLIP = ClipSpec(frames=4, stride="video", size=32, resize=32, jitter=(32, 36))
 RECIPE = replace(FROM_NOTHING, model="resnet3d_18", clip=CLIP, base_frames=2, batch_size=6, tune_share=0.4)
@@ -187,3 +192,58 @@ def test_videos_held_out_are_of_every_class_and_the_same_again() -> None:
     assert {*train.records} | {*held.records} == {*videos.records}
     assert not {*train.records} & {*held.records}
     assert hold_out(videos) == (train, held)
+
+
+def test_views_that_stop_are_held_against_as_many_of_every_video(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = atfr.create_model("resnet3d_18", num_classes=6).eval()
+    spec, tested = replace(CLIP, stride=2), read_folder(videos)["test"]
+    paths = [record.path for record in tested.records]
+    with torch.inference_mode():
+        clips = [test_clips(VideoFile(path, shorter_side=spec.decode_side), spec, 4) for path in paths]
+        leads = lead(torch.stack([model(one).double().softmax(1) for one in clips])[:, list(view_order(4, 1))])
+    settled = float(leads[:, :3].amax(1).quantile(0.5))
+    needed = views_needed(leads, settled).double()
+    assert 1 < needed.mean() < 4
+    save_checkpoint(model, Task(tested.labels, spec, ViewSpec(4, 1, settled)), tmp_path / "run")
+    options = ["--data", str(videos), "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    options += ["--frames_kept", "[2]", "--after", "none", "--views", "auto", "--json"]
+    assert main(["compare", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    control = f"fewer_views_{math.ceil(needed.mean())}"
+    names = ["static", *dict.fromkeys(["fewer_views_1", control]), "until_settled", "fewer_frames_2", "change_2"]
+    rows = found["networks"]
+    assert list(rows) == names
+    expected = {"static": 4, "fewer_views_1": 1, control: math.ceil(needed.mean()), "until_settled": needed.mean()}
+    for name, count in (expected | {"fewer_frames_2": 4, "change_2": 4}).items():
+        assert rows[name]["views"] == pytest.approx(float(count)), name
+    for name, count in expected.items():  # the network of all of these is static's
+        assert rows[name]["gflops_share"] == pytest.approx(float(count) / 4)
+        assert rows[name]["time_share"] == pytest.approx(float(count) / 4)
+    assert rows["until_settled"]["over_control"]["other"] == control
+    assert found["conditions"]["views"] == [4, 1]
+    for name in names:  # each can be tested again as it was
+        kept = load_checkpoint(tmp_path / "out" / name)[1].views
+        assert kept == (ViewSpec(4, 1, settled) if name == "until_settled" else None)
+    assert main(["compare", *options]) == 0  # what is there is not made again
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["networks"].keys() == rows.keys()
+    assert "testing" not in printed.err
+
+
+def test_views_belong_to_a_network_as_it_is(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["compare", "--data", str(videos), "--out", str(tmp_path / "out"), "--views"]
+    assert main([*options, "3x1"]) == 2
+    assert "trained networks read one clip of all of a video; leave out --views" in capsys.readouterr().err
+    assert main([*options, "auto", "--checkpoint", str(checkpoint)]) == 2
+    assert "when the views of" in capsys.readouterr().err
+    model, task = load_checkpoint(checkpoint)
+    with pytest.raises(InputError, match="found with the sampler that is taken out here"):
+        compared(videos, tmp_path / "out", checkpoint=(model, task), views=ViewSpec(4, 1, 0.5))
+    with pytest.raises(InputError, match="several views are for a checkpoint"):
+        compared(videos, tmp_path / "out", views=ViewSpec(4))
+    assert not (tmp_path / "out").exists()

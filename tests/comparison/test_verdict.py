@@ -14,6 +14,7 @@ from atfr.comparison.verdict import Findings, wide_enough
 from atfr.evaluate.analysis import wilson
 from atfr.evaluate.result import TestResult, VideoResult
 from atfr.evaluate.runs import Difference, loss_difference, paired_difference
+from atfr.video.spec import ViewSpec
 
 LABELS = ("a", "b", "c", "d")
 PLANS = {
@@ -154,6 +155,27 @@ def test_losses_are_compared_video_by_video() -> None:
     assert found.mean == pytest.approx((np.log(0.1) - np.log(0.9)) / 2)
     assert found.low < found.mean < found.high < 0
     assert one.loss == pytest.approx(-np.log(0.9))
+
+
+def test_views_until_settled_are_recommended_where_as_many_of_every_video_lose() -> None:
+    plans = {name: PLANS[name] for name in ("static", "fewer_frames_8")}
+    plans |= {
+        f"fewer_views_{n}": Plan(f"fewer_views_{n}", "fewer_views", None, n, 32, views=ViewSpec(n)) for n in (1, 3)
+    }
+    plans["until_settled"] = Plan("until_settled", "until_settled", of=32, views=ViewSpec(10, 1, 2.0))
+    right = {"static": 1, "fewer_frames_8": 48, "fewer_views_1": 60, "fewer_views_3": 30, "until_settled": 1}
+    time = {"static": 1.0, "fewer_frames_8": 0.3, "fewer_views_1": 0.1, "fewer_views_3": 0.3, "until_settled": 0.24}
+    rows = {
+        name: Row(result(wrong_at(300, range(right[name])), time[name]), 0.0, None, 1.0, 1 / time[name])
+        for name in plans
+    }
+    found = Findings(plans, rows, 0.02)
+    assert found.control("until_settled") == "fewer_views_3"  # not the cheaper one
+    assert found.control("fewer_views_3") is None
+    verdict = found.verdict()
+    assert verdict.take == "until_settled"
+    assert verdict.sentence.startswith("Take all 32 frames, views until settled: level with static at 0.24 of its time")
+    assert "better than all 32 frames, 3 views of each video (+9.7 points" in verdict.sentence
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from atfr.cli import common
 from atfr.cli.clips import TestClip
 from atfr.errors import InputError
+from atfr.video.spec import ViewSpec
 
 if TYPE_CHECKING:
     from atfr.comparison import Comparison
@@ -27,6 +28,7 @@ def compare(
     after: str = "res2",
     frames_kept: list[int] | None = None,
     clip: TestClip = USUAL_CLIP,
+    views: str = "1x1",
     epochs: int | None = None,
     margin: float = 2.0,
     budget: float | None = None,
@@ -53,6 +55,8 @@ def compare(
         frames_kept: Numbers of frames to keep, as [4,8,16]; by default an eighth, a quarter and a half of a clip's.
             Behind the stage it is the same share of the maps.
         clip: The clip, by default 32 frames spread over all of a video, or that of the checkpoint.
+        views: Clips x crops of each tested video, as 10x3, with --checkpoint. With auto, those of
+            `atfr calibrate --views`, and stopping them once a class is settled is compared too.
         epochs: Passes of the base over the training videos; each network has 0.4 times as many more. By default as many
             as suit few videos.
         margin: Points of accuracy that may be lost; within them a network is level with all frames.
@@ -65,7 +69,14 @@ def compare(
         raise InputError(f"--margin is in points, 0 or more, got {margin:g}")
     if checkpoint is not None and epochs is not None:
         raise InputError("--checkpoint takes its network as it is; leave out --epochs")
+    asked = common.parse_views(views)
     loaded = None if checkpoint is None else common.load(checkpoint, "cpu")
+    if loaded is None or checkpoint is None:
+        common.refuse(compare, {"views": views}, "trained networks read one clip of all of a video")
+        view_spec = ViewSpec()
+    else:
+        changed = None if clip.over(loaded[1].spec) == loaded[1].spec else "--clip"
+        view_spec = common.views_of(asked, loaded[1], checkpoint, changed)
     splits = common.read_data(data, loaded[1].labels if loaded else None, test_fold, dataset, split)
     with common.busy("starting"):
         import atfr
@@ -81,6 +92,7 @@ def compare(
             recipe=None if loaded else recipe,
             checkpoint=loaded,
             clip=clip.over,
+            views=view_spec,
             after=after,
             frames_kept=frames_kept,
             epochs=epochs,
@@ -117,9 +129,9 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
                 name,
                 f"{100 * test.top1:.1f} ± {100 * test.top1_standard_error:.1f}",
                 "–" if test.loss is None else f"{test.loss:.3f}",
-                f"{test.gflops_per_clip.mean:.3g}",
+                f"{found.gflops(name):.3g}",
                 f"{found.gflops(name) / found.gflops('static'):.2f}",
-                f"{row.ms_per_clip:.1f}",
+                f"{row.ms:.1f}",
                 f"{row.time_share:.2f}",
             ]
         )
@@ -128,9 +140,11 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     classes, clip = len(conditions["labels"]), conditions["clip"]
     title = f"{conditions['model']}: {conditions['test_videos']} test videos of {classes} classes"
     where = conditions["hardware"].get("gpu", f"{conditions['threads']} threads")
+    clips, crops = conditions["views"]
+    what = f"a video, {clips} x {crops} clips" if clips * crops > 1 else "a clip"
     note = (
         f"top-1 ± standard error (chance {100 / classes:.1f} %); loss: cross-entropy; GFLOPs (multiply-adds / 1e9) and "
-        f"time of a clip of {clip['frames']} frames, both also as a share of static's: forward pass in batches of "
+        f"time of {what} of {clip['frames']} frames, both also as a share of static's: forward pass in batches of "
         f"{conditions['timed_batch']}, in turns, median, {where}, torch {conditions['versions']['torch']}."
     )
     columns = ["network", "top-1 (%)", "loss", "GFLOPs", "share", "ms", "share"]
@@ -138,14 +152,18 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     print()
     note = (
         "points of top-1, paired by video, with the 95 % interval; p: McNemar's exact test. Fewer frames: as many, or "
-        "those that cost no more. One training each: another seed may differ by more."
+        "those that cost no more; beside views that stop, as many views. One training each: another seed may differ by "
+        "more."
     )
     columns = ["network", "against static", "p", "against fewer frames", "p"]
     common.print_table("Differences", columns, differences, note)
     print(f"\n{comparison.verdict.sentence}\n")
     print(f"Written: {out / 'compare.json'}, {out / 'compare.png'}")
     if comparison.verdict.take:
-        print(f"Try it:  atfr predict VIDEO --checkpoint {out / comparison.verdict.take}")
+        views = found.plans[comparison.verdict.take].views or ViewSpec(*conditions["views"])
+        told = "auto" if views.settled is not None else f"{views.num_clips}x{views.num_crops}"
+        option = "" if views.total == 1 else f" --views {told}"
+        print(f"Try it:  atfr predict VIDEO --checkpoint {out / comparison.verdict.take}{option}")
     chosen = dict.fromkeys(["static", *found.frontier("time")])
     print(f"See it:  atfr report {' '.join(str(out / name) for name in chosen)}")
 

@@ -40,10 +40,10 @@ class Pace:
     decode_s: float
     scale: float = 1.0
 
-    def network_s(self, plan: Plan, epochs: int, train_videos: float, test_videos: float) -> float:
-        """Return the seconds that it takes to train a network on from the base, and to test it."""
+    def network_s(self, plan: Plan, epochs: int, train_videos: float, test_videos: float, views: int = 1) -> float:
+        """Return the seconds that it takes to train a network on from the base, and to test it on views of videos."""
         training = epochs * train_videos * self.train_s * plan.share
-        return self.scale * (SETUP_S + training + test_videos * (self.test_s * plan.share + self.decode_s))
+        return self.scale * (SETUP_S + training + test_videos * (self.test_s * plan.share * views + self.decode_s))
 
 
 def pace_of(ground: Ground) -> Pace:
@@ -108,14 +108,14 @@ class Work:
         chosen = set(self.tuned)
         for plan in plans:
             if plan.name not in self.done:
-                total += pace.network_s(plan, ground.epochs, train, test)
+                total += pace.network_s(plan, ground.epochs, train, test, ground.views.total)
                 if ground.epochs and plan.kind not in chosen:
                     chosen.add(plan.kind)
                     held = HELD_OUT * train
                     epochs = math.ceil(TRIAL * ground.epochs)
                     total += len(RATES) * pace.network_s(plan, epochs, train - held, held)
         passes = 2 * TIMED_BATCHES * TIMED_BATCH
-        return total + passes * pace.test_s * sum(plan.share for plan in plans)
+        return total + passes * pace.test_s * sum(plan.share for plan in plans if plan.views is None)
 
     def fitting(self, plans: Sequence[Plan], left_s: float | None) -> list[Plan]:
         """Return as many of the networks as fit into the time, the first ones; those that are there stay.

@@ -9,11 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from atfr.comparison.plans import CHANGE, CHANGE_MAPS, FEWER_FRAMES, SGS, STATIC, UNIFORM_MAPS
+from atfr.comparison.plans import (
+    CHANGE,
+    CHANGE_MAPS,
+    FEWER_FRAMES,
+    FEWER_VIEWS,
+    SGS,
+    STATIC,
+    UNIFORM_MAPS,
+    UNTIL_SETTLED,
+)
 from atfr.viz.figures import COLOURS
 
 LOOKS = {
     STATIC: (COLOURS["static"], "s", "all frames"),
+    FEWER_VIEWS: ("#999999", "<", "fewer views"),
+    UNTIL_SETTLED: ("#cc79a7", "*", "views until settled"),
     FEWER_FRAMES: (COLOURS["fewer_frames"], "o", "fewer frames, evenly spaced"),
     CHANGE: (COLOURS["adaptive"], "D", "frames by change"),
     UNIFORM_MAPS: ("#e69f00", "v", "maps, evenly spaced"),
@@ -22,7 +33,7 @@ LOOKS = {
 }
 """Of each kind: colour, marker, words; those that look at the clip are drawn with full lines."""
 
-DOTTED = (FEWER_FRAMES, UNIFORM_MAPS)
+DOTTED = (FEWER_VIEWS, FEWER_FRAMES, UNIFORM_MAPS)
 
 
 def draw(comparison: Mapping[str, Any], path: Path) -> None:
@@ -31,8 +42,8 @@ def draw(comparison: Mapping[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(2, 2, sharex="col", sharey="row")
     costs = {
-        "gflops": ("GFLOPs of a clip", lambda one: one["test"]["gflops_per_clip"]["mean"]),
-        "time": ("forward pass, ms of a clip", lambda one: one["ms_per_clip"]),
+        "gflops": ("GFLOPs of a video", lambda one: one["gflops"]),
+        "time": ("forward passes, ms of a video", lambda one: one["ms"]),
     }
     for row, figure_of in zip(all_axes, (top1, loss), strict=True):
         for axes, (name, (label, cost)) in zip(row, costs.items(), strict=True):

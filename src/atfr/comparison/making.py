@@ -23,7 +23,7 @@ from atfr import measure
 from atfr.adapt import adapt_
 from atfr.adapt.calibrate import calibrate_
 from atfr.adapt.trace import site_names
-from atfr.comparison.plans import SGS, Plan
+from atfr.comparison.plans import ONE_VIEW, SGS, Plan
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.errors import InputError
@@ -37,7 +37,7 @@ from atfr.measure.turns import Timing
 from atfr.models import VideoModel, create_model
 from atfr.train.fit import fit
 from atfr.train.recipe import Recipe
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
@@ -65,7 +65,8 @@ class Row:
         tune_s: time of its training from the base; 0 where there was none.
         rate: its learning rate, as a share of the recipe's; None where it was not trained.
         ms_per_clip: forward pass of a batch over its clips, median, the networks taking turns; 0 until they have.
-        speedup: time per clip of the static network over this one's, median of the batches' own ratios.
+        speedup: time per video of the static network over this one's: median of the batches' own ratios, times that
+            of views.
     """
 
     test: TestResult
@@ -78,6 +79,11 @@ class Row:
     def time_share(self) -> float:
         """Its time, as a share of the static network's."""
         return 1 / self.speedup
+
+    @property
+    def ms(self) -> float:
+        """Forward passes of all views of a video, in the mean."""
+        return self.ms_per_clip * self.test.views_per_video
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the row into plain JSON values."""
@@ -95,6 +101,7 @@ class Ground:
         spec: the clips that they read.
         epochs: of the training from the base; 0: nothing is trained.
         seed: of weights, clips and order.
+        views: of each tested video; `settled` is for the networks whose plan says so.
         say: told what begins, a line each.
         watch: shows how far a test or the timing is, as `cli.common.progress` does; entered with what is done, it gives
             what is called with (done, total).
@@ -110,6 +117,7 @@ class Ground:
     device: torch.device
     say: Callable[[str], None] = lambda _: None
     watch: Watch = lambda _: nullcontext(lambda *_: None)
+    views: ViewSpec = ONE_VIEW
 
     @property
     def task(self) -> Task:
@@ -128,8 +136,9 @@ class Ground:
         if rate is not None and clips is not None:
             tune_s = self.trained(network, clips, rate, out, epochs=self.epochs)
         else:
-            save_checkpoint(network, self.task, out)
-        result = self.tested(network, self.splits["test"], plan.name)
+            stops = plan.views is not None and plan.views.settled is not None
+            save_checkpoint(network, replace(self.task, views=plan.views if stops else None), out)
+        result = self.tested(network, self.splits["test"], plan.name, plan.views)
         write_whole(out / MADE, json.dumps({"tune_s": tune_s, "rate": rate}) + "\n")
         result.save(folder_of(out))
         return network, Row(result, tune_s, rate)
@@ -155,11 +164,12 @@ class Ground:
             calibrate_(network.to(self.device), clips.split(8), gflops=plan.gflops * SLACK)
         return network.cpu()
 
-    def tested(self, network: VideoModel, videos: VideoList, name: str) -> TestResult:
-        """Test a network on the centred clip of each video."""
+    def tested(self, network: VideoModel, videos: VideoList, name: str, views: ViewSpec | None = None) -> TestResult:
+        """Test a network on the views of each video, the same for all networks if it has none of its own."""
+        views = views or replace(self.views, settled=None)
         self.say(f"testing the {name} network on {len(videos)} videos it has not seen")
         with self.watch("testing") as progress:
-            found = test(network.to(self.device), videos, self.spec, num_clips=1, num_crops=1, progress=progress)
+            found = test(network.to(self.device), videos, self.spec, **asdict(views), progress=progress)
         network.cpu()
         return found
 
@@ -178,15 +188,17 @@ class Ground:
         return timing, size
 
     def with_times(self, rows: Mapping[str, Row], networks: Mapping[str, VideoModel]) -> tuple[dict[str, Row], int]:
-        """Time the networks; return the rows with their times, and the size of a timed batch. The first is static."""
-        first = next(iter(rows))
-        timing, size = self.timed(networks, rows[first].test)
-        timed = {
-            name: replace(
-                row, ms_per_clip=timing.ms(name).median / size, speedup=timing.speedup(name, over=first).median
-            )
-            for name, row in rows.items()
-        }
+        """Time the networks; return the rows with their times, and the size of a timed batch.
+
+        The first is static, and so is a clip's time in a row that has no network of its own.
+        """
+        first, static = next(iter(rows.items()))
+        timing, size = self.timed(networks, static.test)
+        timed = {}
+        for name, row in rows.items():
+            own = name if name in networks else first
+            speedup = timing.speedup(own, over=first).median * static.test.views_per_video / row.test.views_per_video
+            timed[name] = replace(row, ms_per_clip=timing.ms(own).median / size, speedup=speedup)
         return timed, size
 
     def conditions(self, timed_batch: int) -> dict[str, Any]:
@@ -197,6 +209,7 @@ class Ground:
             "test_videos": len(self.splits["test"]),
             "labels": list(self.splits["test"].labels),
             "clip": self.spec.to_dict(),
+            "views": [self.views.num_clips, self.views.num_crops],
             "recipe": asdict(self.recipe) if self.epochs else None,
             "seed": self.seed,
             "timed_batch": timed_batch,

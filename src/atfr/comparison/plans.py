@@ -3,9 +3,11 @@
 static                               all frames
 fewer_frames_A, change_A             A frames at the input: evenly spaced; where the clip changes
 uniform_maps_A, change_maps_A, sgs_A the same share of the maps behind a stage: evenly spaced, by change, by SGS
+fewer_views_V, until_settled         all frames, but fewer views of each video: V; until its class is settled
 """
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +19,20 @@ from atfr.errors import InputError
 from atfr.measure.saving import maps_that_come
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
+from atfr.video.spec import ViewSpec
 
 STATIC, FEWER_FRAMES, CHANGE = "static", "fewer_frames", "change"
 UNIFORM_MAPS, CHANGE_MAPS, SGS = "uniform_maps", "change_maps", "sgs"
-KINDS = (STATIC, FEWER_FRAMES, CHANGE, UNIFORM_MAPS, CHANGE_MAPS, SGS)
-ADAPTIVE = (CHANGE, CHANGE_MAPS, SGS)
+FEWER_VIEWS, UNTIL_SETTLED = "fewer_views", "until_settled"
+KINDS = (STATIC, FEWER_VIEWS, UNTIL_SETTLED, FEWER_FRAMES, CHANGE, UNIFORM_MAPS, CHANGE_MAPS, SGS)
+ADAPTIVE = (CHANGE, CHANGE_MAPS, SGS, UNTIL_SETTLED)
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of the frames of a clip, which are kept by default."""
+
+SETTLED_AFTER = 0.3
+"""Of its views a video's class is settled, as far as anybody knows before it is tried: for the time left alone."""
+
+ONE_VIEW = ViewSpec()
 
 LEAST = 3
 """Without static, fewer frames and change there is nothing to compare."""
@@ -36,10 +45,11 @@ class Plan:
     Attributes:
         kind: what chooses, and where; all of a kind are trained at one learning rate.
         sampler: the arguments of `adapt_`; None: there is no sampler.
-        kept: frames or maps that a clip keeps at most, or on average.
+        kept: frames or maps that a clip keeps at most, or on average; of fewer views, how many.
         of: frames or maps that there are.
-        share: of the base's multiply-adds, where a clip keeps as many.
+        share: of the base's multiply-adds, where a clip keeps as many, or a video has as many views.
         gflops: the same in multiply-adds / 1e9.
+        views: of a video, where they are not those of all others.
     """
 
     name: str
@@ -49,15 +59,21 @@ class Plan:
     of: int = 0
     share: float = 1.0
     gflops: float = 0.0
+    views: ViewSpec | None = None
 
     @property
     def group(self) -> tuple[str, int]:
         """What networks have in common that are held against each other: place and number."""
+        if self.views is not None:
+            return ("views", 0)
         return ("" if self.sampler is None else self.sampler["after"], self.kept)
 
     @property
     def words(self) -> str:
         """What it takes, for a reader."""
+        if self.views is not None:
+            views = f"{self.kept} view{'s' * (self.kept > 1)} of each video" if self.kept else "views until settled"
+            return f"all {self.of} frames, {views}"
         if self.sampler is None:
             return f"all {self.of} frames"
         how = {CHANGE: "by change", CHANGE_MAPS: "by change", SGS: "by SGS"}.get(self.kind, "evenly spaced")
@@ -94,7 +110,12 @@ def place_of(base: VideoModel, after: str, clip_shape: Sequence[int]) -> Place:
 
 
 def plans_for(
-    base: VideoModel, clip_shape: Sequence[int], frames_kept: Sequence[int] | None, after: str, recipe: Recipe
+    base: VideoModel,
+    clip_shape: Sequence[int],
+    frames_kept: Sequence[int] | None,
+    after: str,
+    recipe: Recipe,
+    views: ViewSpec = ONE_VIEW,
 ) -> list[Plan]:
     """Return all networks, those first without which the comparison says least.
 
@@ -102,6 +123,7 @@ def plans_for(
         frames_kept: numbers of frames, of those that a clip has; by default an eighth, a quarter and a half.
         after: the stage that maps are taken behind; "none": only frames are.
         recipe: says how SGS is set.
+        views: those of each tested video.
 
     Raises:
         InputError: a number of frames is out of range, or there is no such stage.
@@ -119,6 +141,9 @@ def plans_for(
     plans = [Plan(STATIC, STATIC, of=frames)]
     for kept in in_order:
         plans += at(at_input, (kept,), {FEWER_FRAMES: {"sampler": "uniform"}, CHANGE: {"sampler": "change"}})
+    if views.settled is not None:
+        until = Plan(UNTIL_SETTLED, UNTIL_SETTLED, of=frames, share=SETTLED_AFTER, views=views)
+        plans[LEAST:LEAST] = [until, fewer_views(1, views, frames)]
     if after == "none":
         return plans
     behind = place_of(base, after, clip_shape)
@@ -127,6 +152,13 @@ def plans_for(
     for kept in in_order:
         plans += at(behind, tuple(max(1, round(kept * maps / frames)) for maps in behind.maps), kinds)
     return list({plan.name: plan for plan in plans}.values())
+
+
+def fewer_views(number: float, views: ViewSpec, frames: int) -> Plan:
+    """Return the plan of so many views of each video, rounded up, the centre crops of clips spread over it."""
+    count = math.ceil(number)
+    name = f"{FEWER_VIEWS}_{count}"
+    return Plan(name, FEWER_VIEWS, kept=count, of=frames, share=count / views.total, views=ViewSpec(count))
 
 
 def at(place: Place, kept: tuple[int, ...], kinds: Mapping[str, Mapping[str, Any]]) -> list[Plan]:

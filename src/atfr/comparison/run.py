@@ -24,7 +24,7 @@ from atfr.adapt.trace import site_names
 from atfr.comparison.estimate import Pace, Work, pace_of
 from atfr.comparison.frontier import draw
 from atfr.comparison.making import Ground, Row, Watch, here, new_base, train_base_
-from atfr.comparison.plans import LEAST, STATIC, Plan, by_kind, plans_for
+from atfr.comparison.plans import LEAST, ONE_VIEW, STATIC, UNTIL_SETTLED, Plan, by_kind, fewer_views, plans_for
 from atfr.comparison.rates import RATES, Rates, read_rates
 from atfr.comparison.recipes import as_it_is, whole_videos
 from atfr.comparison.verdict import Findings, Verdict
@@ -35,7 +35,7 @@ from atfr.evaluate.task import TASK, Task, check_classes, load_checkpoint
 from atfr.files import finite, whole, write_whole
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.weights.checkpoint import differences
 
 MARGIN = 0.02
@@ -69,6 +69,7 @@ class Comparison:
         for name, row in self.rows.items():
             plan, control = found.plans[name], found.over_control(name)
             about = {"kind": plan.kind, "kept": plan.kept, "of": plan.of, "words": plan.words}
+            about |= {"gflops": found.gflops(name), "ms": row.ms, "views": row.test.views_per_video}
             about["gflops_share"] = found.gflops(name) / found.gflops(STATIC)
             test = {key: value for key, value in row.test.to_dict().items() if key not in ("videos", "classes")}
             over = {"over_static": found.over_static(name).to_dict(), "over_control": control and control.to_dict()}
@@ -93,6 +94,7 @@ def compare(
     recipe: Recipe | None = None,
     checkpoint: tuple[VideoModel, Task] | None = None,
     clip: Callable[[ClipSpec], ClipSpec] = lambda clip: clip,
+    views: ViewSpec = ONE_VIEW,
     after: str = "res2",
     frames_kept: Sequence[int] | None = None,
     epochs: int | None = None,
@@ -116,6 +118,8 @@ def compare(
         recipe: how networks are trained; by default that for few videos, on clips of whole videos.
         checkpoint: what `load_checkpoint` gives.
         clip: makes the clip that the networks read of the recipe's, or the checkpoint's.
+        views: the clips and crops of each tested video, with a checkpoint; where they say when they may stop
+            (`settled`), that is compared too, with as many views of every video beside it.
         after: the stage that maps are taken behind; "none": only frames are.
         frames_kept: numbers of frames that are kept; by default an eighth, a quarter and a half. Behind the stage it is
             the same share of the maps.
@@ -134,25 +138,35 @@ def compare(
     begun_s = time.perf_counter()
     if (epochs is not None and epochs < 1) or (budget_min is not None and budget_min <= 0):
         raise InputError(f"epochs must be 1 or more and minutes above 0, got {epochs=}, {budget_min=}")
+    check_views(views, checkpoint)
     base, recipe, spec, base_epochs = start(splits, recipe, checkpoint, clip, epochs, seed)
     task = Task(splits["test"].labels, spec)
     check_classes(base, task)
-    plans = plans_for(base, task.clip_shape, frames_kept, after, recipe)
+    plans = plans_for(base, task.clip_shape, frames_kept, after, recipe, views)
     tune_epochs = math.ceil(recipe.tune_share * base_epochs)
     arguments = {"after": after, "epochs": [base_epochs, tune_epochs], "recipe": asdict(recipe), "seed": seed}
     arguments |= {"network": base.config, "labels": list(task.labels), "clip": spec.to_dict()}
     arguments |= {f"{name} videos": videos.fingerprint for name, videos in splits.items()}
     arguments |= {"checkpoint": None if checkpoint is None else digest(base)}
+    arguments |= {} if views == ONE_VIEW else {"views": asdict(views)}
     check_arguments(out, arguments)
     there = bool(base_epochs) and (out / "base" / TASK).is_file()
     if there:
         base = load_checkpoint(out / "base")[0]
-    ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, here(device), say, watch)
+    ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, here(device), say, watch, views)
     run = Run(ground, plans, 0 if there else base_epochs, begun_s, budget_min)
     run.begin()
     write_whole(out / ARGUMENTS, json.dumps(arguments, indent=1) + "\n")
     run.make_all()
     return run.found(margin, base_epochs)
+
+
+def check_views(views: ViewSpec, checkpoint: tuple[VideoModel, Task] | None) -> None:
+    """Refuse views that do not belong to the networks of a comparison."""
+    if views != ONE_VIEW and checkpoint is None:
+        raise InputError("networks trained here read one clip of all of a video; several views are for a checkpoint")
+    if views.settled is not None and checkpoint is not None and site_names(checkpoint[0]):
+        raise InputError("when views may stop was found with the sampler that is taken out here; give clips x crops")
 
 
 def start(
@@ -231,6 +245,7 @@ class Run:
     def __post_init__(self) -> None:
         self.rates: Rates | None = read_rates(self.ground) if self.ground.epochs else None
         self.rows = {plan.name: row for plan in self.plans if (row := self.ground.made(plan))}
+        self.hold_against_views()
         self.pace: Pace = pace_of(self.ground)
 
     def make_all(self) -> None:
@@ -254,6 +269,16 @@ class Run:
                 rate = self.rates.of(plan) if self.rates else None
                 torch.manual_seed(ground.seed)
                 _, self.rows[plan.name] = ground.make(plan, rate, clips)
+                self.hold_against_views()
+
+    def hold_against_views(self) -> None:
+        """Plan as many views of every video as those that stop had in the mean, once that is known."""
+        if stopped := self.rows.get(UNTIL_SETTLED):
+            plan = fewer_views(stopped.test.views_per_video, self.ground.views, self.ground.spec.frames)
+            if all(plan.name != one.name for one in self.plans):
+                self.plans.append(plan)
+                if row := self.ground.made(plan):
+                    self.rows[plan.name] = row
 
     def begin(self) -> None:
         """Say what there is to do, and how long it takes about.
@@ -304,7 +329,7 @@ class Run:
     def found(self, margin: float, base_epochs: int) -> Comparison:
         """Time the networks, and write down what was found."""
         ground, plans = self.ground, {plan.name: plan for plan in by_kind(self.plans)}
-        networks = {name: load_checkpoint(ground.out / name)[0] for name in plans}
+        networks = {name: load_checkpoint(ground.out / name)[0] for name, plan in plans.items() if plan.views is None}
         rows, timed_batch = ground.with_times({name: self.rows[name] for name in plans}, networks)
         findings = Findings(plans, rows, margin)
         conditions = ground.conditions(timed_batch) | {"base_epochs": base_epochs, "rates": list(RATES)}

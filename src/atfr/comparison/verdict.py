@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from atfr.comparison.making import Row
-from atfr.comparison.plans import ADAPTIVE, CHANGE, FEWER_FRAMES, STATIC, Plan
+from atfr.comparison.plans import ADAPTIVE, CHANGE, FEWER_FRAMES, FEWER_VIEWS, STATIC, UNTIL_SETTLED, Plan
 from atfr.evaluate.analysis import wilson
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference, LossDifference, loss_difference, paired_difference
@@ -109,13 +109,16 @@ class Findings:
     def control(self, name: str) -> str | None:
         """Return which network on fewer frames a network is held against: as many, or those that cost no more.
 
-        Where all cost more, the cheapest of them.
+        Where all cost more, the cheapest of them. Views that stop are held against the dearest fewer views, of which
+        every video has as many as they had in the mean, rounded up.
         """
-        of = {plan.name: self.gflops(plan.name) for plan in self.plans.values() if plan.kind == FEWER_FRAMES}
-        of.pop(name, None)
         plan = self.plans[name]
-        if not of or plan.kind in (STATIC, FEWER_FRAMES):
+        control = FEWER_VIEWS if plan.kind == UNTIL_SETTLED else FEWER_FRAMES
+        of = {one.name: self.gflops(one.name) for one in self.plans.values() if one.kind == control}
+        if not of or plan.kind in (STATIC, FEWER_FRAMES, FEWER_VIEWS):
             return None
+        if plan.kind == UNTIL_SETTLED:
+            return max(of, key=of.__getitem__)
         if plan.kind == CHANGE and (same := f"{FEWER_FRAMES}_{plan.kept}") in of:
             return same
         affordable = {other: gflops for other, gflops in of.items() if gflops <= 1.02 * self.gflops(name)}
@@ -127,8 +130,8 @@ class Findings:
         return None if control is None else beside(self.rows[name].test, control, self.rows[control].test)
 
     def gflops(self, name: str) -> float:
-        """Return the multiply-adds of a clip, in the mean."""
-        return self.rows[name].test.gflops_per_clip.mean
+        """Return the multiply-adds / 1e9 of a video, in the mean."""
+        return self.rows[name].test.gflops_per_video
 
     def level(self, name: str) -> bool:
         """Whether a network is shown to lose no more than the margin."""
