@@ -1,13 +1,15 @@
 """What `atfr bulk` costs beside decoding and the network, and how near it comes to the network alone.
 
     python benchmarks/bulk.py start [--rows 1000000]
-    python benchmarks/bulk.py rows [--rows 5000] [--decoders 1] [--runners 1]
+    python benchmarks/bulk.py rows [--rows 5000] [--decoders 1] [--runners 1 2 ...] [--sleep_ms 50]
     python benchmarks/bulk.py share MANIFEST CHECKPOINT [--decoders 1] [--runners 1 2 ...] [--views 1x1]
 
 - start: a manifest of a tenth of the rows and of all of them, of which none, half or all are done: CPU seconds until
   the first video would be handed out, and what memory that takes, each in a process of its own.
-- rows: as many rows, of one tiny file, with a decoder that reads it and a network that does nothing: rows a second, the
-  driver's share of a core, its memory at the end. Everything else is there: Ray, hashes, Parquet, commits.
+- rows: as many rows for each runner, of one tiny file, with a decoder that reads it and a network that does nothing:
+  rows a second, the driver's milliseconds a row, its memory at the end. Everything else is there: Ray, hashes, Parquet,
+  commits. With --sleep_ms the network waits for so long a video, and needs no core: how many runners one driver keeps
+  busy.
 - share: real videos and a real network; videos a second against the ceiling of the runners, for each number of them.
 """
 
@@ -18,6 +20,8 @@ import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -81,12 +85,16 @@ def nothing(path: os.PathLike[str]) -> tuple[bytes, int]:
     return b"", 0
 
 
+@dataclass(frozen=True)
 class Idle:
+    sleep_s: float = 0.0
+
     def __call__(self, payloads: Any) -> list[dict[str, Any]]:
+        time.sleep(self.sleep_s * len(payloads))
         return [{"label": "a", "probability": 1.0} for _ in payloads]
 
 
-def rows_per_s(rows: int, decoders: int, runners: int) -> dict[str, float]:
+def rows_per_s(rows: int, decoders: int, runners: int, sleep_s: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, cluster(num_cpus=decoders + runners):
         Path(folder, "tiny.mp4").write_bytes(b"0")
         ids = [f"video-{number:09d}" for number in range(rows)]
@@ -105,11 +113,16 @@ def rows_per_s(rows: int, decoders: int, runners: int) -> dict[str, float]:
 
         manifest = f"{folder}/manifest.parquet"
         settings = Settings(decoders=decoders, runners=runners)
-        run(bulk, manifest, left_of(bulk, manifest), nothing, Idle, settings, Commits(), progress)
+        network = partial(Idle, sleep_s)
+        run(bulk, manifest, left_of(bulk, manifest), nothing, network, settings, Commits(), progress)
         (wall_s, cpu_s, first), (end_s, end_cpu_s, last) = marks[0], marks[-1]
+        found = (last - first) / (end_s - wall_s)
         return {
             "rows": rows,
-            "rows_per_s": (last - first) / (end_s - wall_s),
+            "decoders": decoders,
+            "runners": runners,
+            "rows_per_s": found,
+            "share": found * sleep_s / runners,
             "driver_ms_per_row": 1000 * (end_cpu_s - cpu_s) / (last - first),
             "driver_mb": peak_mb(),
         }
@@ -136,6 +149,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     parser.add_argument("--decoders", type=int, default=1)
     parser.add_argument("--runners", type=int, nargs="+", default=[1])
+    parser.add_argument("--sleep_ms", type=float, default=0)
     parser.add_argument("--views", default="1x1")
     parser.add_argument("--out", type=Path, help="write the result as JSON to this file")
     given = parser.parse_args()
@@ -143,7 +157,8 @@ def main() -> None:
     if given.what == "start":
         found = start(given.rows or 1_000_000)
     elif given.what == "rows":
-        found = rows_per_s(given.rows or 5000, given.decoders, given.runners[0])
+        rows, sleep_s = given.rows or 5000, given.sleep_ms / 1000
+        found = [rows_per_s(rows * one, given.decoders, one, sleep_s) for one in given.runners]
     else:
         found = [share(given.manifest, given.checkpoint, given.decoders, one, given.views) for one in given.runners]
     print(json.dumps(found, indent=2))
