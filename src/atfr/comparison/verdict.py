@@ -109,8 +109,8 @@ class Findings:
     def control(self, name: str) -> str | None:
         """Return which network on fewer frames a network is held against: as many, or those that cost no more.
 
-        Where all cost more, the cheapest of them. Views that stop are held against the dearest fewer views, of which
-        every video has as many as they had in the mean, rounded up.
+        Where all cost more, the cheapest of them. Views that stop are held against the fewest views of every video that
+        cost no less.
         """
         plan = self.plans[name]
         control = FEWER_VIEWS if plan.kind == UNTIL_SETTLED else FEWER_FRAMES
@@ -118,7 +118,8 @@ class Findings:
         if not of or plan.kind in (STATIC, FEWER_FRAMES, FEWER_VIEWS):
             return None
         if plan.kind == UNTIL_SETTLED:
-            return max(of, key=of.__getitem__)
+            dearer = {other: gflops for other, gflops in of.items() if gflops >= 0.999 * self.gflops(name)}
+            return min(dearer, key=of.__getitem__, default=None)
         if plan.kind == CHANGE and (same := f"{FEWER_FRAMES}_{plan.kept}") in of:
             return same
         affordable = {other: gflops for other, gflops in of.items() if gflops <= 1.02 * self.gflops(name)}
@@ -216,7 +217,7 @@ class Findings:
             return f"adaptivity brings nothing that these {videos} videos show"
         control = self.control(name)
         if control is None:
-            return "fewer frames were not tried"
+            return "nothing that does not look was tried at its cost"
         told = f"than {self.plans[control].words} ({points(self.over(name, control))})"
         return f"better {told}" if self.shown_better(name, control) else f"that it is better {told} is not shown"
 
