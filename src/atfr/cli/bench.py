@@ -53,10 +53,8 @@ def bench(
         frames: Frames T of the clip; by default those the network was designed for. A checkpoint has its own.
         size: Height and width of the clip in px; by default those the network was designed for. A checkpoint has its
             own.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         rounds: How often each network is timed, at least.
         out: Write the result as JSON to this file, with every round's times, the conditions and the machine's limits.
-        json: Print JSON instead of a table.
     """
     if (model is None) == (checkpoint is None):
         raise InputError("expected MODEL, a name as x3d_s, or --checkpoint, a folder; one of the two")

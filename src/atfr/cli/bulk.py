@@ -45,11 +45,9 @@ def bulk(
         manifest: A CSV or Parquet file with a column path (and id, where that is not the path), a folder, or a pattern
             as 'videos/**/*.mp4'; each may be a URL (s3://, gs://).
         checkpoint: A folder that `atfr train` wrote, or i3d_inception.
-        bundle: Instead of it, a folder that `atfr export` wrote.
         out: A folder or URL; each network, clip and number of views has a folder of its own in it.
         views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3. With auto the views of a video stop once
             its class is settled, as `atfr calibrate --views` has found for this network.
-        num_bins: Fewer bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most, with all their maps; more where the input keeps fewer.
         address: A Ray cluster, or auto; by default that of the environment (`ray job submit`), else Ray is started
             here, for this call alone.

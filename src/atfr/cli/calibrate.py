@@ -56,8 +56,6 @@ def calibrate(
         most: So many of the videos are looked at, spread over all of them; with --views all are.
         batch_size: Views in one forward pass, at most, with --views.
         num_workers: Processes that decode, with --views; 0 decodes in a thread beside the network.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
-        json: Print JSON instead of a table.
     """
     at_least_one("--most", most)
     in_range("--loss", loss, 0, 100)

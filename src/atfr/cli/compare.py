@@ -45,12 +45,9 @@ def compare(
     compare.json, compare.png and a checkpoint folder of each network.
 
     Args:
-        data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         checkpoint: A folder that `atfr train` wrote, or i3d_inception: its network without samplers is the base.
         out: A new folder, or that of a comparison to go on with.
         test_fold: The fold of the CSV file to hold out.
-        dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
-        split: The split of UCF101 or HMDB51.
         after: The stage that maps are taken behind; none leaves these networks out.
         frames_kept: Numbers of frames to keep, as [4,8,16]; by default an eighth, a quarter and a half of a clip's.
             Behind the stage it is the same share of the maps.
@@ -61,8 +58,6 @@ def compare(
             as suit few videos.
         margin: Points of accuracy that may be lost; within them a network is level with all frames.
         budget: Minutes for all of it; networks that there is no time for are left out.
-        seed: Of weights, clips and their order.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         json: Print JSON instead of tables.
     """
     if margin < 0:

@@ -36,7 +36,6 @@ def convert(
             as ema_model, or the entry of the file that holds them, as model_ema.
         strict: Refuse a file that lacks a tensor, has one too many or one of another shape; false loads what fits and
             lists the rest; it needs --model.
-        json: Print JSON instead of a table.
     """
     if file.is_dir():
         raise CheckpointError(f"expected a file of weights, '{file}' is a folder; atfr.load_weights reads checkpoints")

@@ -50,7 +50,6 @@ def cost(
         size: Height and width of the clip in px; by default those the network was designed for.
         num_classes: Classes K; by default 400. A checkpoint has its own.
         paper: Compare with every GFLOPs figure of the paper instead; takes no MODEL and about a minute.
-        json: Print JSON instead of a table.
     """
     options: dict[str, Any] = {"num_bins": num_bins, "embedding_dim": embedding_dim, "similarity": similarity}
     options |= {"temporal_block": temporal_block, "sampler": sampler, "active_bins": active_bins}

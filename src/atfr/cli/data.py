@@ -54,7 +54,6 @@ def check(
         min_frames: Videos of fewer frames are short; by default the frames from the first to the last of a clip of
             16 frames with stride 2.
         num_workers: Processes that decode; by default one a CPU core.
-        json: Print JSON instead of a table.
     """
     from atfr.cli.main import FAILED
     from atfr.data.check import check_videos, copies
@@ -137,7 +136,6 @@ def resize(
         side: The shorter side in px; at least what a training decodes (the largest of --clip.jitter).
         num_workers: Processes; by default one a CPU core.
         remove_source: Remove each video from the source once it is safely in the target.
-        json: Print JSON instead of a table.
     """
     from atfr.cli.main import FAILED
     from atfr.data.resize import resize_videos

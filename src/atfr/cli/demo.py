@@ -23,14 +23,12 @@ def demo(
     is read, and is removed then.
 
     Args:
-        checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         examples: A folder of videos to try; by default they are generated.
         host: The address to listen at. Only this machine reaches the default one; 0.0.0.0 is open to the network, and
             who reaches the page can use it.
         port: The port to listen at; 0 takes a free one.
         max_seconds: The longest video that is taken.
         max_megabytes: The largest file that is taken.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs Gradio, which is not installed: pip install 'atfr[demo]'")

@@ -71,9 +71,6 @@ def doctor(*, json: bool = False) -> int:
 
     Each line was found out by doing it and comparing the result. The exit code is 2 where something fails that atfr
     cannot do without.
-
-    Args:
-        json: Print JSON instead of a table.
     """
     from atfr.cli.main import FAILED
 

@@ -27,11 +27,8 @@ def explain(
 
     Args:
         video: A video file.
-        checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         out: The page; what is there is replaced.
-        num_bins: Fewer bins than in training, to spend less.
         label: The class whose places in the frames are shown; by default the most probable.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         json: Print the page's data as JSON too.
     """
     if out.is_dir() or not out.parent.is_dir():

@@ -20,11 +20,8 @@ def export(
     atfr.load_bundle run it.
 
     Args:
-        checkpoint: A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.
         out: A new folder, or that of an older bundle, which is replaced.
         runtime: What runs it: openvino or onnx (each an extra of atfr), or torch.
-        num_bins: Fewer bins than in training, to spend less.
-        json: Print JSON instead of a table.
     """
     model, task = common.load(checkpoint, "cpu", num_bins)
     with common.busy("exporting"):

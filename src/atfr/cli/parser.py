@@ -22,6 +22,19 @@ LARGEST = 2**32
 """No number that is given reaches it: seeds lie below, and all that is counted."""
 OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
 """Those that commands have as options of their own."""
+SHARED = {
+    "bundle": "Instead of it, a folder that `atfr export` wrote.",
+    "checkpoint": "A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.",
+    "data": "A folder of classes, or a CSV file with the columns path and label (and split or fold).",
+    "dataset": "A data set of the field, in the layout of its download in the folder `data` (docs/data.md).",
+    "device": "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.",
+    "json": "Print JSON instead of a table.",
+    "num_bins": "Fewer bins than in training, to spend less.",
+    "num_workers": "Processes that decode; 0 decodes in a thread beside the network.",
+    "seed": "Of weights, clips and their order.",
+    "split": "The split of UCF101 or HMDB51.",
+}
+"""The help of options that mean the same in several commands, whose docstrings leave them out."""
 
 # A value that is no YAML is text as it stands: so is a path whose bytes are no UTF-8.
 set_loader("yaml", get_loader("yaml"), exceptions=(yaml.YAMLError, UnicodeEncodeError))
@@ -106,7 +119,7 @@ def set_better_defaults(parser: ArgumentParser, args: list[str], defaults_for: D
 def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = True) -> ArgumentParser:
     """Return the parser of a command; without the options of `lightning.Trainer`, it is made in no time."""
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
-    helps = {parameter.arg_name: parameter.description for parameter in doc.params}
+    helps = SHARED | {parameter.arg_name: parameter.description for parameter in doc.params}
     description = "\n\n".join(text for text in (doc.short_description, doc.long_description) if text)
     parser = ArgumentParser(prog=name, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="Read options from this YAML file (see --print_config).")
@@ -125,6 +138,8 @@ def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = Tr
         parser.add_argument(parameter.name, type=kind, help=helps.get(parameter.name), **extra)
     skip: set[str | int] = {TRAINER, OUT, FROM, *(p.name for p in (*positionals, *flags))}
     parser.add_function_arguments(function, as_group=False, skip=skip)
+    for action in parser._actions:
+        action.help = action.help or helps.get(action.dest)
     if (out := parameters.get(OUT)) and out.kind is out.KEYWORD_ONLY:
         given: dict[str, Any] = {"required": True} if out.default is out.empty else {"default": out.default}
         parser.add_argument("-o", f"--{OUT}", type=out.annotation, help=helps.get(OUT), **given)

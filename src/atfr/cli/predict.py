@@ -41,13 +41,9 @@ def predict(
         videos: Video files, or folders of them: all that lie in a folder and below.
         checkpoint: A folder that `atfr train` wrote; by default i3d_inception, which knows the 400 actions of Kinetics
             and whose weights `atfr weights i3d_inception` gets once.
-        bundle: Instead of it, a folder that `atfr export` wrote.
         views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3. With auto the views of a video stop once
             its class is settled, as `atfr calibrate --views` has found for this network.
-        num_bins: Fewer bins than in training, to spend less.
         batch_size: Clips in one forward pass, at most.
-        num_workers: Processes that decode; 0 decodes in a thread beside the network.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         out: A file for the predictions, a JSON object a line, each written as soon as it is known. Videos that it has
             already are left out: give the same line again to go on.
         json: Print JSON instead of a table; with --out, of how many there are and what they cost.

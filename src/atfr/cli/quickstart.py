@@ -38,13 +38,9 @@ def quickstart(
     Args:
         data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
         test_fold: The fold of the CSV file to hold out, where it has a column `fold`.
-        dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
-        split: The split of UCF101 or HMDB51.
         out: The folder for everything that is written; what an earlier quickstart left there is replaced.
         epochs: Passes of the base over the training videos; each fine-tuning has 0.6 times as many, 0.2 times on the
             generated videos. By default as many as take a few minutes on two CPU cores.
-        seed: Of weights, clips and their order.
-        json: Print JSON instead of a table.
     """
     out.mkdir(parents=True, exist_ok=True)
     splits = common.read_data(data, None, test_fold, dataset, split) if data else generated(out / "samples")

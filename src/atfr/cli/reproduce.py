@@ -50,7 +50,6 @@ def reproduce(
         seeds: Of weights, clips and order, as [0,1,2]; by default 0.
         rows: Parts of the names of rows, as [res2,first]: only these are made.
         epochs: Of tiny and small: passes of the bases over the training videos; by default as many as suit them.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         dry_run: Of paper: print every command, GPU-hours and disk to expect, and build each network on the meta device.
         configs: The folder `configs` of atfr's sources.
         json: Print JSON instead of tables.

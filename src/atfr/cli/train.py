@@ -73,7 +73,6 @@ def train(
     loss and accuracy.
 
     Args:
-        data: A folder of classes, or a CSV file with the columns path and label (and split or fold).
         out: A new or empty folder; with --resume the one to go on with.
         model: The network's name; by default resnet3d_18, or on few videos of one's own i3d_efficientnet_lite0 with
             --pretrained and settings for fine-tuning, where its weights are installed.
@@ -104,8 +103,6 @@ def train(
         clip: The clip the network reads, where it is not the one that it is made for, or that the network of --init was
             trained on; the stride is 2 by default.
         test_fold: The fold of the CSV file that is not trained on.
-        dataset: A data set of the field, in the layout of its download in the folder `data` (docs/data.md).
-        split: The split of UCF101 or HMDB51.
         epochs: Passes over the training videos, one random clip of each.
         batch_size: Clips in a step, on each device.
         optimizer: sgd as in the paper, or adamw, which learns in fewer steps at a learning rate near 0.003.
@@ -118,11 +115,9 @@ def train(
             they are running averages.
         num_workers: Processes that decode; by default one less than the CPU cores, four at most.
         max_skipped: The share of the videos that may fail to decode; they are named in `out`/skipped.csv.
-        seed: Of weights, clips and their order.
         tuning: What is different where the network has learned before.
         resume: Go on with the training in `out`, with the arguments that it began with; begin it where there is none.
         trainer: Options of lightning.Trainer.
-        json: Print JSON instead of a table.
     """
     options: dict[str, Any] = {"num_bins": num_bins, "kernel": kernel, "embedding_dim": embedding_dim}
     options |= {"top_edge": top_edge, "order": order, "similarity": similarity, "temporal_block": temporal_block}
