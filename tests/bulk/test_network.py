@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from atfr.bulk.network import Predictor, ViewReader, chosen, together
-from atfr.bulk.testing import _read, _tester
+from atfr.bulk.testing import _tester
 from atfr.evaluate.forward import Forward
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import load_checkpoint
@@ -80,7 +80,7 @@ def test_views_stop_in_runners_as_they_do_in_predict(checkpoint: Path, tmp_path:
         (one.top(1)[0][0], count) for one, count in zip(expected, counts, strict=True)
     ]
     tested = _tester(model, task.clip_shape, 3, views, "cpu")(
-        [_read(task.spec, views, True, path)[0] for path in paths]
+        [ViewReader(task.spec, views, motion=True)(path)[0] for path in paths]
     )
     assert [len(row["passed"].scores) for row in tested] == [len(row["loaded"].motion) for row in tested] == counts
     assert [together(8, one) for one in (ViewSpec(), ViewSpec(3, 3), views)] == [8, 1, 8]

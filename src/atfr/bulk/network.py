@@ -4,7 +4,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from atfr.optimize import optimize_for_inference
 from atfr.runtime.bundle import BundleRunner, load_bundle
 from atfr.runtime.description import BUNDLE
 from atfr.video.spec import ClipSpec, ViewSpec
-from atfr.video.transforms import VideoViews
 
 INPUT = "input"
 """The site at which all of a network runs on the maps that are kept."""
@@ -39,19 +38,28 @@ class ViewReader:
     Attributes:
         spec: the clip.
         views: how many there are of a video.
+        motion: whether to measure the motion in each.
     """
 
     spec: ClipSpec
     views: ViewSpec
+    motion: bool = False
 
     def __call__(self, path: os.PathLike[str]) -> tuple[Payload, int]:
-        """Return the views of a file as arrays, and their bytes."""
+        """Return the pictures of a file's views as an array, beside the views without them; and the array's bytes."""
         torch.set_num_threads(1)
-        loaded = Views([Path(path)], self.spec, self.views)[0]
+        loaded = Views([Path(path)], self.spec, self.views, motion=self.motion)[0]
         if loaded.views is None:
             raise VideoError(str(loaded.error))
         images = loaded.views.images.contiguous().numpy()
-        return (images, loaded.views.clips.numpy(), loaded.views.corners, loaded.warning), images.nbytes
+        return (images, replace(loaded, views=replace(loaded.views, images=torch.empty(0)))), images.nbytes
+
+
+def loaded_of(payload: Payload) -> Loaded:
+    """Return what a `ViewReader` has read."""
+    images, rest = payload
+    pixels = torch.from_numpy(np.array(images))  # Ray's are read-only
+    return replace(rest, views=replace(rest.views, images=pixels))
 
 
 class Predictor:
@@ -71,7 +79,7 @@ class Predictor:
 
     def __call__(self, payloads: Sequence[Payload]) -> list[dict[str, Any]]:
         """Return a row of each video."""
-        videos = [self._loaded(payload) for payload in payloads]
+        videos = [loaded_of(payload) for payload in payloads]
         while True:
             together = max(1, min(int(self.batch_size / self.share), MOST_TIMES * self.batch_size))
             try:
@@ -88,11 +96,6 @@ class Predictor:
                 kept, came = sum(one.sites[INPUT].active_bins), sum(one.sites[INPUT].maps)
                 self.share += 0.1 * (kept / came - self.share)
         return [as_row(as_prediction(video, one, self.task.labels, static)) for video, one in found]
-
-    def _loaded(self, payload: Payload) -> Loaded:
-        images, clips, corners, warning = payload
-        pixels, places = (torch.from_numpy(np.array(array)) for array in (images, clips))  # Ray's are read-only
-        return Loaded(Path(), VideoViews(pixels, places, corners, self.task.spec), warning=warning)
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """report: what the tables of a bulk prediction say, read part by part, however many rows there are."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -49,18 +49,11 @@ class BulkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the report into plain JSON values."""
-        return {
-            "configuration": self.configuration,
-            "summary": self.summary,
-            "videos": self.videos,
-            "views": self.views,
+        values = {name: value for name, value in asdict(self).items() if name not in ("sure", "some_errors")}
+        return values | {
             "labels": dict(self.labels.most_common()),
             "videos_by_probability": {f"{step / 10:.1f}": self.sure[step] for step in range(10)},
             "active_bins": {site: dict(sorted(found.items())) for site, found in self.active_bins.items()},
-            "gflops": self.gflops,
-            "static_gflops": self.static_gflops,
-            "warnings": self.warnings,
-            "errors": dict(self.errors),
         }
 
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from atfr.bulk.engine import Engine, Settings
 from atfr.bulk.manifest import Video
+from atfr.bulk.network import ViewReader, loaded_of
 from atfr.bulk.workers import Network, Payload
-from atfr.errors import InputError, VideoError
+from atfr.errors import InputError
 from atfr.evaluate.forward import Forward, Pass
 from atfr.evaluate.predict import Loaded, Views, run_loaded
 from atfr.models import VideoModel
-from atfr.video.spec import ClipSpec, ViewSpec
+from atfr.video.spec import ViewSpec
 
 
 def outcomes_on_ray(
@@ -36,8 +36,7 @@ def outcomes_on_ray(
     make = functools.partial(
         _tester, model, (3, spec.frames, spec.size, spec.size), batch_size, views.view_spec, device
     )
-    read = functools.partial(_read, spec, views.view_spec, views.motion)
-    engine = Engine(videos, read, make, settings)
+    engine = Engine(videos, ViewReader(spec, views.view_spec, views.motion), make, settings)
     found: dict[int, tuple[Loaded, Pass | None]] = {}
     for some in engine.run():
         for one in some:
@@ -51,28 +50,12 @@ def outcomes_on_ray(
         yield found[number]
 
 
-def _read(spec: ClipSpec, views: ViewSpec, motion: bool, path: Any) -> tuple[Payload, int]:
-    """Decode a file: in decoders."""
-    torch.set_num_threads(1)
-    loaded = Views([Path(path)], spec, views, motion=motion)[0]
-    if loaded.views is None:
-        raise VideoError(str(loaded.error))
-    images = loaded.views.images.contiguous().numpy()
-    rest = replace(loaded, views=replace(loaded.views, images=torch.empty(0)))
-    return (images, rest), images.nbytes
-
-
 def _tester(model: VideoModel, clip_shape: Sequence[int], batch_size: int, views: ViewSpec, device: str) -> Network:
     torch.set_num_threads(1)
     forward = Forward(model.to(device), clip_shape)
 
     def run(payloads: Sequence[Payload]) -> list[dict[str, Any]]:
-        pictures = [torch.from_numpy(np.array(images)) for images, _ in payloads]  # Ray's are read-only
-        rest = [loaded for _, loaded in payloads]
-        videos = [
-            replace(one, views=replace(one.views, images=images)) for one, images in zip(rest, pictures, strict=True)
-        ]
-        found = run_loaded(forward, videos, views, batch_size)
+        found = run_loaded(forward, map(loaded_of, payloads), views, batch_size)
         return [{"loaded": replace(one, views=None), "passed": passed} for one, passed in found]
 
     return run

@@ -22,6 +22,8 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -45,6 +47,7 @@ SPEED_OVER_S = 600
 """The rate is that of the last ten minutes: a single long video may take one."""
 LOG_EVERY_S = 30
 BAR = 24
+WHAT = TextColumn("{task.description}", markup=False)
 _RESULTS: ContextVar[TextIO | None] = ContextVar("where results go", default=None)
 DataSetName = Literal["kinetics400", "kinetics600", "mini_kinetics200", "ssv2", "ucf101", "hmdb51"]
 
@@ -239,7 +242,7 @@ def one_line_warnings() -> Iterator[None]:
 @contextmanager
 def busy(what: str) -> Iterator[None]:
     """Show on a terminal that something goes on whose length is not known."""
-    with _shown(SpinnerColumn(), _What(), TimeElapsedColumn()) as shown:
+    with _shown(SpinnerColumn(), WHAT, TimeElapsedColumn()) as shown:
         shown.add_task(what, total=None)
         yield
 
@@ -247,7 +250,8 @@ def busy(what: str) -> Iterator[None]:
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with rate and time left on a terminal, elsewhere a line now and then; call it with (done, total)."""
-    with _shown(_What(), BarColumn(BAR), _Percent(), MofNCompleteColumn(), _Rate(), _TimeLeft()) as shown:
+    share = TaskProgressColumn("{task.percentage:.0f} %")
+    with _shown(WHAT, BarColumn(BAR), share, MofNCompleteColumn(), _Rate(), _TimeLeft()) as shown:
         task, say = shown.add_task(what, total=total), now_and_then(what)
 
         def report(done: int, total: int) -> None:
@@ -282,13 +286,6 @@ def _shown(*columns: ProgressColumn) -> Progress:
     )
 
 
-class _What(ProgressColumn):
-    """What is done; any text as it stands."""
-
-    def render(self, task: RichTask) -> Text:
-        return Text(task.description)
-
-
 class _Rate(ProgressColumn):
     """How many get done a second, or how long each takes."""
 
@@ -298,13 +295,6 @@ class _Rate(ProgressColumn):
 
 def _rate(speed: float) -> str:
     return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
-
-
-class _Percent(ProgressColumn):
-    """The share that is done."""
-
-    def render(self, task: RichTask) -> Text:
-        return Text(f"{task.percentage:.0f} %" if task.total else "")
 
 
 class _TimeLeft(TimeRemainingColumn):

@@ -119,17 +119,10 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     rows, differences = [], []
     for name, row in comparison.rows.items():
         test = row.test
-        rows.append(
-            [
-                name,
-                f"{100 * test.top1:.1f} ± {100 * test.top1_standard_error:.1f}",
-                "–" if test.loss is None else f"{test.loss:.3f}",
-                f"{found.gflops(name):.3g}",
-                f"{found.gflops(name) / found.gflops('static'):.2f}",
-                f"{row.ms:.1f}",
-                f"{row.time_share:.2f}",
-            ]
-        )
+        accuracy = f"{100 * test.top1:.1f} ± {100 * test.top1_standard_error:.1f}"
+        loss = "–" if test.loss is None else f"{test.loss:.3f}"
+        cost = [f"{found.gflops(name):.3g}", f"{found.gflops(name) / found.gflops('static'):.2f}"]
+        rows.append([name, accuracy, loss, *cost, f"{row.ms:.1f}", f"{row.time_share:.2f}"])
         if name != "static":
             differences.append([name, *cells(found.over_static(name)), *cells(found.over_control(name))])
     classes, clip = len(conditions["labels"]), conditions["clip"]
@@ -168,7 +161,4 @@ def cells(beside: "Beside | None") -> list[str]:
     if beside is None:
         return ["", ""]
     one = beside.top1
-    return [
-        f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})",
-        "<0.001" if one.p < 0.001 else f"{one.p:.3f}",
-    ]
+    return [one.in_points, "<0.001" if one.p < 0.001 else f"{one.p:.3f}"]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -17,7 +16,6 @@ NAMES = {"fewer_frames": "fewer\nframes"}
 def draw(comparison: Mapping[str, Any], path: Path) -> None:
     """Draw `Comparison.to_dict()` into a PNG file."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     accuracy, cost, third = figure.subplots(1, 3, width_ratios=(1, 1.5, 0.8))
     networks = comparison["networks"]
     draw_accuracy(accuracy, networks, len(comparison["conditions"]["labels"]))
@@ -73,9 +71,4 @@ def draw_bins(axes: Axes, counts: Mapping[int, int], frames: int) -> None:
     axes.bar(list(kept), list(kept.values()), color=COLOURS["sgs"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(
-        title=f"SGS: maps kept of {frames}",
-        xlabel="feature maps kept",
-        ylabel="clips",
-        xlim=(0.4, frames + 0.6),
-    )
+    axes.set(title=f"SGS: maps kept of {frames}", xlabel="feature maps kept", ylabel="clips", xlim=(0.4, frames + 0.6))

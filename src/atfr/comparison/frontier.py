@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from atfr.comparison.plans import (
@@ -39,7 +38,6 @@ DOTTED = (FEWER_VIEWS, FEWER_FRAMES, UNIFORM_MAPS)
 def draw(comparison: Mapping[str, Any], path: Path) -> None:
     """Draw `Comparison.to_dict()` into a PNG file."""
     figure = Figure(figsize=(11, 8), layout="constrained")
-    FigureCanvasAgg(figure)
     all_axes = figure.subplots(2, 2, sharex="col", sharey="row")
     costs = {
         "gflops": ("GFLOPs of a video", lambda one: one["gflops"]),

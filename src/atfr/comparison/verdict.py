@@ -33,11 +33,7 @@ class Beside:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn it into plain JSON values."""
-        return {
-            "other": self.other,
-            "top1": asdict(self.top1),
-            "loss": self.loss and asdict(self.loss),
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -253,5 +249,4 @@ class Findings:
 
 def points(difference: Difference) -> str:
     """Return a difference in points, with its interval."""
-    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
-    return f"{mean:+.1f} points, 95 %: {low:+.1f} to {high:+.1f}"
+    return f"{difference.points} points, 95 %: {difference.interval}"

@@ -39,7 +39,7 @@ from atfr.data.records import VideoList
 from atfr.data.sample_footage import Footage, draw_disturbed
 from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
 from atfr.errors import DataError, InputError
-from atfr.files import read_json
+from atfr.files import csv_text, read_json, whole, write_whole
 
 SAMPLE_CLASSES = tuple(sorted(CHANGES))
 META_FILE, MANIFEST_FILE = "samples.json", "manifest.csv"
@@ -214,12 +214,9 @@ def _render_missing(root: Path, settings: SampleSettings, progress: Callable[[in
                 if progress:
                     progress(len(clips), total)
     if not (root / META_FILE).is_file() or not (root / MANIFEST_FILE).is_file():
-        lines = [[field.name for field in fields(SampleClip)], *(astuple(clip) for clip in clips)]
-        with _whole_file(root / MANIFEST_FILE).open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
-        _whole_file(root / MANIFEST_FILE).replace(root / MANIFEST_FILE)
-        _whole_file(root / META_FILE).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-        _whole_file(root / META_FILE).replace(root / META_FILE)
+        columns = [field.name for field in fields(SampleClip)]
+        write_whole(root / MANIFEST_FILE, csv_text(columns, [astuple(clip) for clip in clips]))
+        write_whole(root / META_FILE, json.dumps(asdict(settings), indent=1) + "\n")
 
 
 def _render_clip(root: Path, settings: SampleSettings, split: str, number: int, label: int) -> SampleClip:
@@ -234,9 +231,8 @@ def _render_clip(root: Path, settings: SampleSettings, split: str, number: int, 
         first, end = max(0, motion.start_frame - TRIMMED_TO), min(end, motion.stop_frame + TRIMMED_TO + 1)
     path = root / split / name / f"{number:04d}.mp4"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_video(_whole_file(path), draw_video(motion, disturbed, settings.size, rng)[first:end], settings.fps)
-        _whole_file(path).replace(path)
+        with whole(path) as scratch:
+            _write_video(scratch, draw_video(motion, disturbed, settings.size, rng)[first:end], settings.fps)
     side = settings.size
     return SampleClip(
         path=path.relative_to(root).as_posix(),
@@ -273,8 +269,3 @@ def _write_video(path: Path, video: UInt8[np.ndarray, "T H W 3"], fps: int) -> N
         for image in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
-
-
-def _whole_file(path: Path) -> Path:
-    """Name the file that is written first and renamed to `path` when whole; its own in each process."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

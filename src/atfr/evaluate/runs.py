@@ -194,6 +194,11 @@ class Difference:
         return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
     @property
+    def in_points(self) -> str:
+        """The mean and the interval."""
+        return f"{self.points} ({self.interval})"
+
+    @property
     def certainty(self) -> str:
         """What McNemar's test says, in words."""
         return f"p = {self.p:.2g}{'' if self.p < ALPHA else ', which may be chance'}"

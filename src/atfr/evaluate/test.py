@@ -5,11 +5,11 @@ of W takes the videos r, r + W, r + 2 W, ..., nothing is padded, and each proces
 that does not decode is left out of every figure, counted and named.
 """
 
-import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -150,20 +150,19 @@ def conditions(model: VideoModel, batch_size: int) -> dict[str, Any]:
     return {
         "what": "forward pass only, PyTorch eager, after one warm-up pass, median over clips",
         "batch_size": batch_size,
-        "device": torch.cuda.get_device_name(parameter.device) if on_cuda else _cpu_name(),
+        "device": torch.cuda.get_device_name(parameter.device) if on_cuda else cpu_name(),
         "threads": torch.get_num_threads(),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "torch": torch.__version__,
     }
 
 
-def _cpu_name() -> str:
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def cpu_name() -> str:
+    """Return the processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _row(prediction: Prediction, label: int, passed: Pass, motion: Sequence[float]) -> VideoResult:

@@ -1,6 +1,6 @@
 """The limits of the machine, to hold other rates against: matrix products, and copying."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ class Limits:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the limits into plain JSON values."""
-        return {name: getattr(self, name).to_dict() for name in self.__dataclass_fields__}
+        return asdict(self)
 
 
 def machine_limits(device: torch.device | str = "cpu", *, budget_s: float = 5.0) -> Limits:

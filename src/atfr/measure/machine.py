@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from atfr.evaluate.test import cpu_name
+
 PACKAGES = ("torchvision", "numpy", "av", "lightning", "openvino", "onnxruntime", "pytorchvideo")
 
 CODE = ("src", "benchmarks", "pyproject.toml")
@@ -50,14 +52,6 @@ def hardware(device: torch.device) -> dict[str, Any]:
             "tf32": torch.backends.cudnn.allow_tf32,
         }
     return found
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def version_of(package: str) -> str | None:

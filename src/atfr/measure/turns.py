@@ -4,7 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Ratio:
 
     def to_dict(self) -> dict[str, float]:
         """Turn the ratio into plain JSON values."""
-        return {"median": self.median, "least": self.least, "most": self.most}
+        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.median:.3g} ({self.least:.3g} to {self.most:.3g})"
@@ -66,7 +66,8 @@ class Timing:
             >>> str(timing.ratio(lambda s: s["static"] / (s["adaptive"] + 1)))
             '1.6 (1.33 to 2.25)'
         """
-        return Ratio.of([formula(dict(zip(self.seconds, of_a_round, strict=True))) for of_a_round in self._by_round()])
+        rounds = zip(*self.seconds.values(), strict=True)
+        return Ratio.of([formula(dict(zip(self.seconds, of_a_round, strict=True))) for of_a_round in rounds])
 
     def speedup(self, name: str, *, over: str) -> Ratio:
         """Return how many times as fast as another a variant is, by the rounds' own ratios."""
@@ -79,9 +80,6 @@ class Timing:
             "median_ms": {name: self.ms(name).median for name in self.seconds},
             "ms": {name: [round(1000 * seconds, 6) for seconds in values] for name, values in self.seconds.items()},
         }
-
-    def _by_round(self) -> list[tuple[float, ...]]:
-        return list(zip(*self.seconds.values(), strict=True))
 
 
 def in_turns(

@@ -10,14 +10,17 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from atfr.adapt import adapt_, adaptation
 from atfr.errors import AtfrError, CheckpointError, InputError
+from atfr.kernels.conv3d import channels_last
 from atfr.ragged import PackedClips
 from atfr.weights import checkpoint
 
@@ -25,6 +28,9 @@ M = TypeVar("M", bound="VideoModel")
 
 MIN_SIDE = 8
 """The smallest height and width of a clip in pixels."""
+
+BLOCKS = MappingProxyType({stage: f"blocks.{i}" for i, stage in enumerate(("stem", "res2", "res3", "res4", "res5"))})
+"""The `stage_paths` of networks whose stages are their first blocks."""
 
 _MODEL_CARD = """---
 {{ card_data }}
@@ -71,6 +77,8 @@ class VideoModel(
     PySlowFast's where a class does not say otherwise."""
 
     clip_shape: tuple[int, int, int, int]
+    blocks: nn.Module
+    """What clips go through, where a class has no `forward` of its own."""
 
     def __init__(self, name: str, num_classes: int, dropout: float, **arguments: Any) -> None:
         super().__init__()
@@ -84,6 +92,11 @@ class VideoModel(
             "model": name,
             "arguments": {"num_classes": num_classes, "dropout": float(dropout), **arguments},
         }
+
+    def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
+        """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
+        check_clips(clips)
+        return self.blocks(channels_last(clips))
 
     def modules_up_to(self, stage: str) -> list[nn.Module]:
         """The modules that a clip goes through up to the end of a stage; those of all pathways."""

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from atfr.errors import CheckpointError
-from atfr.kernels.conv3d import ClipConv3d, Conv3d, channels_last
-from atfr.models.base import VideoModel, check_clips, initialise_
+from atfr.kernels.conv3d import ClipConv3d, Conv3d
+from atfr.models.base import BLOCKS, VideoModel, initialise_
 from atfr.models.inflate import inflate_weight
 from atfr.weights.load import read_torch
 
@@ -142,9 +142,7 @@ class InflatedEfficientNet(VideoModel):
     """
 
     variants: ClassVar[Mapping[str, None]] = MappingProxyType({"i3d_efficientnet_lite0": None})
-    stage_paths: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {stage: f"blocks.{i}" for i, stage in enumerate(("stem", "res2", "res3", "res4", "res5"))}
-    )
+    stage_paths: ClassVar[Mapping[str, str]] = BLOCKS
     mean: ClassVar[tuple[float, float, float]] = (127 / 255, 127 / 255, 127 / 255)
     std: ClassVar[tuple[float, float, float]] = (128 / 255, 128 / 255, 128 / 255)
 
@@ -172,11 +170,6 @@ class InflatedEfficientNet(VideoModel):
         initialise_(self, (block.project[1] for block in inner))
         if pretrained:
             load_imagenet_(self)
-
-    def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
-        """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
-        check_clips(clips)
-        return self.blocks(channels_last(clips))
 
 
 def weights_installed() -> bool:

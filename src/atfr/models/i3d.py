@@ -17,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.kernels.conv3d import channels_last
-from atfr.models.base import VideoModel, check_clips, initialise_
+from atfr.models.base import VideoModel, initialise_
 from atfr.models.residual import Bottleneck, Head, Stage, Stem
 from atfr.ragged import PackedClips
 
@@ -61,8 +60,3 @@ class I3D(VideoModel):
             Head(2048, num_classes, dropout),
         )
         initialise_(self, (branch.norm_c for branch in self.modules() if isinstance(branch, Bottleneck)))
-
-    def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
-        """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
-        check_clips(clips)
-        return self.blocks(channels_last(clips))

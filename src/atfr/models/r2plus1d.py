@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from atfr.errors import InputError
 from atfr.kernels.conv3d import Conv3d, channels_last
-from atfr.models.base import VideoModel, check_clips, initialise_
+from atfr.models.base import BLOCKS, VideoModel, check_clips, initialise_
 from atfr.models.residual import Bottleneck, Head, Stage, Stem
 
 STEM_CHANNELS = 64
@@ -135,9 +135,7 @@ class R2Plus1D50(VideoModel):
     """
 
     variants: ClassVar[Mapping[str, None]] = MappingProxyType({"r2plus1d_50": None})
-    stage_paths: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {stage: f"blocks.{i}" for i, stage in enumerate(("stem", "res2", "res3", "res4", "res5"))}
-    )
+    stage_paths: ClassVar[Mapping[str, str]] = BLOCKS
 
     def __init__(
         self,
@@ -158,11 +156,6 @@ class R2Plus1D50(VideoModel):
             Head(2048, num_classes, dropout),
         )
         initialise_(self, (branch.norm_c for branch in self.modules() if isinstance(branch, Bottleneck)))
-
-    def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
-        """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
-        check_clips(clips)
-        return self.blocks(channels_last(clips))
 
 
 def checked_strides(strides: Sequence[int], name: str) -> list[int]:

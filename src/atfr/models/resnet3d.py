@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.kernels.conv3d import Conv3d, channels_last
+from atfr.models import residual
 from atfr.models.base import VideoModel, check_clips, initialise_
 
 STEM_CHANNELS = 8
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(residual.Bottleneck):
     """A residual block: (temporal) x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, and a shortcut around them.
 
     Args:
@@ -35,17 +36,7 @@ class Bottleneck(nn.Module):
     def __init__(
         self, in_channels: int, inner_channels: int, out_channels: int, temporal_kernel: int = 1, stride: int = 1
     ) -> None:
-        super().__init__()
-        self.conv_a = Conv3d(
-            in_channels, inner_channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
-        )
-        self.norm_a = nn.BatchNorm3d(inner_channels)
-        self.conv_b = Conv3d(
-            inner_channels, inner_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
-        )
-        self.norm_b = nn.BatchNorm3d(inner_channels)
-        self.conv_c = Conv3d(inner_channels, out_channels, 1, bias=False)
-        self.norm_c = nn.BatchNorm3d(out_channels)
+        super().__init__(in_channels, inner_channels, out_channels, temporal_kernel, (1, stride), factorised=False)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -55,10 +46,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T H2 W2"]:
         """The block's output: H and W divided by the stride, rounded up."""
-        branch = F.relu(self.norm_a(self.conv_a(features)))
-        branch = F.relu(self.norm_b(self.conv_b(branch)))
-        branch = self.norm_c(self.conv_c(branch))
-        return F.relu(self.shortcut(features) + branch)
+        return F.relu(self.shortcut(features) + super().forward(features))
 
 
 class ResNet3D(VideoModel):

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atfr.kernels.conv3d import Conv3d, channels_last
-from atfr.models.base import VideoModel, check_clips, initialise_
+from atfr.kernels.conv3d import Conv3d
+from atfr.models.base import BLOCKS, VideoModel, initialise_
 
 STAGE_WIDTHS = (12, 24, 48, 96)  # channels of res2 to res5 before the width factor
 STAGE_DEPTHS = (1, 2, 5, 3)  # blocks of res2 to res5 before the depth factor
@@ -164,9 +164,7 @@ class X3D(VideoModel):
             "x3d_xl": Expansion(frames=16, size=312, depth=5.0, width=2.9),
         }
     )
-    stage_paths: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {stage: f"blocks.{i}" for i, stage in enumerate(("stem", "res2", "res3", "res4", "res5"))}
-    )
+    stage_paths: ClassVar[Mapping[str, str]] = BLOCKS
 
     def __init__(self, name: str = "x3d_s", num_classes: int = 400, dropout: float = 0.5) -> None:
         super().__init__(name, num_classes, dropout)
@@ -181,11 +179,6 @@ class X3D(VideoModel):
         blocks.append(Head(channels, num_classes, dropout))
         self.blocks = nn.Sequential(*blocks)
         initialise_(self, (module.norm_c for module in self.modules() if isinstance(module, Bottleneck)))
-
-    def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
-        """Logits of clips with 3 channels, any number of frames and any size from 8 x 8 pixels."""
-        check_clips(clips)
-        return self.blocks(channels_last(clips))
 
 
 def round_width(width: float) -> int:

@@ -1,8 +1,7 @@
 """explain: one video in, everything that can be said of its centred clip out."""
 
-import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from atfr.adapt import restore_
 from atfr.errors import InputError
-from atfr.evaluate.forward import Forward, Pass, evaluating
-from atfr.evaluate.predict import Prediction
+from atfr.evaluate.forward import Forward, evaluating
+from atfr.evaluate.predict import Loaded, Prediction, as_prediction
 from atfr.evaluate.task import Task, check_classes
 from atfr.measure import Timing, conditions
-from atfr.measure.eager import forward_in_turns
+from atfr.measure.eager import forward_in_turns, without_sgs
 from atfr.models import VideoModel
 from atfr.video.file import VideoFile
 from atfr.video.sampling import clip_indices, uniform_starts
@@ -163,46 +161,18 @@ def explain(
     with evaluating(model), torch.inference_mode(), watch(model) as watched:
         passed = forward(clip.clips)
     check_finite(watched)
-    timing = time_both(forward, clip.clips, timing_s) if watched.sites else None
-    prediction = as_prediction(passed, clip, task, forward.cost.static / 1e9, timing)
+    loaded = Loaded(clip.path, None, warning=clip.warning)
+    prediction = as_prediction(loaded, passed, task.labels, forward.cost.static / 1e9)
+    timing = None
+    if watched.sites:
+        both = {"static": without_sgs(model), "adaptive": model}
+        timing = forward_in_turns(both, [clip.clips], budget_s=timing_s, **ROUNDS)
+        prediction = replace(prediction, ms_per_clip=timing.ms("adaptive").median)  # measured with more care
     class_index = int(passed.scores[0].argmax()) if label is None else task.labels.index(label)
     activation = class_activation(model, clip.clips.to(forward.device), class_index)
-    frames = pictures(clip.clips[0], task.spec)
-    name = model.config["model"]
-    return Explanation(
-        name,
-        prediction,
-        frames,
-        clip.numbers,
-        clip.video_frames,
-        watched,
-        activation,
-        timing,
-        conditions(forward.device),
-    )
-
-
-def time_both(forward: Forward, clips: Float[Tensor, "1 C T H W"], budget_s: float) -> Timing:
-    """Time a network and a copy of it without SGS."""
-    static = copy.deepcopy(forward.model)
-    restore_(static)
-    return forward_in_turns({"static": static, "adaptive": forward.model}, [clips], budget_s=budget_s, **ROUNDS)
-
-
-def as_prediction(
-    passed: Pass, clip: CentredClip, task: Task, static_gflops: float, timing: Timing | None
-) -> Prediction:
-    """Return what `predict` says of the same clip, with the time that was measured with more care if there is one."""
-    return Prediction(
-        path=clip.path,
-        labels=task.labels,
-        scores=passed.scores[0],
-        active_bins={site: counts.active_bins for site, counts in passed.sites.items()},
-        gflops=tuple(count / 1e9 for count in passed.multiply_adds),
-        static_gflops=static_gflops,
-        ms_per_clip=timing.ms("adaptive").median if timing else passed.ms_per_clip,
-        warning=clip.warning,
-    )
+    clip_and_frames = (pictures(clip.clips[0], task.spec), clip.numbers, clip.video_frames)
+    found = (watched, activation, timing, conditions(forward.device))
+    return Explanation(model.config["model"], prediction, *clip_and_frames, *found)
 
 
 def check_finite(watched: Watched) -> None:

@@ -3,7 +3,6 @@
 from atfr.adapt.trace import INPUT
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
-from atfr.evaluate.runs import Difference
 from atfr.viz import report_sections as sections_of
 from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table, page
@@ -105,7 +104,7 @@ def compared(report: Report) -> Section:
     top1, *others = measures(report)
     columns = [top1]
     if differences:
-        cells = ["–" if name not in differences else points(differences[name]) for name in report.runs]
+        cells = ["–" if name not in differences else differences[name].in_points for name in report.runs]
         columns.append((f"above {report.first}, points", cells))
         text.append(
             f"Differences are paired with {report.first}, video by video, with 95 % intervals (bootstrap over videos). "
@@ -130,11 +129,6 @@ def sampler(result: TestResult) -> str:
     places = sgs["after"] if isinstance(sgs["after"], list) else [sgs["after"]]
     where = "at the input" if places == [INPUT] else f"behind {listed(places)}"
     return f"{sgs.get('sampler', 'sgs')} {where}"
-
-
-def points(difference: Difference) -> str:
-    """Return a difference in percentage points with its interval."""
-    return f"{difference.points} ({difference.interval})"
 
 
 def conditions(report: Report) -> Section:

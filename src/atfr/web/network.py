@@ -1,18 +1,13 @@
 """A network that several users share: one at a time, each with bins of their own."""
 
-import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from atfr.adapt import restore_
-from atfr.adapt.trace import CHILD, site_names
-from atfr.evaluate.forward import evaluating
+from atfr.adapt.trace import site_names
 from atfr.evaluate.task import Task
+from atfr.measure.saving import maps_that_come
 from atfr.models import VideoModel
 from atfr.samplers import WITH_BINS, ChangeGuidedSampling
 from atfr.viz import CentredClip, Explanation, explain
@@ -36,9 +31,9 @@ class SharedNetwork:
         self._turn = threading.Lock()
         layers = site_names(model).items()
         self._layers: dict[str, Any] = {site: layer for site, layer in layers if isinstance(layer, WITH_BINS)}
-        maps = maps_by_layer(model, task) if self._layers else {}
+        maps = maps_that_come(model, task.clip_shape) if self._layers else {}
         self._trained = {site: layer.num_bins for site, layer in self._layers.items()}
-        self._own = {site: layer.num_bins or maps[id(layer)] for site, layer in self._layers.items()}
+        self._own = {site: layer.num_bins or maps[site] for site, layer in self._layers.items()}
 
     @property
     def kind(self) -> str:
@@ -74,26 +69,6 @@ class SharedNetwork:
         finally:
             for site, layer in self._layers.items():
                 layer.num_bins = self._trained[site]
-
-
-def maps_by_layer(model: VideoModel, task: Task) -> dict[int, int]:
-    """Return how many maps come to each sampler with bins, where none before it merges any; by the layer's id."""
-    found: dict[int, int] = {}
-
-    def note(layer: nn.Module, maps: Tensor) -> None:
-        found[id(layer)] = maps.shape[2]
-
-    static = copy.deepcopy(model)
-    restore_(static)
-    for path, layer in model.named_modules():
-        if isinstance(layer, WITH_BINS) and path == CHILD:
-            found[id(layer)] = task.spec.frames
-        elif isinstance(layer, WITH_BINS):
-            before = static.get_submodule(path.removesuffix(f".{CHILD}"))
-            before.register_forward_hook(lambda _module, _args, maps, layer=layer: note(layer, maps))
-    with evaluating(static), torch.inference_mode():
-        static(torch.zeros(1, *task.clip_shape, device=next(static.parameters()).device))
-    return found
 
 
 def largest(bins: int | tuple[int, ...]) -> int:
