@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from atfr.data.pool import cpu_cores
 from atfr.data.walk import LOG
 from atfr.errors import InputError
 
@@ -49,7 +50,7 @@ def cluster(address: str | None = None, num_cpus: int = LEAST_CPUS) -> Iterator[
         return
     own: dict[str, Any] = {}
     if not address:
-        own = {"num_cpus": max(num_cpus, len(os.sched_getaffinity(0))), "include_dashboard": False}
+        own = {"num_cpus": max(num_cpus, cpu_cores()), "include_dashboard": False}
     at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)

@@ -46,8 +46,6 @@ def bulk(
             as 'videos/**/*.mp4'; each may be a URL (s3://, gs://).
         checkpoint: A folder that `atfr train` wrote, or i3d_inception.
         out: A folder or URL; each network, clip and number of views has a folder of its own in it.
-        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3. With auto the views of a video stop once
-            its class is settled, as `atfr calibrate --views` has found for this network.
         batch_size: Clips in one forward pass, at most, with all their maps; more where the input keeps fewer.
         address: A Ray cluster, or auto; by default that of the environment (`ray job submit`), else Ray is started
             here, for this call alone.
@@ -99,42 +97,23 @@ def bulk(
     with cluster(address, (decoders or 1) + (runners or 1)):
         gpu = device == "cuda" or (device == "auto" and bundle is None and resources()[2] > 0)
         settings = Settings(decoders, runners, gpu, tries, time_limit, networks.together(batch_size, view_spec))
-        read = networks.ViewReader(task.spec, view_spec)
+        read, make = networks.ViewReader(task.spec, view_spec), of_device("cuda" if gpu else "cpu", view_spec)
+        commits, said_s = Commits(commit_rows, commit_s), time.monotonic()
         with common.progress("bulk") as shown:
-            say = Said()
 
             def progress(summary: "Summary") -> None:
+                nonlocal said_s
                 summary.price = price
                 shown(summary.done, summary.listed)
-                say(summary)
+                if time.monotonic() - said_s >= common.LOG_EVERY_S:
+                    said_s = time.monotonic()
+                    common.note(summary.line())
 
             try:
-                found = run(
-                    tables,
-                    manifest,
-                    ledger,
-                    read,
-                    of_device("cuda" if gpu else "cpu", view_spec),
-                    settings,
-                    Commits(commit_rows, commit_s),
-                    progress,
-                )
+                found = run(tables, manifest, ledger, read, make, settings, commits, progress)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("what was done is kept; go on with the same line") from None
     return told(found, tables.folder, json)
-
-
-class Said:
-    """Says now and then how far it is."""
-
-    def __init__(self) -> None:
-        self.said_s = time.monotonic()
-
-    def __call__(self, summary: "Summary") -> None:
-        """Say it, if it is time."""
-        if time.monotonic() - self.said_s >= common.LOG_EVERY_S:
-            self.said_s = time.monotonic()
-            common.note(summary.line())
 
 
 def told(summary: "Summary", folder: str, json: bool) -> int:

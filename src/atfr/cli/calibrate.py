@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atfr.checks import at_least_one, in_range
 from atfr.cli import common
@@ -61,17 +61,18 @@ def calibrate(
     in_range("--loss", loss, 0, 100)
     if (data is None) == (not videos):
         raise InputError("give videos, or labelled ones with --views 10x3 --data DATA")
+    batches = {"batch_size": batch_size, "num_workers": num_workers}
     if views is not None:
         sampler = {"share": share, "gflops": gflops, "most": most}
         common.refuse(calibrate, sampler, "--views is about views, not about the sampler")
         found = common.parse_views(views)
         if found is None:
             raise InputError("--views is the most views of a video here, as 10x3; auto is what is found out")
-        calibrate_views(checkpoint, videos, data, test_fold, found, loss / 100, batch_size, num_workers, device, json)
+        labelled = None if data is None else (data, test_fold)
+        calibrate_views(checkpoint, videos, labelled, found, loss / 100, device, json, **batches)
         return
     common.refuse(calibrate, {"data": data, "test_fold": test_fold}, "labels are for --views")
-    of_views = {"loss": loss, "batch_size": batch_size, "num_workers": num_workers}
-    common.refuse(calibrate, of_views, "without --views the sampler is set")
+    common.refuse(calibrate, {"loss": loss, **batches}, "without --views the sampler is set")
     calibrate_sampler(checkpoint, below(videos), share, gflops, most, device, json)
 
 
@@ -126,14 +127,12 @@ def told(spread: tuple[float, float, float, float]) -> str:
 def calibrate_views(
     checkpoint: Path,
     videos: list[Path],
-    data: Path | None,
-    test_fold: int | None,
+    labelled: tuple[Path, int | None] | None,
     view_spec: "ViewSpec",
     loss: float,
-    batch_size: int,
-    num_workers: int,
     device: str,
     json: bool,
+    **batches: int,
 ) -> None:
     """Find out when views may stop, and keep it beside the network."""
     from atfr.evaluate.task import save_task
@@ -147,7 +146,8 @@ def calibrate_views(
     from atfr.evaluate.settling import settle_views
 
     files, labels = below(videos), None
-    if data is not None:
+    if labelled is not None:
+        data, test_fold = labelled
         splits = common.read_data(data, task.labels, test_fold)
         split = "val" if "val" in splits else "test"
         records = splits[split].records
@@ -158,18 +158,8 @@ def calibrate_views(
         common.warn(f"left out: {error}")
 
     with common.progress("computing all views", len(files)) as progress:
-        found = settle_views(
-            model,
-            files,
-            labels,
-            task,
-            view_spec,
-            loss,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_error=left_out,
-            progress=progress,
-        )
+        watched: dict[str, Any] = {"on_error": left_out, "progress": progress}
+        found = settle_views(model, files, labels, task, view_spec, loss, **batches, **watched)
     if json:
         common.print_json(asdict(found))
     else:

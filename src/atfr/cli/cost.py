@@ -39,13 +39,7 @@ def cost(
             default res2. A checkpoint has its own, and its own options below but for the number of bins.
         num_bins: Similarity bins, the most maps a clip keeps; by default as many as come in. With several coordinates
             a number for each, as [4,8].
-        embedding_dim: Dimension of the similarity space.
         similarity: What bins are made of.
-        temporal_block: Maps are grouped within blocks of so many; for several layers one for each, as [8,2] for
-            SlowFast's fast and slow pathway. By default over the whole clip.
-        sampler: sgs; change, which keeps maps where the clip changes; a control that does not look (uniform, average,
-            random); or temporal attention, which merges nothing.
-        active_bins: The mean number of maps that a control keeps; for several layers one for each.
         frames: Frames T of the clip; by default those the network was designed for.
         size: Height and width of the clip in px; by default those the network was designed for.
         num_classes: Classes K; by default 400. A checkpoint has its own.

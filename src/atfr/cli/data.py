@@ -207,6 +207,6 @@ def folder_of(root: Path) -> Path:
 
 def workers(asked: int | None) -> int:
     """Return the number of processes that was asked for, or how many CPU cores this process may use."""
-    if asked:
-        return processes("--num_workers", asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from atfr.data.pool import cpu_cores
+
+    return processes("--num_workers", asked) if asked else cpu_cores()

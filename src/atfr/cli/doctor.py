@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from atfr.cli import common
 from atfr.cli.version import versions
+from atfr.data.pool import cpu_cores
 from atfr.runtime.description import Runtime
 from atfr.video.decode import decode
 
@@ -93,13 +94,12 @@ def doctor(*, json: bool = False) -> int:
 
 def machine() -> dict[str, str]:
     """Return the versions of what atfr stands on, and on what it runs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = {}
     if torch.cuda.is_available():
         cudnn = torch.backends.cudnn.version() or 0
         of_cudnn = f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}"
         gpu = {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda), "cudnn": of_cudnn}
-    return {**versions(), **gpu, "system": f"{platform.system()} {platform.machine()}", "cpu cores": str(cores)}
+    return {**versions(), **gpu, "system": f"{platform.system()} {platform.machine()}", "cpu cores": str(cpu_cores())}
 
 
 def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:

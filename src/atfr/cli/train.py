@@ -87,15 +87,9 @@ def train(
         num_bins: Bins of sgs and change, the most maps a clip keeps; by default as many as come in. With several
             coordinates a number for each, as [4,8].
         kernel: Sampling kernel; linear sums similar maps, keep takes one of them, the others average them.
-        embedding_dim: Dimension of the similarity space.
         top_edge: Where the largest magnitude lies in the last bin; paper is the literal reading, which drops it.
         order: The order of the merged maps.
         similarity: What bins are made of: the magnitude of a map's embedding, its angles, or both (spherical).
-        temporal_block: Maps are grouped within blocks of so many; for several layers one for each, as [8,2] for
-            SlowFast's fast and slow pathway. By default over the whole clip.
-        sampler: sgs; change, which keeps maps where the clip changes; a control that does not look (uniform, average,
-            random); or temporal attention, which merges nothing.
-        active_bins: The mean number of maps that a control keeps; for several layers one for each.
         mix: Of change: the share of the bins that is spread evenly over time.
         dead_zone: Of change: steps up to this size are noise; by default each clip's own is found.
         edge_maps: Of sgs and change: maps at either end of a clip that zero padding has touched count as the others do:
@@ -160,11 +154,10 @@ def train(
             common.note(f"there is nothing to resume in '{out}': the training begins")
         if started is not None and is_first_process():
             tell_start(network, spec, init, started)
-        settings = settings_of(
-            network, pretrained, spec, len(train_videos), epochs, batch_size, optimizer, learning_rate, tuning
-        )
+        training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "tuning": tuning}
+        training |= {"optimizer": optimizer, "learning_rate": learning_rate}
         if not json:
-            trainer = with_note(trainer or {}, settings)
+            trainer = with_note(trainer or {}, told_of(network, pretrained, spec, len(train_videos), **training))
         with common.one_line_warnings():
             result = fit(
                 network,
@@ -173,18 +166,14 @@ def train(
                 ),
                 ClipDataset(val_videos, spec, train=False, num_frames=val_lengths, max_skipped=max_skipped),
                 out=out,
-                epochs=epochs,
-                batch_size=batch_size,
-                optimizer=optimizer,
-                learning_rate=learning_rate,
                 reference_batch=reference_batch,
                 warmup_epochs=warmup_epochs,
                 weight_decay=weight_decay,
                 precise_bn=precise_bn,
                 num_workers=num_workers,
                 seed=seed,
-                tuning=tuning,
                 resume=out / RESUME if going_on else None,
+                **training,
                 **(trainer or {}),
             )
     if not is_first_process():
@@ -279,26 +268,16 @@ def with_note(trainer: Mapping[str, Any], text: str) -> dict[str, Any]:
     return {**trainer, "callbacks": [*given, LambdaCallback(on_train_start=begin, on_train_batch_end=go_on)]}
 
 
-def settings_of(
-    network: "VideoModel",
-    pretrained: bool,
-    spec: ClipSpec,
-    num_videos: int,
-    epochs: int,
-    batch_size: int,
-    optimizer: str,
-    learning_rate: float,
-    tuning: Tuning,
-) -> str:
+def told_of(network: "VideoModel", pretrained: bool, spec: ClipSpec, num_videos: int, **training: Any) -> str:
     """Return with what is trained, which may be defaults that suit the data."""
     known = "Kinetics-400" if network.config["model"] == FROM_KINETICS.model else "ImageNet"
     start = f" from {known} weights" if pretrained else ""
-    frozen = f", up to {tuning.freeze} frozen" if tuning.freeze else ""
+    frozen = f", up to {training['tuning'].freeze} frozen" if training["tuning"].freeze else ""
     spacing = "spread over the video" if spec.stride == "video" else f"every {spec.stride} frames"
     return (
         f"training {network.config['model']}{start} on {num_videos} videos: clips of {spec.frames} x {spec.size} x "
-        f"{spec.size}, {spacing}; {epochs} epochs in batches of {batch_size}, {optimizer} at "
-        f"{learning_rate:g}{frozen}"
+        f"{spec.size}, {spacing}; {training['epochs']} epochs in batches of {training['batch_size']}, "
+        f"{training['optimizer']} at {training['learning_rate']:g}{frozen}"
     )
 
 

@@ -51,6 +51,11 @@ def each_in_processes(
             yield item, _alone(function, item)
 
 
+def cpu_cores() -> int:
+    """Return the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _alone(function: Callable[[Item], Result], item: Item) -> Result | WorkerDiedError:
     with _executor(1) as executor:
         try:

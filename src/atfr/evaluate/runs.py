@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from atfr.errors import DataError, InputError
 from atfr.evaluate.result import RESULT, TestResult, VideoResult, folder_of
@@ -238,7 +239,12 @@ def loss_difference(result: TestResult, reference: TestResult) -> LossDifference
     gaps = np.array([one - other for one, other in pairs if one is not None and other is not None])
     if len(gaps) < len(pairs):
         return None
+    return LossDifference(float(gaps.mean()), *bootstrapped(gaps))
+
+
+def bootstrapped(gaps: Float[np.ndarray, " N"]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of some videos' differences, of bootstrap samples of the videos."""
     rng = np.random.default_rng(0)
     means = [gaps[rng.integers(0, len(gaps), len(gaps))].mean() for _ in range(SAMPLES // 5)]
     low, high = np.quantile(means, (0.025, 0.975))
-    return LossDifference(float(gaps.mean()), float(low), float(high))
+    return float(low), float(high)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from atfr.data.pool import cpu_cores
 from atfr.evaluate.test import cpu_name
 
 PACKAGES = ("torchvision", "numpy", "av", "lightning", "openvino", "onnxruntime", "pytorchvideo")
@@ -35,11 +36,10 @@ def conditions(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """Return what a device is, and the processor beside it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {
         "device": str(device),
         "cpu": cpu_name(),
-        "cores": cores,
+        "cores": cpu_cores(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
     }

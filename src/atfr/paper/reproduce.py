@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from atfr.comparison.verdict import wide_enough
 from atfr.evaluate.analysis import resolution_ends
 from atfr.evaluate.result import TestResult
-from atfr.evaluate.runs import SAMPLES, Difference, by_key, paired_difference
+from atfr.evaluate.runs import Difference, bootstrapped, by_key, paired_difference
 from atfr.evaluate.task import load_checkpoint
 from atfr.files import csv_text, finite, whole, write_whole
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
@@ -119,11 +119,8 @@ def difference(ours: Tests, theirs: Tests) -> Difference | None:
         for key in mine:
             gaps.setdefault(key, []).append(mine[key].correct - its[key].correct)
     means = np.array([statistics.fmean(gap) for gap in gaps.values()])
-    rng = np.random.default_rng(0)
-    samples = [means[rng.integers(0, len(means), len(means))].mean() for _ in range(SAMPLES // 5)]
-    low, high = np.quantile(samples, (0.025, 0.975))
     p = each[0].p if len(each) == 1 else float("nan")
-    return wide_enough(Difference((gained - lost) / videos, float(low), float(high), gained, lost, p, videos))
+    return wide_enough(Difference((gained - lost) / videos, *bootstrapped(means), gained, lost, p, videos))
 
 
 def reproduce(table: Table, maker: Maker, seeds: Sequence[int], rows: Sequence[str] | None = None) -> tuple[Found, ...]:

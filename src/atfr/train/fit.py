@@ -29,6 +29,7 @@ from rich.progress import BarColumn
 from atfr.adapt import adaptation
 from atfr.checks import processes
 from atfr.data.dataset import ClipDataset
+from atfr.data.pool import cpu_cores
 from atfr.errors import InputError
 from atfr.evaluate.task import Task, check_classes, save_checkpoint
 from atfr.models import VideoModel
@@ -134,19 +135,11 @@ def fit(
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
     processes("num_workers", num_workers or 0)
-    workers = min(4, _cpu_cores() - 1) if num_workers is None else num_workers
-    module = ClassificationModule(
-        model,
-        task.clip_shape,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay,
-        seed=seed,
-        reference_batch=reference_batch,
-        precise_bn=precise_bn,
-        tuning=tuning,
-    )
+    workers = min(4, cpu_cores() - 1) if num_workers is None else num_workers
+    options: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    options |= {"reference_batch": reference_batch, "warmup_epochs": warmup_epochs, "precise_bn": precise_bn}
+    options["seed"] = seed
+    module = ClassificationModule(model, task.clip_shape, tuning=tuning, **options)
     loaders = ClipLoaders(train, val, batch_size=batch_size, num_workers=workers, seed=seed, balanced=tuning.balanced)
     module.train()
     with _quiet():
@@ -155,7 +148,16 @@ def fit(
         trainer = _trainer(out, epochs, tuning, trainer_options)
         interrupt = _Interrupt()
         trainer.callbacks.append(interrupt)  # type: ignore[attr-defined]
-        module.arguments = _arguments(module, train, clips_in_a_step(trainer, batch_size))
+        module.arguments = {
+            **model.config,
+            "sgs": adaptation(model),
+            "labels": list(train.video_list.labels),
+            "training videos": train.video_list.fingerprint,
+            "clip": train.spec.to_dict(),
+            "clips in a step": clips_in_a_step(trainer, batch_size),
+            "tuning": asdict(tuning),
+            **options,
+        }
         state_path = None if resume is None else _resume(Path(resume), module, train, trainer)
         try:
             with _interruptible(interrupt), frozen(model, tuning), freed_memory_kept():
@@ -182,32 +184,6 @@ def _check(model: VideoModel, train: ClipDataset, val: ClipDataset | None, task:
     check_classes(model, task)
 
 
-def _arguments(module: ClassificationModule, train: ClipDataset, clips_in_a_step: int) -> dict[str, Any]:
-    """Return what a training that goes on must have in common with the one before, as plain values."""
-    model = module.model
-    return {
-        **model.config,
-        "sgs": adaptation(model),
-        "labels": list(train.video_list.labels),
-        "training videos": train.video_list.fingerprint,
-        "clip": train.spec.to_dict(),
-        "clips in a step": clips_in_a_step,
-        "tuning": asdict(module.tuning),
-        **{
-            name: getattr(module, name)
-            for name in (
-                "optimizer",
-                "learning_rate",
-                "reference_batch",
-                "warmup_epochs",
-                "weight_decay",
-                "precise_bn",
-                "seed",
-            )
-        },
-    }
-
-
 def _resume(path: Path, module: ClassificationModule, train: ClipDataset, trainer: pl.Trainer) -> Path:
     """Return the checkpoint to go on from, after a look whether it is whole, safe to load and of this training."""
     path, state = read_state(path)
@@ -226,11 +202,6 @@ def _resume(path: Path, module: ClassificationModule, train: ClipDataset, traine
         log.info(told)
     train.set_epoch(done)
     return path
-
-
-def _cpu_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _trainer(out: Path, epochs: int, tuning: Tuning, options: dict[str, Any]) -> pl.Trainer:

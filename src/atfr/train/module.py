@@ -82,7 +82,7 @@ class ClassificationModule(pl.LightningModule):
         self.precise_bn = precise_bn
         self._precise_at = -1
         self._validated: Counter[str] = Counter()
-        self.arguments: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}  # what a training that goes on must have in common with the one before
         self.history: list[dict[str, float]] = []
         self.cost = clip_cost(model, clip_shape)
 

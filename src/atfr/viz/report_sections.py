@@ -87,12 +87,11 @@ def classes(report: Report, found: list[Panel]) -> Section:
 
 def motion(report: Report, found: list[Panel]) -> Section:
     """Whether maps follow motion."""
-    relations = [analysis.motion_relation(panel.result, panel.site) for panel in found]
-    rows = [
-        [panel.title, number(one.clips), number(one.videos), number(one.within_class)]
-        for panel, one in zip(found, relations, strict=True)
-    ]
-    told = [f"{panel.title}: rank correlation {number(one.clips)}" for panel, one in zip(found, relations, strict=True)]
+    told, rows = [], []
+    for panel in found:
+        one = analysis.motion_relation(panel.result, panel.site)
+        rows.append([panel.title, *map(number, (one.clips, one.videos, one.within_class))])
+        told.append(f"{panel.title}: rank correlation {number(one.clips)}")
     return Section(
         "Do maps follow motion?",
         [
@@ -107,15 +106,12 @@ def motion(report: Report, found: list[Panel]) -> Section:
 
 def dropped(report: Report, found: list[Panel]) -> Section:
     """What is lost."""
-    uses = [analysis.map_use(panel.result, panel.site) for panel in found]
-    rows = [
-        [panel.title, *map(percent, (one.kept, one.dropped, one.down_weighted, one.clips_with_dropped))]
-        for panel, one in zip(found, uses, strict=True)
-    ]
-    told = [
-        f"{panel.title}: {percent(one.dropped)} of the maps are dropped, {percent(one.down_weighted)} down-weighted"
-        for panel, one in zip(found, uses, strict=True)
-    ]
+    told, rows = [], []
+    for panel in found:
+        one = analysis.map_use(panel.result, panel.site)
+        rows.append([panel.title, *map(percent, (one.kept, one.dropped, one.down_weighted, one.clips_with_dropped))])
+        lost = f"{percent(one.dropped)} of the maps are dropped, {percent(one.down_weighted)} down-weighted"
+        told.append(f"{panel.title}: {lost}")
     return Section(
         "Maps dropped or down-weighted",
         [

@@ -156,6 +156,19 @@ def legend(figure: Figure, entries: int) -> None:
         text.set_parse_math(False)
 
 
+def named_bars(
+    axes: Axes, title: str, values: Sequence[float], names: Sequence[str], places: Sequence[float], colour: str
+) -> None:
+    """Draw bars across, from above, each below its name."""
+    axes.barh(places, values, height=0.3, color=colour)
+    for place, name in zip(places, names, strict=True):
+        axes.text(0, place - 0.38, name, va="center", fontsize=8, parse_math=False)
+    style(axes)
+    axes.spines["left"].set_visible(False)
+    axes.set(yticks=[], ylim=(places[-1] + 0.35, -0.75))
+    axes.set_title(title, loc="left", fontsize=9, parse_math=False)
+
+
 def class_resolutions(runs: Runs, ends: int = ENDS) -> Figure:
     """Draw the mean number of maps kept by the clips of the classes at either end, with the spread over clips.
 
@@ -170,16 +183,11 @@ def class_resolutions(runs: Runs, ends: int = ENDS) -> Figure:
         shown = [*low, *high]
         places = [row + (0.4 if row >= len(low) else 0) for row in range(len(shown))]
         kept = [one.active_bins[panel.site] for one in shown]
-        axes.barh(places, [one.mean for one in kept], height=0.3, color=COLOURS["adaptive"])
-        spread = [one.std for one in kept]
-        axes.errorbar([one.mean for one in kept], places, xerr=spread, color="black", linewidth=0.8, linestyle="")
-        for place, one, each in zip(places, shown, kept, strict=True):
-            name = f"{short(one.label, 40)}: {brief(each.mean)}"
-            axes.text(0, place - 0.38, name, va="center", fontsize=8, parse_math=False)
-        style(axes)
-        axes.set_title(panel.title, loc="left", fontsize=9, parse_math=False)
-        axes.spines["left"].set_visible(False)
-        axes.set(yticks=[], ylim=(places[-1] + 0.35, -0.75), xlim=(0, most_maps(panel)))
+        means, spread = [one.mean for one in kept], [one.std for one in kept]
+        names = [f"{short(one.label, 40)}: {brief(mean)}" for one, mean in zip(shown, means, strict=True)]
+        named_bars(axes, panel.title, means, names, places, COLOURS["adaptive"])
+        axes.errorbar(means, places, xerr=spread, color="black", linewidth=0.8, linestyle="")
+        axes.set_xlim(0, most_maps(panel))
     all_axes[-1].set_xlabel("maps that a clip keeps, mean and spread over clips", fontsize=8)
     return figure
 
@@ -315,14 +323,8 @@ def most_confused(runs: Runs, most: int = 10) -> Figure:
     figure = blank(0.36 * sum(ratios))
     all_axes = figure.subplots(len(found), squeeze=False, height_ratios=ratios, sharex=True)[:, 0]
     for axes, (name, pairs) in zip(all_axes, found.items(), strict=True):
-        axes.barh(range(len(pairs)), [count for _, _, count, _ in pairs], height=0.3, color=PALETTE[1])
-        for row, (label, prediction, count, share) in enumerate(pairs):
-            text = f"{short(label, 24)} → {short(prediction, 24)}: {count} ({100 * share:.0f} %)"
-            axes.text(0, row - 0.38, text, va="center", fontsize=8, parse_math=False)
-        style(axes)
-        axes.spines["left"].set_visible(False)
-        axes.set(yticks=[], ylim=(len(pairs) - 0.65, -0.75))
-        axes.set_title(short(name, 40), loc="left", fontsize=9, parse_math=False)
+        texts = [f"{short(one, 24)} → {short(two, 24)}: {n} ({100 * share:.0f} %)" for one, two, n, share in pairs]
+        named_bars(axes, short(name, 40), [n for _, _, n, _ in pairs], texts, range(len(pairs)), PALETTE[1])
     all_axes[-1].set_xlim(0, 1.05 * max(count for pairs in found.values() for _, _, count, _ in pairs))
     all_axes[-1].set_xlabel("videos (share of the class)", fontsize=8)
     return figure
