@@ -4,7 +4,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -65,16 +65,11 @@ def one_pass(network: nn.Module, inputs: Any, count: int) -> Pass:
         starts.append(value.detach().requires_grad_())
         return starts[-1].clone()  # which the network may write over
 
-    handles = []
-    for path, module in own_modules(network):
-        handles.append(module.register_forward_pre_hook(partial(enter, path)))
-        handles.append(module.register_forward_hook(partial(leave, path)))
-    try:
-        with watched() if count > 1 else nullcontext():  # of one clip, sizes are its own
-            output = network(torch.utils._pytree.tree_map_only(Tensor, fresh, inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, watched() if count > 1 else nullcontext():  # of one clip, sizes are its own
+        for path, module in own_modules(network):
+            hooks.enter_context(module.register_forward_pre_hook(partial(enter, path)))
+            hooks.enter_context(module.register_forward_hook(partial(leave, path)))
+        output = network(torch.utils._pytree.tree_map_only(Tensor, fresh, inputs))
     values = [clips for value in leaves_of(output) if (clips := parts(value, count))]
     results = [torch.cat([torch.empty(0), *(numbers(clips[i]) for clips in values)]) for i in range(count)]
     slopes = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -156,18 +151,15 @@ def reason(error: Exception) -> str:
 def failure(network: nn.Module, run: Callable[[], Any]) -> tuple[str, Exception] | None:
     """Run a network; return what it raised, with the innermost module that was running, or None."""
     running: list[str] = []
-    handles = []
-    for path, module in own_modules(network):
-        name = f"module {path!r} ({type(module).__name__})" if path else "the network's own forward"
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it has to say of clips that are made up helps nobody
-            run()
-    except Exception as error:
-        return running[-1] if running else "the network", error
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for path, module in own_modules(network):
+            name = f"module {path!r} ({type(module).__name__})" if path else "the network's own forward"
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
+            hooks.enter_context(module.register_forward_hook(lambda *_: running.pop() and None))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it has to say of clips that are made up helps nobody
+                run()
+        except Exception as error:
+            return running[-1] if running else "the network", error
     return None

@@ -4,7 +4,8 @@ import difflib
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,18 +142,16 @@ def outputs_of(copy: nn.Module, paths: Sequence[str], state: Mapping[str, Tensor
     """
     outputs: dict[str, Any] = {}
 
-    def watch(path: str) -> torch.utils.hooks.RemovableHandle:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            outputs[path] = output
-            if len(outputs) == len(paths):
-                raise _Reached
+    def keep(path: str, module: nn.Module, args: Any, output: Any) -> None:
+        outputs[path] = output
+        if len(outputs) == len(paths):
+            raise _Reached
 
-        return copy.get_submodule(path).register_forward_hook(keep)
-
-    handles = [watch(path) for path in paths]
     try:
-        with undisturbed(copy), torch.no_grad(), Shapes(), warnings.catch_warnings():
+        with ExitStack() as hooks, undisturbed(copy), torch.no_grad(), Shapes(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            for path in paths:
+                hooks.enter_context(copy.get_submodule(path).register_forward_hook(partial(keep, path)))
             torch.func.functional_call(copy, dict(state), (trial,))
     except _Reached:
         pass
@@ -161,9 +160,6 @@ def outputs_of(copy: nn.Module, paths: Sequence[str], state: Mapping[str, Tensor
             f"a trial clip did not pass through {type(copy).__name__} up to {', '.join(paths)!r} "
             f"({type(error).__name__}: {error}); pass an input that the network takes: adapt_(model, ..., example=x)"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     if unused := [path for path in paths if path not in outputs]:
         name = type(copy).__name__
         raise AdaptError(f"{unused[0]!r} is not used in the forward pass of {name}; choose one that is")

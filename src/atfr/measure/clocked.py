@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,17 +52,11 @@ class Clocked:
     @contextmanager
     def at(self, *points: Point) -> Iterator[None]:
         """Mark where the pass comes to modules of a network while the context is open."""
-        handles = []
-        for module, before in points:
-            if before:
-                handles.append(module.register_forward_pre_hook(lambda *_: self.mark()))
-            else:
-                handles.append(module.register_forward_hook(lambda *_: self.mark()))
-        try:
+        with ExitStack() as hooks:
+            for module, before in points:
+                register: Any = module.register_forward_pre_hook if before else module.register_forward_hook
+                hooks.enter_context(register(lambda *_: self.mark()))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def seconds(self, passes: int) -> dict[str, tuple[float, ...]]:
         """Return what each part took in the last passes; parts of one name together."""
