@@ -1,5 +1,6 @@
 """`atfr convert`: turn a file of weights, of whatever library, into a checkpoint folder."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,18 +52,8 @@ def convert(
         network = atfr.create_model(name, num_classes=400 if classes is None else classes)
         report = atfr.load_weights(network, file, strict, prefix)
         network.eval().save_pretrained(out)
-    summary = {
-        "out": str(out),
-        "model": name,
-        "num_classes": network.config["arguments"]["num_classes"],
-        "source": report.source,
-        "loaded": report.loaded,
-        "reinitialised": list(report.reinitialised),
-        "folded": list(report.folded),
-        "missing": list(report.missing),
-        "unexpected": list(report.unexpected),
-        "misshapen": list(report.misshapen),
-    }
+    summary = {"out": str(out), "model": name, "num_classes": network.config["arguments"]["num_classes"]}
+    summary |= {key: value for key, value in asdict(report).items() if key != "new"}  # there is no SGS
     if json:
         common.print_json(summary)
         return

@@ -141,14 +141,8 @@ def resize(
     from atfr.data.resize import resize_videos
 
     with common.progress("resizing") as progress:
-        result = resize_videos(
-            source,
-            target,
-            side=side,
-            num_workers=workers(num_workers),
-            remove_source=remove_source,
-            progress=progress,
-        )
+        options: dict[str, Any] = {"side": side, "num_workers": workers(num_workers), "remove_source": remove_source}
+        result = resize_videos(source, target, **options, progress=progress)
     if json:
         failed = [{"path": str(path), "reason": reason} for path, reason in result.failed]
         counts = {"written": result.written, "copied": result.copied, "kept": result.kept}

@@ -39,12 +39,7 @@ def accuracy(report: Report) -> Section:
     ]
     if report.not_comparable:
         text.append("Points of runs that are not comparable say nothing about each other.")
-    return Section(
-        "Accuracy against cost",
-        text,
-        figures.accuracy_against_gflops(report.runs),
-        f"{'; '.join(told)}.",
-    )
+    return Section("Accuracy against cost", text, figures.accuracy_against_gflops(report.runs), f"{'; '.join(told)}.")
 
 
 def active_bins(report: Report, found: list[Panel]) -> Section:

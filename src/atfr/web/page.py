@@ -97,11 +97,7 @@ class Actions:
     def moved(self, shown: Shown | None, bins: int) -> list[Any]:
         """The slider was moved."""
         if shown is None:
-            return [
-                result.notice_html("The video is gone", "It is kept for a while only; send it again."),
-                "",
-                "",
-            ]
+            return [result.notice_html("The video is gone", "It is kept for a while only; send it again."), "", ""]
         most = self.network.most_bins
         try:
             now = shown.trained if bins >= most else self.network.explain(shown.clip, int(bins))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,20 +126,24 @@ def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
         for key in expected
         if key in weights and _form(weights[key]) != _form(expected[key])
     ]
-    troubles = [
-        f"{len(entries)} {what}: {', '.join(entries[:3])}{', ...' if len(entries) > 3 else ''}"
-        for what, entries in (
-            ("missing", [key for key in expected if key not in weights]),
-            ("superfluous", [key for key in weights if key not in expected]),
-            ("of another form", misfits),
-        )
-        if entries
-    ]
-    if troubles:
+    missing, superfluous = (
+        [key for key in expected if key not in weights],
+        [key for key in weights if key not in expected],
+    )
+    if troubles := listed({"missing": missing, "superfluous": superfluous, "of another form": misfits}):
         raise CheckpointError(
             f"the tensors in {path} do not fit {name} as {CONFIG} describes it ({'; '.join(troubles)}); the two files"
             " are not of one checkpoint, or the network was changed by hand before it was saved"
         )
+
+
+def listed(tensors: Mapping[str, Sequence[str]]) -> list[str]:
+    """By kind, where there are any: how many tensors are of it, and the first few of their names."""
+    return [
+        f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for kind, names in tensors.items()
+        if names
+    ]
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:

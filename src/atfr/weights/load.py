@@ -289,11 +289,7 @@ def troubles(report: LoadReport) -> list[str]:
     # Files from before torch 0.4.1 do not count steps, and nothing depends on them.
     missing = [name for name in report.missing if not name.endswith("num_batches_tracked")]
     kinds = {"missing": missing, "unexpected": report.unexpected, "of another shape": report.misshapen}
-    return [
-        f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for kind, names in kinds.items()
-        if names
-    ]
+    return checkpoint.listed(kinds)
 
 
 def check(report: LoadReport, model: nn.Module, path: str | Path, strict: bool) -> None:
