@@ -158,8 +158,8 @@ def calibrate_views(
         common.warn(f"left out: {error}")
 
     with common.progress("computing all views", len(files)) as progress:
-        watched: dict[str, Any] = {"on_error": left_out, "progress": progress}
-        found = settle_views(model, files, labels, task, view_spec, loss, **batches, **watched)
+        options: dict[str, Any] = {**batches, "on_error": left_out, "progress": progress}
+        found = settle_views(model, files, labels, task, view_spec, loss, **options)
     if json:
         common.print_json(asdict(found))
     else:

@@ -170,9 +170,8 @@ def explain(
         prediction = replace(prediction, ms_per_clip=timing.ms("adaptive").median)  # measured with more care
     class_index = int(passed.scores[0].argmax()) if label is None else task.labels.index(label)
     activation = class_activation(model, clip.clips.to(forward.device), class_index)
-    clip_and_frames = (pictures(clip.clips[0], task.spec), clip.numbers, clip.video_frames)
-    found = (watched, activation, timing, conditions(forward.device))
-    return Explanation(model.config["model"], prediction, *clip_and_frames, *found)
+    name, frames, found = model.config["model"], pictures(clip.clips[0], task.spec), conditions(forward.device)
+    return Explanation(name, prediction, frames, clip.numbers, clip.video_frames, watched, activation, timing, found)
 
 
 def check_finite(watched: Watched) -> None:
