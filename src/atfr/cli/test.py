@@ -96,7 +96,7 @@ def test(
                 batch_size=batch_size,
                 num_workers=num_workers,
                 max_skipped=max_skipped,
-                progress=None if on_ray else progress,
+                progress=(lambda *_: None) if on_ray else progress,
                 elsewhere=elsewhere(model, batch_size, view_spec, device, address, progress) if on_ray else None,
             )
 

@@ -49,7 +49,7 @@ def check_videos(
     *,
     min_frames: int,
     num_workers: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Problem]:
     """Return the videos that are broken, damaged or shorter than `min_frames`, in the order given.
 
@@ -65,8 +65,7 @@ def check_videos(
     """
     unique = list(dict.fromkeys(paths))
     problems: dict[Path, Problem] = {}
-    if progress:
-        progress(0, len(unique))
+    progress(0, len(unique))
     with VideoIndex(root) as index:
         for done, (path, facts) in enumerate(_facts(unique, index, num_workers), 1):
             if facts.problem:
@@ -76,8 +75,7 @@ def check_videos(
                     f"'{path}' has {facts.frames} frames, fewer than {min_frames}: a clip of it repeats from its start"
                 )
                 problems[path] = Problem(path, "short", reason)
-            if progress:
-                progress(done, len(unique))
+            progress(done, len(unique))
     return [problems[path] for path in unique if path in problems]
 
 

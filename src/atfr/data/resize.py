@@ -77,7 +77,7 @@ def resize_videos(
     side: int,
     num_workers: int,
     remove_source: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Resized:
     """Write every video below `source` to the same place below `target`, its shorter side at most `side` px.
 
@@ -110,8 +110,7 @@ def resize_videos(
         jobs = [_job(path, target / path.relative_to(source), side, remove_source, index) for path in videos]
         counts = {"written": 0, "copied": 0, "kept": 0, "failed": 0}
         failed = []
-        if progress:
-            progress(0, len(jobs))
+        progress(0, len(jobs))
         for number, (job, done) in enumerate(each_in_processes(resize_video, jobs, num_workers), 1):
             result = _Done("failed", reason=f"'{job.source}': {done}") if isinstance(done, WorkerDiedError) else done
             if result.path and result.facts:
@@ -119,8 +118,7 @@ def resize_videos(
             if result.reason:
                 failed.append((job.source, result.reason))
             counts[result.outcome] += 1
-            if progress:
-                progress(number, len(jobs))
+            progress(number, len(jobs))
         for path in others:
             if path.suffix.lower() == ".csv":
                 relist(path, source, target)

@@ -101,7 +101,7 @@ def render_samples(
     fps: int = 24,
     footage: Footage = "mixed",
     trimmed: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Path:
     """Render the set to `root/train/<class>/*.mp4`, `root/test/<class>/*.mp4` and `root/manifest.csv`; return `root`.
 
@@ -203,7 +203,7 @@ def _holds_set(root: Path, settings: SampleSettings) -> bool:
     return True
 
 
-def _render_missing(root: Path, settings: SampleSettings, progress: Callable[[int, int], None] | None) -> None:
+def _render_missing(root: Path, settings: SampleSettings, progress: Callable[[int, int], None]) -> None:
     """Write the videos that are not there yet, then the manifest, then the settings, each whole or not at all."""
     total = len(SAMPLE_CLASSES) * (settings.clips_per_class_train + settings.clips_per_class_test)
     clips = []
@@ -211,8 +211,7 @@ def _render_missing(root: Path, settings: SampleSettings, progress: Callable[[in
         for number in range(clips_per_class):
             for label in range(len(SAMPLE_CLASSES)):
                 clips.append(_render_clip(root, settings, split, number, label))
-                if progress:
-                    progress(len(clips), total)
+                progress(len(clips), total)
     if not (root / META_FILE).is_file() or not (root / MANIFEST_FILE).is_file():
         columns = [field.name for field in fields(SampleClip)]
         write_whole(root / MANIFEST_FILE, csv_text(columns, [astuple(clip) for clip in clips]))

@@ -74,10 +74,27 @@ def settle(scores: Float64[Tensor, "N V K"], labels: Int64[Tensor, " N"] | None,
     """
     if not len(scores):
         raise InputError("at least one video is needed to find out when views may stop")
+    from scipy.stats import binomtest
+
     answers = scores.cumsum(1).argmax(2)
     right = answers == (answers[:, -1] if labels is None else labels)[:, None]
-    leads = lead(scores)
-    return _settling(leads, right, labels is not None, least_lead(leads, right, loss))
+    leads, (count, all_views) = lead(scores), right.shape
+    settled = least_lead(leads, right, loss)
+    views = views_needed(leads, settled if settled is not None else torch.inf)
+    stopped, fewer = after(right, views), -int(-views.sum() // count)
+    lost = int((right[:, -1] & ~stopped).sum())
+    return Settling(
+        settled,
+        count,
+        labels is not None,
+        float(views.double().mean()),
+        all_views,
+        float(stopped.double().mean()),
+        float(right[:, -1].double().mean()),
+        fewer,
+        float(right[:, fewer - 1].double().mean()),
+        float(binomtest(lost, count, alternative="less").proportion_ci(0.95, "exact").high),
+    )
 
 
 def least_lead(leads: Float64[Tensor, "N V"], right: Bool[Tensor, "N V"], loss: float) -> float | None:
@@ -114,7 +131,7 @@ def settle_views(
     batch_size: int = 8,
     num_workers: int = 0,
     on_error: Callable[[Path, VideoError], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Settling:
     """Compute all views of some videos, and choose when the views of others like these may stop: see `settle`.
 
@@ -154,8 +171,7 @@ def settle_views(
             raise VideoError(video.error)
         else:
             on_error(video.path, VideoError(video.error))
-        if progress:
-            progress(number + 1, len(paths))
+        progress(number + 1, len(paths))
     if not scores:
         raise InputError("none of the videos decodes; at least one is needed to find out when views may stop")
     of_videos = None if labels is None else torch.tensor([labels[place] for place in places])
@@ -165,27 +181,3 @@ def settle_views(
 def after(right: Bool[Tensor, "N V"], views: Int64[Tensor, " N"]) -> Bool[Tensor, " N"]:
     """Return whether the first so many views tell each video right."""
     return right.gather(1, views[:, None] - 1)[:, 0]
-
-
-def _settling(
-    leads: Float64[Tensor, "N V"], right: Bool[Tensor, "N V"], labelled: bool, settled: float | None
-) -> Settling:
-    from scipy.stats import binomtest
-
-    count, all_views = right.shape
-    views = views_needed(leads, settled if settled is not None else torch.inf)
-    stopped = after(right, views)
-    lost = int((right[:, -1] & ~stopped).sum())
-    fewer = -int(-views.sum() // count)
-    return Settling(
-        settled,
-        count,
-        labelled,
-        float(views.double().mean()),
-        all_views,
-        float(stopped.double().mean()),
-        float(right[:, -1].double().mean()),
-        fewer,
-        float(right[:, fewer - 1].double().mean()),
-        float(binomtest(lost, count, alternative="less").proportion_ci(0.95, "exact").high),
-    )

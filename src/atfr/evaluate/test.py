@@ -52,7 +52,7 @@ def test(
     batch_size: int = 8,
     num_workers: int = 0,
     max_skipped: float = MAX_SKIPPED,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
     elsewhere: Callable[[Views], Iterator[tuple[Loaded, Pass | None]]] | None = None,
 ) -> TestResult:
     """Test a network on labelled videos: softmax scores averaged over num_clips x num_crops views, or until settled.
@@ -94,8 +94,7 @@ def test(
 
     forward = Forward(model, task.clip_shape)
     tested: list[_Tested] = []
-    if progress:
-        progress(0, len(paths))
+    progress(0, len(paths))
     if paths and elsewhere is None:
         forward.warm_up(min(batch_size, (1 if settled is not None else views.total) * len(paths)))
     found_of = elsewhere(files) if elsewhere else outcomes(forward, files, batch_size, num_workers)
@@ -106,8 +105,7 @@ def test(
             prediction = as_prediction(video, passed, task.labels, forward.cost.static / 1e9)
             row = _row(prediction, videos.records[number].label, passed, video.motion)
             tested.append(_Tested(number, row, passed.ms_per_clip))
-        if progress:
-            progress(len(tested), len(paths))
+        progress(len(tested), len(paths))
     tested = sorted(_of_all_processes(tested), key=lambda one: one.number)
     found = [one.outcome for one in tested if isinstance(one.outcome, VideoResult)]
     skipped = [one.outcome for one in tested if isinstance(one.outcome, Skipped)]

@@ -139,8 +139,12 @@ def inflate(
     changes = {path: change for path, module in twin.named_modules() if (change := change_of(module, path))}
     kernels = {} if temporal_kernel is None else temporal_kernel
     strides = {} if temporal_stride is None else temporal_stride
-    check_sizes("temporal_kernel", kernels, [path for path, module in twin.named_modules() if has_kernel(module)])
-    check_sizes("temporal_stride", strides, [path for path, module in twin.named_modules() if has_stride(module)])
+    of_kernels = [path for path, module in twin.named_modules() if isinstance(module, nn.Conv2d | nn.MaxPool2d)]
+    strided = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
+    check_sizes("temporal_kernel", kernels, of_kernels)
+    check_sizes(
+        "temporal_stride", strides, [path for path, module in twin.named_modules() if isinstance(module, strided)]
+    )
     network, inflation = copy.deepcopy(image_model), []
     for path, change in reversed(changes.items()):  # children before their parents
         old = network.get_submodule(path)
@@ -231,16 +235,6 @@ def change_of(module: nn.Module, path: str) -> Change | None:
 def is_named(module: nn.Module, library: str, name: str) -> bool:
     """Whether a module is of a class of a library that need not be installed."""
     return type(module).__name__ == name and type(module).__module__.partition(".")[0] == library
-
-
-def has_kernel(module: nn.Module) -> bool:
-    """Whether a module can get a temporal kernel."""
-    return isinstance(module, nn.Conv2d | nn.MaxPool2d)
-
-
-def has_stride(module: nn.Module) -> bool:
-    """Whether a module can get a temporal stride."""
-    return isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
 
 
 def check_sizes(argument: str, sizes: Mapping[str, int], paths: list[str]) -> None:

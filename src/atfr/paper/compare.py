@@ -94,7 +94,9 @@ def given(network: Network) -> dict[str, Any]:
     return {"name": network.name, "clip_shape": list(network.clip_shape), **network.arguments, **placed}
 
 
-def compare(lines: Sequence[Line] = FIGURES, progress: Callable[[int, int], None] | None = None) -> list[Comparison]:
+def compare(
+    lines: Sequence[Line] = FIGURES, progress: Callable[[int, int], None] = lambda *_: None
+) -> list[Comparison]:
     """Count what figures are compared with, each network once; `progress` is called with (done, total)."""
     networks = dict.fromkeys(line.network for line in lines if line.network)
     counts: dict[Network, Count] = {}
@@ -103,8 +105,7 @@ def compare(lines: Sequence[Line] = FIGURES, progress: Callable[[int, int], None
             counts[network] = count(network)
         if network.adaptive:  # what it costs without SGS is counted with it
             counts[network.static] = Count(counts[network].static, {})
-        if progress:
-            progress(done, len(networks))
+        progress(done, len(networks))
     return [Comparison(line, counts[line.network]) for line in lines if line.network]
 
 
