@@ -300,7 +300,8 @@ class Engine:
     def _died(self, pool: Pool, member: Member, error: Exception) -> None:
         """A worker is gone: what it had is suspected, unless its whole node went."""
         pool.lost(member, error)
-        blameless = getattr(error, "preempted", False) or member.node not in self._nodes()
+        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
+        blameless = getattr(error, "preempted", False) or member.node not in alive
         self.measured.workers_lost["node" if blameless else "process"] += 1
         for job in member.jobs.values():
             for task in job.tasks:
@@ -308,9 +309,6 @@ class Engine:
                     self._again.append(task)
                 else:
                     self._failed(task, "killed", "the process that worked on it died")
-
-    def _nodes(self) -> set[str]:
-        return {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
 
     def _end_slow(self) -> None:
         """End workers that are at work on something for too long."""

@@ -9,7 +9,6 @@ from atfr.cli import common
 from atfr.errors import InputError
 
 if TYPE_CHECKING:
-    from atfr.errors import VideoError
     from atfr.evaluate.settling import Settling
     from atfr.video.spec import ViewSpec
 
@@ -154,11 +153,12 @@ def calibrate_views(
         common.note(f"{len(records)} videos of the {split} split of '{data}'")
         files, labels = [record.path for record in records], [record.label for record in records]
 
-    def left_out(path: Path, error: "VideoError") -> None:
-        common.warn(f"left out: {error}")
-
     with common.progress("computing all views", len(files)) as progress:
-        options: dict[str, Any] = {**batches, "on_error": left_out, "progress": progress}
+        options: dict[str, Any] = {
+            **batches,
+            "on_error": lambda _, error: common.warn(f"left out: {error}"),
+            "progress": progress,
+        }
         found = settle_views(model, files, labels, task, view_spec, loss, **options)
     if json:
         common.print_json(asdict(found))

@@ -173,12 +173,13 @@ class Findings:
         if not quick:
             return self.none_is_level(others, videos)
         best = quick[0]
+        as_quick = [name for name in others if self.time(name) <= SAME_TIME * self.time(best)]
         if self.adaptive(best):
-            level_uniform = [n for n in quick if not self.adaptive(n) and self.time(n) <= SAME_TIME * self.time(best)]
+            level_uniform = [name for name in quick if name in as_quick and not self.adaptive(name)]
             if level_uniform and not self.shown_better(best, level_uniform[0]):
                 best = level_uniform[0]
         else:
-            better = [n for n in self.as_quick(best, others) if self.adaptive(n) and self.shown_better(n, best)]
+            better = [name for name in as_quick if self.adaptive(name) and self.shown_better(name, best)]
             best = max(better, key=lambda name: self.rows[name].test.top1, default=best)
         told = f"Take {self.plans[best].words}: {self.words(best)}; {self.ending(best)}."
         return Verdict(best, told + self.better_still(best, others))
@@ -195,10 +196,6 @@ class Findings:
     def shown_better(self, name: str, other: str) -> bool:
         """Whether a network is shown to be right more often than another."""
         return self.over(name, other).low > 0
-
-    def as_quick(self, name: str, others: Sequence[str]) -> list[str]:
-        """Return the networks that take no more time than one."""
-        return [other for other in others if self.time(other) <= SAME_TIME * self.time(name)]
 
     def words(self, name: str) -> str:
         """Return how a network stands beside static."""

@@ -29,7 +29,7 @@ from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.data.relist import relist
 from atfr.data.walk import VIDEO_ENDINGS, walk
 from atfr.errors import DataError, InputError, VideoError
-from atfr.files import write_whole
+from atfr.files import whole, write_whole
 from atfr.video.container import check_file, open_video
 from atfr.video.decode import Reading
 
@@ -106,7 +106,8 @@ def resize_videos(
     with _settled(target, side), VideoIndex(target) as index:
         for path in others:
             if not (place := target / path.relative_to(source)).exists():
-                _copy(path, place)
+                with whole(place) as scratch:
+                    shutil.copyfile(path, scratch)
         jobs = [_job(path, target / path.relative_to(source), side, remove_source, index) for path in videos]
         counts = {"written": 0, "copied": 0, "kept": 0, "failed": 0}
         failed = []
@@ -289,10 +290,3 @@ def _settled(target: Path, side: int) -> Iterator[None]:
         if (found := file.read().strip()) != json.dumps({"side": side}):
             raise DataError(f"'{target}' holds videos of other settings ({found}); choose another folder")
         yield
-
-
-def _copy(source: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}{PART}")
-    shutil.copyfile(source, part)
-    part.replace(place)

@@ -125,13 +125,8 @@ def expand_as(func: Handler, value: Tensor, other: Tensor) -> PackedClips:
     return packed_like(rows.contiguous(), other.clip_layout)
 
 
-def parametric_relu(func: Handler, clips: PackedClips, weight: Tensor) -> PackedClips:
-    """Run PReLU: its slopes go with channels."""
-    return packed_like(without_override(func, clips, weight), clips.clip_layout)
-
-
-def batch_norm(func: Handler, input: PackedClips, *args: Any, **kwargs: Any) -> PackedClips:
-    """Normalise by channel: statistics are those of the real maps, so a clip weighs in by its length."""
+def by_channel(func: Handler, input: PackedClips, *args: Any, **kwargs: Any) -> PackedClips:
+    """Run PReLU, or batch norm: its statistics are those of the real maps, so a clip weighs in by its length."""
     return packed_like(without_override(func, input, *args, **kwargs), input.clip_layout)
 
 
@@ -246,12 +241,11 @@ by_name(ARITHMETIC, rearranged_arithmetic, REARRANGED)
 by_name(METADATA, metadata, OPERATIONS, REARRANGED)
 OPERATIONS[torch.autograd.backward] = OPERATIONS[Tensor.backward] = backward
 OPERATIONS[torch.autograd.grad] = REARRANGED[torch.autograd.grad] = gradient
-by_name(["prelu"], parametric_relu)
 by_name(["view_as"], view_as)
 by_name(["_is_view"], compiled)
 by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
-by_name(["batch_norm", "batch_norm_elemt"], batch_norm)
+by_name(["batch_norm", "batch_norm_elemt", "prelu"], by_channel)
 by_name(SYNC_BATCH_NORM, statistics)
 OPERATIONS[Tensor.requires_grad.__set__] = metadata  # type: ignore[attr-defined]  # reentrant checkpointing
 SET_HOOKS: Any = Tensor._backward_hooks.__set__  # type: ignore  # torch, of a view whose base was written over

@@ -119,7 +119,9 @@ def fit(
     """
     out = Path(out)
     task = Task(train.video_list.labels, train.spec)
-    _check(model, train, val, task)
+    if not train.train or (val is not None and val.train):
+        raise InputError("fit needs a ClipDataset with train=True to train on, and one with train=False to validate on")
+    check_classes(model, task)
     if tuning.patience is not None and val is None:
         raise InputError("Tuning.patience stops by the validation loss: fit needs val, a data set to validate on")
     for name, value, least in (
@@ -176,12 +178,6 @@ def fit(
     sets = [train] if val is None else [train, val]
     skipped, damaged = [one for part in sets for one in part.skipped], [one for part in sets for one in part.damaged]
     return FitResult(module.history, skipped, damaged)
-
-
-def _check(model: VideoModel, train: ClipDataset, val: ClipDataset | None, task: Task) -> None:
-    if not train.train or (val is not None and val.train):
-        raise InputError("fit needs a ClipDataset with train=True to train on, and one with train=False to validate on")
-    check_classes(model, task)
 
 
 def _resume(path: Path, module: ClassificationModule, train: ClipDataset, trainer: pl.Trainer) -> Path:
