@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from atfr.checks import at_least_one, in_range
 from atfr.cli import common
+from atfr.cli.plain import FAILED
 from atfr.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,8 +119,6 @@ def bulk(
 
 def told(summary: "Summary", folder: str, json: bool) -> int:
     """Print what a run has done, and return the exit code."""
-    from atfr.cli.main import FAILED
-
     values = summary.to_dict()
     failed = summary.failed.total() + summary.had_failed
     if json:
@@ -145,8 +144,6 @@ def verify(folder: str, manifest: str, *, json: bool = False) -> int:
         manifest: What it was given.
         json: Print JSON instead of text.
     """
-    from atfr.cli.main import FAILED
-
     with common.busy("verifying"):
         from atfr.bulk.tables import KEY, Bulk, keys_in
         from atfr.bulk.verify import verify as verified

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from atfr.checks import processes
 from atfr.cli import common
+from atfr.cli.plain import FAILED
 from atfr.files import csv_text, write_whole
 from atfr.video.spec import ClipSpec
 
@@ -55,7 +56,6 @@ def check(
             16 frames with stride 2.
         num_workers: Processes that decode; by default one a CPU core.
     """
-    from atfr.cli.main import FAILED
     from atfr.data.check import check_videos, copies
     from atfr.data.index import index_path
     from atfr.data.sets import DATA_SETS
@@ -137,7 +137,6 @@ def resize(
         num_workers: Processes; by default one a CPU core.
         remove_source: Remove each video from the source once it is safely in the target.
     """
-    from atfr.cli.main import FAILED
     from atfr.data.resize import resize_videos
 
     with common.progress("resizing") as progress:

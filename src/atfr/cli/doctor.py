@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from atfr.cli import common
+from atfr.cli.plain import FAILED
 from atfr.cli.version import versions
 from atfr.data.pool import cpu_cores
 from atfr.runtime.description import Runtime
@@ -73,8 +74,6 @@ def doctor(*, json: bool = False) -> int:
     Each line was found out by doing it and comparing the result. The exit code is 2 where something fails that atfr
     cannot do without.
     """
-    from atfr.cli.main import FAILED
-
     findings, waiting = [], list(trials())
     with common.progress("trying", len(waiting)) as progress:
         for trial in waiting:

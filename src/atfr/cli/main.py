@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
-from atfr.cli.plain import one_line
+from atfr.cli.plain import FAILED, one_line
 from atfr.errors import AtfrError
 
-FAILED, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 LONGEST = 1500
 """Characters of an error."""
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Storage size calculation overflowed")

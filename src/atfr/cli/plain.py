@@ -2,6 +2,8 @@
 
 import re
 
+FAILED = 2
+"""The exit code of errors."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -25,6 +25,8 @@ ARGUMENTS = "atfr_arguments"
 """Where a state keeps what its training was started with."""
 
 State = dict[str, Any]
+BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, AttributeError)
+"""What torch raises, and what is missing, where a file is no such state."""
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -100,16 +102,7 @@ def _read(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         int(state["epoch"]), state["state_dict"].keys()
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-        AttributeError,
-    ) as error:
+    except BROKEN as error:
         raise CheckpointError(
             f"'{path}' is damaged, no checkpoint of `atfr train`, or holds code, which is not loaded: "
             f"{str(error).splitlines()[0]}"
