@@ -40,9 +40,5 @@ def demo(
 
     if host not in LOOPBACK:
         common.warn(f"the page listens at {host}: everyone who reaches this machine there can use it")
-    serve(model, task, examples, host, port, limits, say)
-
-
-def say(address: str) -> None:
-    """Print where the page is."""
-    print(f"The page is at {address} (Ctrl-C ends it)", flush=True)
+    told = "The page is at {} (Ctrl-C ends it)".format
+    serve(model, task, examples, host, port, limits, lambda address: print(told(address), flush=True))

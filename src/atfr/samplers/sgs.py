@@ -153,9 +153,6 @@ class SimilarityGuidedSampling(TemporalSampler):
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printed form."""
-        named = {"bins": "T" if self.num_bins is None else self.num_bins, "kernel": self.kernel}
-        named |= {"L": self.embedding_dim, "top_edge": self.top_edge, "order": self.order}
-        named |= {"similarity": self.coordinates} if self.coordinates != "magnitude" else {}
-        named |= {"temporal_block": self.temporal_block} if self.temporal_block else {}
-        named |= {"edge_maps": self.edge_maps} if self.edge_maps else {}
-        return ", ".join(f"{name}={value}" for name, value in named.items())
+        short = {"num_bins": "bins", "embedding_dim": "L"}
+        settings = self.settings() | ({"num_bins": "T"} if self.num_bins is None else {})
+        return ", ".join(f"{short.get(name, name)}={value}" for name, value in settings.items())
