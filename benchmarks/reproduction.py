@@ -89,11 +89,26 @@ def section(table: Table, report: Mapping[str, Any], scale: str, reports: Path) 
         parts.append(f"{words}: {', '.join(f'{label} {kept:.1f}' for label, kept in end.items())}.\n" if end else "")
     if (picture := reports / scale / f"{table.file}.png").is_file():
         parts.append(f"![{table.title}](studies/reproduction/{scale}/{picture.name})\n")
-    missed = show.missed(report)
-    parts.append("Where the claim does not hold:\n\n" + "".join(f"- {one}\n" for one in missed) if missed else "")
+    found = missed(report)
+    parts.append("Where the claim does not hold:\n\n" + "".join(f"- {one}\n" for one in found) if found else "")
     cited = dict.fromkeys(f"{row['model']}: {row['note']}" for row in report["rows"] if row["note"])
     parts.append(f"Notes. {'; '.join(one.rstrip('.') for one in cited)}.\n" if cited else "")
     return "\n".join(part for part in parts if part)
+
+
+def missed(report: Mapping[str, Any]) -> list[str]:
+    """Return in words where the paper's claim does not hold, and where it is not shown to be worth it."""
+    found = []
+    for row in report["rows"]:
+        name = show.name(row, report)
+        reversed_ = row.get("over") and (row["paper_over"] or 0) < 0 < row["over"]["low"]
+        if row.get("over") and (show.told(row) == "below" or reversed_):
+            found.append(f"{name}: {show.points(row['over'])} points, the paper's {row['paper_over']:+.1f}")
+        if row.get("over_fewer_frames") and row["over_fewer_frames"]["low"] <= 0:
+            worse = "worse" if row["over_fewer_frames"]["high"] < 0 else "not shown better"
+            over = show.points(row["over_fewer_frames"])
+            found.append(f"{name}: {worse} than fewer frames at the same cost: {over}")
+    return found
 
 
 def heading(table: Table) -> str:

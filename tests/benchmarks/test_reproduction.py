@@ -69,7 +69,7 @@ def test_where_the_claim_does_not_hold(
 ) -> None:
     values = report(tmp_path, low, high)
     assert show.differences(values)[1][0][3] == told
-    assert len(show.missed(values)) == missed
+    assert len(script.missed(values)) == missed
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "table_6.json").write_text(json.dumps(values))
     page = script.page(tmp_path)

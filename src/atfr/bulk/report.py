@@ -1,7 +1,7 @@
 """report: what the tables of a bulk prediction say, read part by part, however many rows there are."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ class BulkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the report into plain JSON values."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("sure", "some_errors")}
+        values = {name: value for name, value in vars(self).items() if name not in ("sure", "some_errors")}
         return values | {
             "labels": dict(self.labels.most_common()),
             "videos_by_probability": {f"{step / 10:.1f}": self.sure[step] for step in range(10)},

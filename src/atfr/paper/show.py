@@ -70,21 +70,6 @@ def told(row: Mapping[str, Any]) -> str:
     return "below" if high < row["paper_over"] else "above" if low > row["paper_over"] else "level"
 
 
-def missed(report: Mapping[str, Any]) -> list[str]:
-    """Return in words where the paper's claim does not hold, and where it is not shown to be worth it."""
-    found = []
-    for row in report["rows"]:
-        reversed_ = row.get("over") and (row["paper_over"] or 0) < 0 < row["over"]["low"]
-        if row.get("over") and (told(row) == "below" or reversed_):
-            found.append(f"{name(row, report)}: {points(row['over'])} points, the paper's {row['paper_over']:+.1f}")
-        if row.get("over_fewer_frames") and row["over_fewer_frames"]["low"] <= 0:
-            worse = "worse" if row["over_fewer_frames"]["high"] < 0 else "not shown better"
-            found.append(
-                f"{name(row, report)}: {worse} than fewer frames at the same cost: {points(row['over_fewer_frames'])}"
-            )
-    return found
-
-
 def ran_on(report: Mapping[str, Any]) -> str:
     """Return what a report ran on, in a sentence."""
     found, seeds = report["conditions"], ", ".join(map(str, report["seeds"]))
