@@ -3,7 +3,6 @@
 Every kind gets the same choice, fewer frames too: a control at somebody else's learning rate would be handicapped.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from atfr.comparison.making import Ground
 from atfr.comparison.plans import Plan
 from atfr.data.dataset import ClipDataset
-from atfr.data.records import VideoList
+from atfr.data.records import VideoList, rank_of
 from atfr.errors import DataError
 from atfr.files import write_whole
 
@@ -91,9 +90,7 @@ def hold_out(videos: VideoList) -> tuple[VideoList, VideoList]:
     held = set()
     for label in range(len(videos.labels)):
         own = [record for record in videos.records if record.label == label]
-        ranked = sorted(
-            own, key=lambda record: hashlib.sha256(record.path.name.encode(errors="surrogateescape")).digest()
-        )
+        ranked = sorted(own, key=lambda record: rank_of(record.path.name))
         held |= set(ranked[: min(max(1, round(HELD_OUT * len(own))), len(own) - 1)])
     if not held:
         raise DataError("learning rates are chosen on training videos held out: a class needs two at least")

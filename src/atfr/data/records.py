@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atfr.data.walk import VIDEO_ENDINGS, say_passed_over, videos_of
@@ -270,17 +270,14 @@ def _split_by_fold(
         )
     if test_fold not in known:
         raise DataError(f"'{path}' has no fold {test_fold}, only {known}")
-    return [
-        _Row(row.path, row.name, "test" if fold == test_fold else "train", row.place)
-        for row, fold in zip(rows, folds, strict=True)
-    ]
+    return [replace(row, split="test" if fold == test_fold else "train") for row, fold in zip(rows, folds, strict=True)]
 
 
 def _split_by_column(rows: list[_Row], table: list[tuple[int, dict[str, str]]], path: Path) -> list[_Row]:
     for line, values in table:
         if values["split"] not in SPLITS:
             raise DataError(f"'{path}' line {line}: split must be train, val or test, got {values['split']!r}")
-    return [_Row(row.path, row.name, values["split"], row.place) for row, (_, values) in zip(rows, table, strict=True)]
+    return [replace(row, split=values["split"]) for row, (_, values) in zip(rows, table, strict=True)]
 
 
 # Splits -------------------------------------------------------------------------------------------------------------
@@ -300,13 +297,13 @@ def _hold_out(rows: list[_Row], test_share: float, seed: int) -> list[_Row]:
                 f"class {name!r} has one video ('{members[0].path}'); one to train and one to test are needed"
             )
         tests = min(max(1, round(test_share * len(members))), len(members) - 1)
-        ranked = sorted(members, key=lambda row: _rank(f"{seed}/{row.name}/{row.path.name}"))
-        split_rows += [_Row(row.path, name, "test", row.place) for row in ranked[:tests]]
-        split_rows += [_Row(row.path, name, "train", row.place) for row in ranked[tests:]]
+        ranked = sorted(members, key=lambda row: rank_of(f"{seed}/{row.name}/{row.path.name}"))
+        split_rows += [replace(row, split="test" if place < tests else "train") for place, row in enumerate(ranked)]
     return sorted(split_rows, key=lambda row: row.path)
 
 
-def _rank(text: str) -> bytes:
+def rank_of(text: str) -> bytes:
+    """Return what puts names in an order that has nothing to do with them, the same everywhere."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
