@@ -1,4 +1,5 @@
-"""Make a command's parser from its function: types and defaults from the signature, help from the docstring.
+"""Make a command's parser from its function: types and defaults from the signature, help from the docstring, or of
+options that several commands share from `SHARED`.
 
 Parameters before the `*` are positional arguments, the others options; a bool that is False by default is a flag. A
 parameter named `trainer` takes all options of `lightning.Trainer`, as `--trainer.NAME`; one named `out` is `-o` too;

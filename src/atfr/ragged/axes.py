@@ -145,22 +145,15 @@ def norm_of_last(func: Handler, input: Clips, normalized_shape: Any, *args: Any,
     return arranged(result, form_of(input), sizes_of(input), input.clip_layout)
 
 
-def linear(func: Handler, input: RearrangedClips, weight: Tensor, bias: Tensor | None = None) -> Clips:
-    """Map channels, which must be last."""
-    if input.form[-1] != CHANNELS_ALONE:
-        raise UnsupportedOperationError(
-            f"operation 'linear' on packed clips of form {input.form}: channels must be last"
-        )
-    return part_of(input, without_override(func, input, weight, bias))
+def of_channels(place: int, trouble: str) -> Handler:
+    """Return the handler of an operation that wants the channels at a place; batch statistics are of the real maps."""
 
+    def run(func: Handler, input: RearrangedClips, *args: Any, **kwargs: Any) -> Clips:
+        if input.form[place] != CHANNELS_ALONE:
+            raise UnsupportedOperationError(f"{operation_name(func)} on packed clips of form {input.form}: {trouble}")
+        return part_of(input, without_override(func, input, *args, **kwargs))
 
-def batch_norm(func: Handler, input: RearrangedClips, *args: Any, **kwargs: Any) -> Clips:
-    """Normalise by channel; statistics are those of the real maps."""
-    if input.form[1] != CHANNELS_ALONE:
-        raise UnsupportedOperationError(
-            f"operation 'batch_norm' on packed clips of form {input.form}: channels are not second"
-        )
-    return part_of(input, without_override(func, input, *args, **kwargs))
+    return run
 
 
 def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
@@ -198,6 +191,6 @@ by_name(["chunk", "split"], along(1, 0), OPERATIONS, REARRANGED)
 by_name(["normalize"], along(1, 1), OPERATIONS, REARRANGED)
 by_name(["__getitem__"], getitem, OPERATIONS, REARRANGED)
 by_name(["layer_norm", "rms_norm"], norm_of_last, OPERATIONS, REARRANGED)
-by_name(["linear"], linear, REARRANGED)
-by_name(["batch_norm"], batch_norm, REARRANGED)
+by_name(["linear"], of_channels(-1, "channels must be last"), REARRANGED)
+by_name(["batch_norm"], of_channels(1, "channels are not second"), REARRANGED)
 by_name(["cat", "concat", "concatenate"], cat)
