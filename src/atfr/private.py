@@ -16,7 +16,8 @@ OF_CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backwar
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of a module does more than its forward, by a hook of its own or one on all modules."""
-    return not HOOKS_ARE_SEEN or any_global_hooks() or hooked(module)
+    of_all = any(getattr(modules, f"_global{name}", True) for name in OF_CALLS)
+    return not HOOKS_ARE_SEEN or of_all or hooked(module)
 
 
 def hooked(module: nn.Module) -> bool:
@@ -27,11 +28,6 @@ def hooked(module: nn.Module) -> bool:
 def hooks_of(module: nn.Module) -> list[Any]:
     """Return the hooks of a module's own."""
     return [hook for name in OF_CALLS for hook in getattr(module, name, {}).values()]
-
-
-def any_global_hooks() -> bool:
-    """Whether there are hooks on the calls of all modules."""
-    return any(getattr(modules, f"_global{name}", True) for name in OF_CALLS)
 
 
 def sees_hooks() -> bool:

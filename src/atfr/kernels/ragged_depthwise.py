@@ -173,11 +173,6 @@ def innermost(maps: Float[Tensor, "S C H W"]) -> Float[Tensor, "S H W C"]:
     return maps.permute(0, 2, 3, 1).contiguous()
 
 
-def by_tap(weight: Float[Tensor, "C 1 t h w"]) -> Float[Tensor, "taps C"]:
-    """Return the kernels tap by tap, channels side by side."""
-    return weight.flatten(1).T.contiguous()
-
-
 def sizes(maps: Sequence[int], kernel: Sequence[int], stride: Pair, padding: Sequence[int]) -> Pair:
     """Return height and width of the result."""
     height, width = (
@@ -220,7 +215,8 @@ def convolve(
     back_to: Pair | None = None,
 ) -> Tensor:
     """Launch the kernel that convolves; back to maps of a height and width, where it is their gradient."""
-    laid, taps, channels = innermost(maps), by_tap(weight), maps.shape[1]
+    laid, channels = innermost(maps), maps.shape[1]
+    taps = weight.flatten(1).T.contiguous()  # channels side by side
     height, width = back_to or sizes(maps.shape, weight.shape[2:], stride, padding)
     output = laid.new_empty(len(maps), height, width, channels)
     block = blocks(channels, height * width)

@@ -21,6 +21,7 @@ KEPT_S = 3600
 WAITING = 16
 """So many calls wait at most; who comes then is told that the page is busy."""
 NAMED = 8
+WAITING_HTML = '<div class="atfr waiting"><p>Drop a video, or choose one of the samples.</p></div>'
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
                 )  # fmt: skip
                 gr.HTML(samples_html(network, generated), elem_id="about_samples")
             with gr.Column(scale=2, min_width=320):
-                answer = gr.HTML(waiting_html(), elem_id="answer")
+                answer = gr.HTML(WAITING_HTML, elem_id="answer")
                 bins = gr.Slider(
                     1, max(network.most_bins, 2), value=max(network.most_bins, 2), step=1, label="Bins", visible=False,
                     info="How finely maps are told apart. Fewer bins: fewer maps, less work.", elem_id="bins",
@@ -154,11 +155,6 @@ def samples_html(network: SharedNetwork, generated: bool) -> str:
 def small_html(text: str) -> str:
     """Return a remark."""
     return f'<div class="atfr"><p class="soft">{escaped(text)}</p></div>'
-
-
-def waiting_html() -> str:
-    """Return what stands in the place of the answer before there is one."""
-    return '<div class="atfr waiting"><p>Drop a video, or choose one of the samples.</p></div>'
 
 
 def theme() -> gr.themes.Base:
