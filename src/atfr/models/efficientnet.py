@@ -16,7 +16,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -60,21 +60,10 @@ def convolution(
     in_channels: int, out_channels: int, size: int = 1, temporal: int = 1, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
     """A convolution of temporal x size x size without bias, and batch norm."""
-    kernel, strides = (temporal, size, size), (1, stride, stride)
-    if stride > 1:  # TensorFlow pads by the size of the input
-        conv: nn.Module = ClipConv3d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=strides,
-            padding=(temporal // 2, 0, 0),
-            groups=groups,
-            bias=False,
-            same=True,
-        )
-    else:
-        around = (temporal // 2, size // 2, size // 2)
-        conv = Conv3d(in_channels, out_channels, kernel, padding=around, groups=groups, bias=False)
+    kernel, around = (temporal, size, size), 0 if stride > 1 else size // 2
+    window: dict[str, Any] = {"stride": (1, stride, stride), "padding": (temporal // 2, around, around)}
+    kind, same = (ClipConv3d, {"same": True}) if stride > 1 else (Conv3d, {})  # TensorFlow pads by the input's size
+    conv = kind(in_channels, out_channels, kernel, groups=groups, bias=False, **window, **same)
     return nn.Sequential(conv, nn.BatchNorm3d(out_channels, eps=EPS))
 
 
