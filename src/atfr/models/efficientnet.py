@@ -62,8 +62,9 @@ def convolution(
     """A convolution of temporal x size x size without bias, and batch norm."""
     kernel, around = (temporal, size, size), 0 if stride > 1 else size // 2
     window: dict[str, Any] = {"stride": (1, stride, stride), "padding": (temporal // 2, around, around)}
-    kind, same = (ClipConv3d, {"same": True}) if stride > 1 else (Conv3d, {})  # TensorFlow pads by the input's size
-    conv = kind(in_channels, out_channels, kernel, groups=groups, bias=False, **window, **same)
+    window |= {"same": True} if stride > 1 else {}  # TensorFlow pads by the size of the input
+    kind = ClipConv3d if stride > 1 else Conv3d
+    conv = kind(in_channels, out_channels, kernel, groups=groups, bias=False, **window)
     return nn.Sequential(conv, nn.BatchNorm3d(out_channels, eps=EPS))
 
 
