@@ -26,7 +26,7 @@ SPEC = ClipSpec(frames=16, stride=2, size=32, resize=32, jitter=(32, 36), flip=F
 
 def generated_videos() -> dict[str, VideoList]:
     """Return the lists "train" and "test" of short videos in which a shape moves, grows or shrinks."""
-    return read_folder(render_samples(OUT / "videos", clips_per_class_train=10, clips_per_class_test=4))
+    return read_folder(render_samples(OUT / "videos", clips_per_class_train=6, clips_per_class_test=2))
 
 
 def main() -> None:

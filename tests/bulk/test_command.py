@@ -6,10 +6,12 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from atfr.bulk.cluster import cluster
 from atfr.cli.main import main
 from atfr.data.walk import videos_below
 from atfr.evaluate.predict import predict
@@ -29,11 +31,23 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(videos: Path, checkpoint: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One Ray for all commands of this process that do not try how it starts."""
+    with cluster():
+        yield
+
+
+def line(videos: Path, checkpoint: Path, out: Path) -> list[str]:
+    """One network, and a file every other video."""
+    at = ["bulk", str(videos), "--checkpoint", str(checkpoint), "--out", str(out), "--json"]
+    return [*at, "--batch_size", "1", "--commit_rows", "2", "--decoders", "1", "--runners", "1"]
+
+
+def start(videos: Path, checkpoint: Path, out: Path) -> subprocess.Popen[str]:
     """Begin or go on, in a session of its own, with a mark by which all its processes are known."""
-    command = [*ATFR, "bulk", str(videos), "--checkpoint", str(checkpoint), "--out", str(out), "--json"]
     return subprocess.Popen(
-        [*command, "--batch_size", "1", "--commit_rows", "2", *options],
+        [*ATFR, *line(videos, checkpoint, out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,7 +100,11 @@ def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_killed_driver_leaves_nothing_behind_and_the_same_line_goes_on(
-    videos: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    videos: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     out = tmp_path / "out"
     with start(videos, checkpoint, out) as process:
@@ -109,15 +127,14 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_line_goes_on(
     assert process.returncode in (130, 2), err  # 2: it was done before it heard
     assert process.returncode == 2 or err.endswith("interrupted; what was done is kept; go on with the same line\n")
 
-    with start(videos, checkpoint, out) as process:
-        printed, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2, err  # two are no videos
-    found = json.loads(printed)
+    capsys.readouterr()
+    request.getfixturevalue("ray")
+    assert main(line(videos, checkpoint, out)) == 2  # two are no videos
+    found = json.loads(capsys.readouterr().out)
     assert found["were_there"] >= 4
     assert found["were_there"] + found["predicted"] == 20
     assert found["had_failed"] + found["failed"].get("video", 0) == 2
     assert first.items() <= {path: path.read_bytes() for path in parts(out)}.items()
-    capsys.readouterr()
     assert main(["bulk", "verify", str(out), str(videos), "--json"]) == 0
     (proof,) = json.loads(capsys.readouterr().out)
     assert (proof["videos"], proof["predicted"], proof["failed"]) == (22, 20, {"video": 2})
@@ -181,6 +198,7 @@ def test_bad_options_are_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("ray")
 def test_a_test_on_ray_is_that_of_one_process(checkpoint: Path, tmp_path: Path) -> None:
     """The same figures of each video; what does not decode is left out by both; tried workers share the videos."""
     data = write_folder(tmp_path / "data", classes=2, train=1, test=4)

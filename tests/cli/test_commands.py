@@ -588,9 +588,3 @@ def test_cost_is_that_of_the_library(checkpoint: Path, capsys: pytest.CaptureFix
 def test_cost_errors(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", *options]) == 2
     assert message in error_of(capsys)
-
-
-def test_output_to_a_pipe_is_plain(checkpoint: Path) -> None:
-    done = subprocess.run([*ATFR, "cost", str(checkpoint)], capture_output=True, check=True)
-    assert done.stderr == b""
-    assert b"\x1b" not in done.stdout

@@ -1,13 +1,16 @@
-"""`atfr export` and `atfr predict --bundle` as processes: a bundle answers as its checkpoint does."""
+"""`atfr export` and `atfr predict --bundle`: a bundle answers as its checkpoint does."""
 
+import io
 import json
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from atfr.cli.main import main
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.files import locked
 from atfr.runtime.export import clear_leftovers, replacing
@@ -15,8 +18,9 @@ from tests.evaluate.build import NAMES, SPEC, network, write_level
 
 
 def atfr(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "atfr.cli.main", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(list(map(str, args)))
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -67,31 +71,37 @@ def die(path, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return rename(path, target)
 Path.rename = die
-with export.replacing(Path(sys.argv[1])) as scratch:
-    (scratch / "network.bin").write_bytes(b"half")
-    if sys.argv[2] == "writing":
-        os.kill(os.getpid(), signal.SIGKILL)
+for when in ("writing", "putting it in place"):
+    if (pid := os.fork()) == 0:
+        with export.replacing(Path(sys.argv[1], when, "bundle")) as scratch:
+            (scratch / "network.bin").write_bytes(b"half")
+            if when == "writing":
+                os.kill(os.getpid(), signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    print(os.WTERMSIG(status))
 """
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("when", ["writing", "putting it in place"])
-def test_a_killed_export_leaves_the_old_bundle_or_the_next_puts_it_back(tmp_path: Path, when: str) -> None:
-    old = tmp_path / "bundle"
-    old.mkdir()
-    (old / "bundle.json").write_text("{}")
-    done = subprocess.run([sys.executable, "-c", KILLED, old, when], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not (old / "network.bin").exists()
-    left = next(tmp_path.glob(".bundle-*"))
-    with locked(left):
-        clear_leftovers(old)
-        assert left.exists(), "what another process holds stays"
-    with replacing(old) as scratch:
-        assert (old / "bundle.json").read_text() == "{}"
-        (scratch / "bundle.json").write_text("new")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert (old / "bundle.json").read_text() == "new"
+def test_a_killed_export_leaves_the_old_bundle_or_the_next_puts_it_back(tmp_path: Path) -> None:
+    folders = [tmp_path / when for when in ("writing", "putting it in place")]
+    for folder in folders:
+        (folder / "bundle").mkdir(parents=True)
+        (folder / "bundle" / "bundle.json").write_text("{}")
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(int(signal.SIGKILL))] * 2
+    for folder in folders:
+        old = folder / "bundle"
+        assert not (old / "network.bin").exists()
+        left = next(folder.glob(".bundle-*"))
+        with locked(left):
+            clear_leftovers(old)
+            assert left.exists(), "what another process holds stays"
+        with replacing(old) as scratch:
+            assert (old / "bundle.json").read_text() == "{}"
+            (scratch / "bundle.json").write_text("new")
+        assert [path.name for path in folder.iterdir()] == ["bundle"]
+        assert (old / "bundle.json").read_text() == "new"
 
 
 @pytest.mark.parametrize(

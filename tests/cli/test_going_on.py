@@ -26,7 +26,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("first", ["all at once", "workers first"])
+@pytest.mark.parametrize("first", [pytest.param("all at once", marks=pytest.mark.soak), "workers first"])
 def test_sigterm_ends_a_training_as_ctrl_c_does(data: Path, tmp_path: Path, first: str) -> None:
     """`timeout` and schedulers send it to all processes, in any order."""
     out = tmp_path / "out"

@@ -56,7 +56,7 @@ class Killing(Nothing):
         if workers := multiprocessing.active_children():
             for worker in workers:
                 worker.kill()
-            time.sleep(10)  # torch's signal handler ends it at once
+            time.sleep(1)  # torch's signal handler ends it at once, where nobody has taken its place
         return super().forward(clips)
 
 

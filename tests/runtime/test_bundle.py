@@ -74,6 +74,7 @@ def check_every_number_of_maps(bundle: Bundle, model: VideoModel) -> None:
             assert off(torch.from_numpy(ours), parts.after(maps[:, :, :kept])) < 1e-4
 
 
+@pytest.mark.soak
 def test_x3d(tmp_path: Path) -> None:
     model = network("x3d_xs")
     atfr.export_bundle(model, task(), tmp_path / "bundle")
@@ -260,9 +261,16 @@ def test_what_only_writes_is_not_needed_to_run(folders: Path) -> None:
     assert done.stdout.strip() == "torch.Size([1, 5])"
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
-@pytest.mark.parametrize("after", ["input", "res2"])
-def test_change_guided_sampling_in_a_bundle(tmp_path: Path, runtime: Runtime, after: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "runtime"),
+    [
+        ("input", "onnx"),
+        ("res2", "openvino"),
+        pytest.param("input", "openvino", marks=pytest.mark.soak),
+        pytest.param("res2", "onnx", marks=pytest.mark.soak),
+    ],
+)
+def test_change_guided_sampling_in_a_bundle(tmp_path: Path, after: str, runtime: Runtime) -> None:
     torch.manual_seed(0)
     model = atfr.create_model("resnet3d_18", num_classes=len(task().labels)).eval()
     atfr.adapt_(model, after, sampler="change", num_bins=5)

@@ -41,7 +41,7 @@ def test_any_number_of_clips_and_of_maps() -> None:
     parts = split(model, SHAPE)
     with torch.no_grad():
         (maps,) = parts.before(clips())
-        for kept in range(1, FRAMES + 1):
+        for kept in (1, 2, 3, 7, FRAMES):
             together = parts.after(maps[:, :, :kept])
             alone = torch.cat([parts.after(clip[None, :, :kept]) for clip in maps])
             torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)

@@ -1,17 +1,20 @@
 """Train as a user does, in a process that is killed at random moments, and go on until it is done."""
 
+import io
 import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from atfr.cli.main import main
 from atfr.train.checkpoints import PREVIOUS, RESUME
 
 ATFR = [sys.executable, "-m", "atfr.cli.main"]
@@ -31,17 +34,22 @@ OPTIONS = [*NETWORK, "--batch_size", "4", "--num_workers", "0", "--warmup_epochs
 TIMEOUT_S = 300
 
 
+def line(data: Path, out: Path, epochs: int) -> list[str]:
+    return ["train", "--data", str(data), "--out", str(out), "--epochs", str(epochs), *OPTIONS, "--json"]
+
+
 def start(data: Path, out: Path, epochs: int) -> subprocess.Popen[str]:
     """Begin or go on with a training; `--resume` does both."""
-    command = [*ATFR, "train", "--data", str(data), "--out", str(out), "--epochs", str(epochs), *OPTIONS, "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*ATFR, *line(data, out, epochs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for the end of a training and return what it prints."""
-    printed, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, err
-    return json.loads(printed)
+def here(data: Path, out: Path, epochs: int) -> dict[str, Any]:
+    """Do so in this process, to the end, and return what is printed."""
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main(line(data, out, epochs)) == 0
+    return json.loads(printed.getvalue())
 
 
 def kill(process: subprocess.Popen[str], out: Path, rng: random.Random) -> None:
@@ -74,11 +82,11 @@ def train_through_kills(data: Path, folder: Path, kills: int, epochs: int) -> li
     """
     rng = random.Random(kills)
     whole, out = folder / "whole", folder / "killed"
-    undisturbed, done = start(data, whole, epochs), []
+    expected, done = here(data, whole, epochs), []
     for _ in range(kills):
         kill(start(data, out, epochs), out, rng)
         done.append(epochs_done(out))
-    expected, found = finish(undisturbed), finish(start(data, out, epochs))
+    found = here(data, out, epochs)
     assert found["history"] == expected["history"]
     assert [row["epoch"] for row in found["history"]] == list(range(epochs))
     weights, others = load_file(whole / "model.safetensors"), load_file(out / "model.safetensors")

@@ -16,7 +16,7 @@ from atfr.evaluate.task import save_checkpoint
 from tests.evaluate.build import network, write_level
 from tests.web.browser import User, user
 from tests.web.client import FORM, UPLOAD
-from tests.web.served import TASK, WATCHER, Server
+from tests.web.served import DEMO, TASK, WATCHER, Server
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
     paths = os.pathsep.join([str(folder / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": paths, "ATFR_TEST_ASKED": str(asked)}
     limits = ["--port", "0", "--max_seconds", "4", "--max_megabytes", "1"]
-    command = [sys.executable, "-m", "atfr.cli.main", "demo", "--checkpoint", str(checkpoint), *limits]
+    command = [sys.executable, "-c", DEMO, "--checkpoint", str(checkpoint), *limits]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
         line = process.stdout.readline()

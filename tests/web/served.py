@@ -22,6 +22,15 @@ def note(event, args):
 sys.addaudithook(note)
 """
 
+DEMO = """
+import sys
+from atfr.cli.main import main
+from atfr.viz.explain import ROUNDS
+ROUNDS |= {"rounds": 1, "at_least": 1}
+sys.exit(main(["demo", *sys.argv[1:]]))
+"""
+"""`atfr demo`, which takes the times of each answer once: what they say is tested elsewhere."""
+
 
 @dataclass(frozen=True)
 class Server:

@@ -29,12 +29,14 @@ def built() -> Iterator[gr.Blocks]:
         yield page.build(SharedNetwork(network(), TASK), inbox, [sample], generated=False)
 
 
-def test_gradio_does_what_the_page_relies_on() -> None:
-    alone(gradio_does)
+def test_gradio_does_what_the_page_relies_on_and_another_is_told_by_its_version() -> None:
+    alone(gradio_is_tried)
 
 
-def gradio_does() -> None:
+def gradio_is_tried() -> None:
     """It checks files itself too, once it is told to."""
+    with built() as blocks:
+        another_gradio(blocks)
     with built() as blocks:
         assert not behind.checks_files(blocks)
         app = behind.application(blocks, 100, "127.0.0.1")
@@ -44,23 +46,18 @@ def gradio_does() -> None:
         assert [Path(path).suffix for path in page.pictures(blocks)] == [".webp"]
 
 
-def test_another_gradio_is_told_by_its_version() -> None:
-    alone(another_gradio)
-
-
-def another_gradio() -> None:
+def another_gradio(blocks: gr.Blocks) -> None:
     changes = {
         "does not check that a file was uploaded": (processing_utils, "_check_allowed", lambda *_: None),
         "numbers the functions of a page otherwise": (behind, "NAMES", calls.NAMES[::-1]),
         "answers no GET /gradio_api/elsewhere": (behind, "ANSWERED", ["GET /", "GET /gradio_api/elsewhere"]),
     }
-    with built() as blocks:
-        for told, change in changes.items():
-            with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(*change)
-                refused(blocks, told)
-        del blocks._queue.pending_event_ids_session
-        refused(blocks, "keeps the answers of a page otherwise")
+    for told, change in changes.items():
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(*change)
+            refused(blocks, told)
+    del blocks._queue.pending_event_ids_session
+    refused(blocks, "keeps the answers of a page otherwise")
 
 
 def refused(blocks: gr.Blocks, told: str) -> None:
