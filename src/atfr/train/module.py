@@ -208,9 +208,16 @@ class ClassificationModule(pl.LightningModule):
         return {"active_bins": fmean(trace.kept_maps), "gflops_per_clip": fmean(gflops)}
 
     def _log(self, split: str, figures: dict[str, Tensor | float], count: int) -> None:
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": count, "sync_dist": True}
         for name, value in figures.items():
-            self.log(f"{split}/{name}", value, prog_bar=name in ("loss", "accuracy", "active_bins"), **options)
+            self.log(
+                f"{split}/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name in ("loss", "accuracy", "active_bins"),
+                batch_size=count,
+                sync_dist=True,
+            )
 
 
 def clips_in_a_step(trainer: pl.Trainer, batch_size: int) -> int:
