@@ -50,3 +50,13 @@ def test_other_kernels_are_held_once_whatever_the_shape() -> None:
         for length in range(1, 5):
             module(maps_of((1, 8, length, 4, 4)))
     assert len(module._by_shape) == 1
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 16, 1, 1, 1), (2, 16, 1, 1, 1), (1, 16, 2, 1, 1), (1, 16, 1, 1, 2)])
+def test_a_shortcut_is_added_to_maps_of_a_single_number(kernel: int, shape: tuple[int, ...]) -> None:
+    """With PyTorch 2.11 oneDNN adds nothing to such maps: it cannot create a memory."""
+    conv = nn.Conv3d(16, 16, kernel, padding=kernel // 2)
+    maps, shortcut = maps_of(shape), maps_of(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(conv)(maps, shortcut), conv(maps) + shortcut)

@@ -118,6 +118,8 @@ class FusedConv3d(nn.Module):
         """Whether the shortcut can be added within the operation: maps of the output's shape, clips as they lie."""
         if not isinstance(shortcut, Tensor) or type(shortcut) is not type(maps) or shortcut.dtype != maps.dtype:
             return False
+        if shortcut.shape[2:] == (1, 1, 1):
+            return False  # torch 2.11: "could not create a memory"
         if isinstance(maps, PackedClips) and len(maps.lengths) > 1 and (self.weight.shape[2], self.stride[0]) != (1, 1):
             return False
         if self._pointwise:
