@@ -38,6 +38,8 @@ interval; "below", "level", "above" say where it lies beside the paper's differe
 says what SGS does on brief motions after a few epochs behind a base that was trained without it, and little about the
 paper's accuracies. SGS is the paper's in every option: sums, in the order of magnitude. Which of these cost accuracy is
 asked elsewhere ([results](results.md), [the plan](studies/paper_claim/PLAN.md)).
+
+Hours in Table A.2 are wall time; at the tiny scale other work used the machine at times, so they do not compare.
 """
 
 
