@@ -67,12 +67,16 @@ def compare(
     asked = common.parse_views(views)
     loaded = None if checkpoint is None else common.load(checkpoint, "cpu")
     if loaded is None or checkpoint is None:
-        common.refuse(compare, {"views": views}, "trained networks read one clip of all of a video")
+        common.refuse(
+            compare, {"views": views}, "several views are for --checkpoint; trained here, a clip spans the video"
+        )
         view_spec = ViewSpec()
     else:
         changed = None if clip.over(loaded[1].spec) == loaded[1].spec else "--clip"
         view_spec = common.views_of(asked, loaded[1], checkpoint, changed)
     splits = common.read_data(data, loaded[1].labels if loaded else None, test_fold, dataset, split)
+    if view_spec.settled is not None and "val" not in splits:
+        common.note("without a val split `atfr calibrate --data` takes the test videos: compare on others than it took")
     with common.busy("starting"):
         import atfr
         from atfr.comparison.recipes import whole_videos
@@ -133,16 +137,20 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     note = (
         f"top-1 ± standard error (chance {100 / classes:.1f} %); loss: cross-entropy; GFLOPs (multiply-adds / 1e9) and "
         f"time of {what} of {clip['frames']} frames, both also as a share of static's: forward pass in batches of "
-        f"{conditions['timed_batch']}, in turns, median, {where}, torch {conditions['versions']['torch']}."
+        f"{conditions['timed_batch']}, in turns, median (of the share: of each turn's own), {where}, torch "
+        f"{conditions['versions']['torch']}."
     )
+    if stopped := comparison.rows.get("until_settled"):
+        note += f" until_settled: {stopped.test.views_per_video:.3g} of {clips * crops} views of a video, in the mean."
     columns = ["network", "top-1 (%)", "loss", "GFLOPs", "share", "ms", "share"]
     common.print_table(title, columns, rows, note)
     print()
     note = (
         "points of top-1, paired by video, with the 95 % interval; p: McNemar's exact test. Fewer frames: as many, or "
-        "those that cost no more; beside views that stop, as many views. One training each: another seed may differ by "
-        "more."
+        "those that cost no more" + ("; beside until_settled, as many views of every video." if stopped else ".")
     )
+    if conditions["tune_epochs"]:
+        note += " One training each: another seed may differ by more."
     columns = ["network", "against static", "p", "against fewer frames", "p"]
     common.print_table("Differences", columns, differences, note)
     print(f"\n{comparison.verdict.sentence}\n")

@@ -1,6 +1,7 @@
 """How long a comparison takes: from one step of the base, then corrected by what its networks took."""
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from atfr.comparison.making import TIMED_BATCH, TIMED_BATCHES, Ground
+from atfr.comparison.making import TIMED_BATCH, TIMED_BATCHES, Ground, some_clips
 from atfr.comparison.plans import LEAST, Plan
 from atfr.comparison.rates import HELD_OUT, RATES, TRIAL
-from atfr.data.dataset import ClipDataset
 from atfr.train.tuning import frozen, set_modes
 
 STEP = 2
@@ -50,9 +50,8 @@ def pace_of(ground: Ground) -> Pace:
     """Time one step of the base on real clips."""
     trains = ground.epochs > 0
     videos = ground.splits["train" if trains else "test"]
-    dataset = ClipDataset(videos, ground.spec, train=False, num_crops=1)
     start_s = time.perf_counter()
-    clips = torch.cat([dataset[index][0] for index in range(min(STEP, len(dataset)))]).to(ground.device)
+    clips = torch.cat(list(itertools.islice(some_clips(videos, ground.spec, len(videos)), STEP))).to(ground.device)
     decode_s = (time.perf_counter() - start_s) / len(clips)
     network = copy.deepcopy(ground.base).to(ground.device)
     labels = torch.zeros(len(clips), dtype=torch.long, device=ground.device)

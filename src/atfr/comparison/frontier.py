@@ -87,7 +87,8 @@ def draw_kinds(axes: Axes, comparison: Mapping[str, Any], cost: Any, figure_of: 
                 axes.errorbar(xs, ys, errors, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5, capsize=2)
         for name, one in own.items():
             place: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colour}
-            axes.annotate(str(one["kept"] or one["of"]), (cost(one), figure_of(one)), **place)
+            kept = f"{one['views']:.1f}" if kind == UNTIL_SETTLED else str(one["kept"] or one["of"])
+            axes.annotate(kept, (cost(one), figure_of(one)), **place)
             if name == comparison["take"]:
                 ring: dict[str, Any] = {"s": 260, "facecolors": "none", "edgecolors": "black", "zorder": 4}
                 axes.scatter([cost(one)], [figure_of(one)], **ring)

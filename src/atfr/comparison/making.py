@@ -10,7 +10,7 @@ import gc
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,10 +23,10 @@ from atfr import measure
 from atfr.adapt import adapt_
 from atfr.adapt.calibrate import calibrate_
 from atfr.adapt.trace import site_names
-from atfr.comparison.plans import ONE_VIEW, SGS, Plan
+from atfr.comparison.plans import ONE_VIEW, SGS, STATIC, Plan
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
-from atfr.errors import InputError
+from atfr.errors import DataError, InputError, VideoError
 from atfr.evaluate.result import RESULT, TestResult, folder_of
 from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import Task, save_checkpoint
@@ -167,10 +167,13 @@ class Ground:
     def tested(self, network: VideoModel, videos: VideoList, name: str, views: ViewSpec | None = None) -> TestResult:
         """Test a network on the views of each video, the same for all networks if it has none of its own."""
         views = views or replace(self.views, settled=None)
-        self.say(f"testing the {name} network on {len(videos)} videos it has not seen")
+        self.say(f"testing the {name} network on {len(videos)} videos")
         with self.watch("testing") as progress:
             found = test(network.to(self.device), videos, self.spec, **asdict(views), progress=progress)
         network.cpu()
+        if name == STATIC:  # the same for all
+            for skipped in found.skipped:
+                self.say(f"left out: {skipped.reason}")
         return found
 
     def timed(self, networks: Mapping[str, VideoModel], static: TestResult) -> tuple[Timing, int]:
@@ -218,11 +221,23 @@ class Ground:
         }
 
 
-def some_clips(videos: VideoList, spec: ClipSpec, wanted: int) -> "itertools.chain[Tensor]":
-    """Yield clips (1 x C x T x H x W), one a video, spread over the list."""
-    dataset = ClipDataset(videos, spec, train=False)
-    step = max(1, len(dataset) // wanted)
-    return itertools.chain(dataset[index][0] for index in range(0, len(dataset), step))
+def some_clips(videos: VideoList, spec: ClipSpec, wanted: int) -> Iterator[Tensor]:
+    """Yield clips (1 x C x T x H x W), one a video, spread over the list; videos that do not decode are passed over.
+
+    Raises:
+        DataError: none of them decodes.
+    """
+    dataset, found = ClipDataset(videos, spec, train=False, max_skipped=1), 0
+    for index in range(0, len(dataset), max(1, len(dataset) // wanted)):
+        try:
+            clip = dataset[index][0]
+        except VideoError as error:
+            reason = error
+            continue
+        found += 1
+        yield clip
+    if not found:
+        raise DataError(f"none of the videos that were tried decodes; the last: {reason}")
 
 
 def here(device: str = "auto") -> torch.device:

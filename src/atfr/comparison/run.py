@@ -148,7 +148,9 @@ def compare(
     arguments |= {"network": base.config, "labels": list(task.labels), "clip": spec.to_dict()}
     arguments |= {f"{name} videos": videos.fingerprint for name, videos in splits.items()}
     arguments |= {"checkpoint": None if checkpoint is None else digest(base)}
-    arguments |= {} if views == ONE_VIEW else {"views": asdict(views)}
+    if views != ONE_VIEW:
+        settled = "" if views.settled is None else f", settled at {views.settled:.4g}"
+        arguments["--views"] = f"{views.num_clips}x{views.num_crops}{settled}"
     check_arguments(out, arguments)
     there = bool(base_epochs) and (out / "base" / TASK).is_file()
     if there:
@@ -275,7 +277,7 @@ class Run:
         """Plan as many views of every video as those that stop had in the mean, once that is known."""
         if stopped := self.rows.get(UNTIL_SETTLED):
             plan = fewer_views(stopped.test.views_per_video, self.ground.views, self.ground.spec.frames)
-            if all(plan.name != one.name for one in self.plans):
+            if plan.kept < self.ground.views.total and all(plan.name != one.name for one in self.plans):
                 self.plans.append(plan)
                 if row := self.ground.made(plan):
                     self.rows[plan.name] = row
@@ -290,7 +292,7 @@ class Run:
         if self.budget_min is not None and least_s > self.left_s():
             raise InputError(
                 f"{', '.join(plan.name for plan in self.plans[:LEAST])} alone take about {minutes(least_s)}: give "
-                f"--budget {math.ceil((least_s + 60) / 60)} or more, or fewer --epochs"
+                f"--budget {math.ceil((least_s + 60) / 60)} or more" + (", or fewer --epochs" if self.rates else "")
             )
         self.left()
         there = f", {len(self.rows)} of them are there already" if self.rows else ""

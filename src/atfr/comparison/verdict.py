@@ -111,6 +111,8 @@ class Findings:
         plan = self.plans[name]
         control = FEWER_VIEWS if plan.kind == UNTIL_SETTLED else FEWER_FRAMES
         of = {one.name: self.gflops(one.name) for one in self.plans.values() if one.kind == control}
+        if plan.kind == UNTIL_SETTLED:
+            of[STATIC] = self.gflops(STATIC)  # all views
         if not of or plan.kind in (STATIC, FEWER_FRAMES, FEWER_VIEWS):
             return None
         if plan.kind == UNTIL_SETTLED:
