@@ -24,12 +24,14 @@ HEAD = """# Reproduction
 `atfr reproduce TABLE` makes the lines of a table or figure of the paper and sets ours beside the paper's; this page is
 written from its reports (`docs/studies/reproduction`) by `python benchmarks/reproduction.py`. "A / B" is the paper's
 figure and ours. GFLOPs are multiply-adds / 1e9 of a clip: ours are those of the clips that were run, so only shares
-compare across scales. Below a network with SGS stands one on fewer frames, evenly spaced, that costs no more and was
-trained alike: the control that the paper does not have. Differences are points of top-1, paired by video, with the 95 %
+compare across scales. A is the mean number of maps that clips keep behind SGS, in SlowFast of the fast and of the slow
+pathway. Below a network with SGS stands one on fewer frames, evenly spaced, that costs no more and was trained alike:
+the control that the paper does not have. Differences are points of top-1, paired by video, with the 95 %
 interval; "below", "level", "above" say where it lies beside the paper's difference.
 
 - `--scale tiny`: generated videos of six motions, 40 of each to train and 50 to test; the smallest network of each
-  family; all of a family go on from one base, at one learning rate.
+  family; all of a family go on from one base, at one learning rate. Rows that differ in depth, size or data set alone
+  are one network there, and one measurement.
 - `--scale small --data FOLDER`: the same on one's own videos, with the paper's networks.
 - `--scale paper --data FOLDER`: the paper's data sets and networks, from random weights, by the files of `configs/`;
   `--dry_run` prints every command, and what they take.
