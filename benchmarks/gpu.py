@@ -41,6 +41,7 @@ from atfr.measure import Variant, in_turns, machine_limits, peak_memory, script_
 from atfr.measure.eager import eager, without_sgs
 from atfr.measure.forcing import forced, ragged
 from atfr.measure.machine import conditions
+from atfr.measure.memory import largest_batch
 from atfr.measure.saving import maps_that_come, measure, work_of
 from atfr.video.spec import ClipSpec
 
@@ -285,20 +286,14 @@ def training(bench: Bench) -> dict[str, Any]:
 
 def largest(model: nn.Module, step: Callable[[nn.Module, int], Variant], shape: tuple[int, ...]) -> int:
     """Return the largest multiple of 32 clips that a step takes."""
-    fits, fails = 0, 4096
-    while fails - fits > 32:
-        count = (fits + fails) // 64 * 32 if fits else 256
-        torch.cuda.empty_cache()
-        try:
-            with ExitStack() as stack:
-                if sites := site_names(model):
-                    bins = kept(model, shape, count)
-                    stack.enter_context(forced(model, dict.fromkeys(sites, bins)))
-                step(model, count)()
-            fits = count
-        except torch.cuda.OutOfMemoryError:
-            fails = count
-    return fits
+
+    def run(count: int) -> None:
+        with ExitStack() as stack:
+            if sites := site_names(model):
+                stack.enter_context(forced(model, dict.fromkeys(sites, kept(model, shape, count))))
+            step(model, count)()
+
+    return largest_batch(run, multiple=32)
 
 
 def files(bench: Bench) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from atfr.errors import InputError
 from atfr.measure import conditions, limits, machine, machine_limits, peak_memory, write_result
+from atfr.measure.memory import largest_batch
 from tests.alone import alone
 
 MB = 2**20
@@ -78,6 +79,20 @@ def test_limits_are_rates_of_what_is_done(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc/self/clear_refs: not Linux")
+@pytest.mark.parametrize("room", [0, 15, 16, 208, 1000, 4096, 9999])
+def test_the_largest_batch_is_the_largest_multiple_that_fits(room: int) -> None:
+    tried: list[int] = []
+
+    def step(clips: int) -> None:
+        tried.append(clips)
+        if clips > room:
+            raise torch.OutOfMemoryError
+
+    assert largest_batch(step) == min(room // 16 * 16, 4096)
+    assert len(tried) == len(set(tried)) <= 9
+    assert max(tried) <= 4096
+
+
 def test_peak_memory_is_what_a_call_held_at_most() -> None:
     alone(measure_peak_memory)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import atfr
 from atfr.cli import test as testing
@@ -26,12 +27,14 @@ from atfr.comparison.verdict import wide_enough
 from atfr.errors import InputError
 from atfr.evaluate.runs import paired_difference, read_result
 from atfr.paper import commands, here
+from atfr.paper.batch import training_batch, training_step
 from atfr.paper.cases import SLACK, case_of, fewer_frames, reference_of
 from atfr.paper.commands import PACE, Commands
 from atfr.paper.compare import on_paper
 from atfr.paper.figures import LINES, RESNET3D_18, X3D_S, Network, sgs
 from atfr.paper.reproduce import difference
 from atfr.paper.tables import TABLES, find
+from atfr.weights.published import PUBLISHED
 from tests.evaluate.made_up import made_up
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -92,6 +95,18 @@ def test_what_is_there_is_not_made_again(
     assert "-18.5" in printed
     assert main(["reproduce", "A.4", "--rows", "[B=4]", "--epochs", "2", "--out", str(out)]) == 2
     assert "epochs was 1 and is 2" in capsys.readouterr().err
+
+
+def test_a_training_step_takes_as_many_clips_as_it_is_told(out: Path) -> None:
+    checkpoint = out / "tiny" / "resnet3d_18" / "seed0" / "sgs_res2"
+    device, seen = torch.device("cpu"), []
+    step = training_step(checkpoint, test := read_result(checkpoint), device)
+    with torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: seen.append(len(args[0])) if isinstance(module, atfr.models.VideoModel) else None
+    ):
+        step(7)  # of six videos
+    assert seen == [7]
+    assert training_batch(checkpoint, test, device) is None
 
 
 @pytest.mark.soak
@@ -171,7 +186,8 @@ def test_every_command_of_the_papers_scale_is_one(tmp_path: Path) -> None:
             if case is None:
                 continue
             control = replace(case.trained.static, after="input", options=(("sampler", "uniform"), ("active_bins", 7)))
-            for one in (case, reference_of(table, line), replace(case, trained=control, tested=control)):
+            all_of = (case, reference_of(table, line), replace(case, trained=control, tested=control))
+            for one in filter(None, (*all_of, maker.published(case))):
                 for split in maker.of(one):
                     told |= dict.fromkeys(map(shlex.join, [*maker.training(split, 0), maker.testing(split, 0)]))
     trained = {}
@@ -180,7 +196,10 @@ def test_every_command_of_the_papers_scale_is_one(tmp_path: Path) -> None:
         if name in parsers:
             values = parsers[name].parse_args(arguments)
             trained |= {str(values.out): values} if name == "train" else {}
-            assert name == "train" or str(values.checkpoint) in trained
+            assert name == "train" or str(values.checkpoint) in {*trained, *PUBLISHED}
+    assert [command for command in told if " weights " in command and "ssv2" not in command] == [
+        f"atfr weights {name}" for name in ("slowfast_4x16_r50", "x3d_s", "slowfast_8x8_r50")
+    ]
     values = trained[str(tmp_path / "ssv2" / "slowfast_8x8_r50" / "seed0" / "static")]
     assert (values.after, values.temporal_block, values.pretrained, values.epochs) == ("none", None, True, 22)
     values = trained[str(tmp_path / "mini_kinetics200" / "r2plus1d_18" / "seed0" / "sgs_res2")]
@@ -228,6 +247,38 @@ def test_the_papers_scale_runs_its_commands_and_goes_on(
     assert adaptive["paper"]["inference_fps"] == 4295
     assert adaptive["ours"]["inference_fps"] == pytest.approx(1000 * 13 / made_up().ms_per_clip)
     assert len(adaptive["ours"]["right"][0]) == 60
+
+
+@pytest.mark.parametrize("to_be_had", [True, False])
+def test_published_weights_are_tested_beside_the_papers_figures(
+    to_be_had: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        """Stand in for training, testing, and getting weights."""
+        ran.append(command[2:])
+        if "test" in command:
+            made_up(seed=len(ran)).save(Path(command[command.index("--out") + 1]))
+        return subprocess.CompletedProcess(command, 1 if "weights" in command and not to_be_had else 0)
+
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(run=run))
+    (tmp_path / "data").mkdir()
+    line = ["reproduce", "8", "--rows", '["X3D-S, alpha"]', "--scale", "paper", "--data", str(tmp_path / "data")]
+    assert main([*line, "--configs", str(CONFIGS), "--out", str(tmp_path / "out")]) == 0
+    assert ran[2] == ["atfr", "weights", "x3d_s"]
+    (row,) = json.loads((tmp_path / "out" / "paper" / "table_8.json").read_text())["rows"]
+    with (tmp_path / "out" / "paper" / "table_8.csv").open(newline="") as file:
+        (cells,) = csv.DictReader(file)
+    if not to_be_had:
+        assert (len(ran), row["published"], "published top1" in cells) == (3, None, False)
+        return
+    assert ran[3][:4] == ["atfr", "test", "--checkpoint", "x3d_s"]
+    assert ran[3][ran[3].index("--views") + 1] == "alpha"
+    found = read_result(tmp_path / "out" / "paper" / "kinetics400" / "x3d_s" / "published" / "test_at_160")
+    assert row["published"]["top1"] == pytest.approx(100 * found.top1)
+    assert float(cells["published top1"]) == pytest.approx(100 * found.top1)
+    assert f"– / {100 * found.top1:.1f}" in capsys.readouterr().out.partition("published weights")[2].splitlines()[0]
 
 
 @pytest.mark.soak

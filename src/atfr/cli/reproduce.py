@@ -69,7 +69,8 @@ def reproduce(
     if scale == "paper":
         from atfr.paper.commands import Commands
 
-        common.refuse(reproduce, {"epochs": epochs, "test_fold": test_fold}, "--scale paper takes them from its files")
+        given = {"epochs": epochs, "test_fold": test_fold, "device": device}
+        common.refuse(reproduce, given, "--scale paper takes them from its files")
         commands = Commands(data or Path("DATA"), out / scale, configs)
         if dry_run:
             print_plan(tables, rows, commands, seeds or [0], json)
@@ -150,8 +151,7 @@ def print_report(values: Mapping[str, Any]) -> None:
     from atfr.paper import show
 
     columns, rows = show.lines(values)
-    notes = dict.fromkeys(f"{row['model']}: {row['note']}" for row in values["rows"] if row["note"])
-    note = f"The paper's / ours: {show.ran_on(values)} A: maps kept. {' '.join(notes)}"
+    note = f"The paper's / ours: {show.ran_on(values)} A: maps kept. {' '.join(show.notes(values))}"
     common.print_table(show.title(values), columns, rows, note)
     columns, rows = show.differences(values)
     if rows:

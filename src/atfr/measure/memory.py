@@ -1,4 +1,4 @@
-"""The memory that a call needs beyond what was held before it."""
+"""The memory that a call needs beyond what was held before it, and the largest batch that a GPU's memory takes."""
 
 import ctypes
 import gc
@@ -41,6 +41,20 @@ def peak_memory(run: Callable[[], object], *, device: torch.device | str = "cpu"
         raise InputError(
             f"the peak memory of a process is read from /proc of Linux, which failed here: {error}"
         ) from None
+
+
+def largest_batch(step: Callable[[int], object], multiple: int = 16, most: int = 4096) -> int:
+    """Return the largest multiple of clips that a step takes before the GPU's memory is full; 0 where none."""
+    fits, fails = 0, most + multiple
+    while fails - fits > multiple:
+        count = (fits + fails) // (2 * multiple) * multiple
+        torch.cuda.empty_cache()
+        try:
+            step(count)
+            fits = count
+        except torch.OutOfMemoryError:
+            fails = count
+    return fits
 
 
 def resident(field: str) -> int:

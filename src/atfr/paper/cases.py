@@ -27,6 +27,7 @@ class Case:
         stride: of a test clip, as a share of the training's.
         data: the data set.
         split: of UCF101 and HMDB51.
+        published: with weights that others have published, instead of a training.
     """
 
     trained: Network
@@ -34,6 +35,7 @@ class Case:
     stride: float
     data: str
     split: int | None = None
+    published: bool = False
 
     @property
     def as_trained(self) -> "Case":

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
@@ -24,6 +24,7 @@ from atfr.paper.cases import EXPECTED, Case, case_of, evenly_spaced, gflops_on, 
 from atfr.paper.compare import count, on_paper
 from atfr.paper.figures import FIGURES, Network
 from atfr.paper.tables import Table
+from atfr.weights.published import PUBLISHED
 
 
 class Size(NamedTuple):
@@ -75,13 +76,21 @@ class Commands:
     data: Path
     out: Path
     configs: Path
+    device: ClassVar = "auto"
 
     def of(self, case: Case) -> tuple[Case, ...]:
         """Return a case for each split."""
         return tuple(replace(case, split=split) for split in SPLITS.get(case.data, (None,)))
 
+    def published(self, case: Case) -> Case | None:
+        """Return the same test with published weights; None where there are none of such a network and data set."""
+        there = case.tested.name in PUBLISHED and case.data == "kinetics400" and not case.tested.after
+        return replace(case, published=True) if there and case == case.as_trained else None
+
     def folder(self, case: Case, seed: int) -> Path:
         """Return where a network is trained."""
+        if case.published:
+            return self.out / case.data / case.trained.name / "published"
         split = [] if case.split is None else [f"split{case.split}"]
         return self.out.joinpath(case.data, *split, case.trained.name, f"seed{seed}", case.trained.sampled)
 
@@ -108,6 +117,9 @@ class Commands:
     def training(self, case: Case, seed: int) -> Iterator[list[str]]:
         """Yield the commands that train a network, that from which it goes on first."""
         network, start = case.trained, list[str]()
+        if case.published:
+            yield ["atfr", "weights", network.name]
+            return
         if case.data == "ssv2":
             yield ["atfr", "weights", network.name]
             start = ["--pretrained"]
@@ -131,7 +143,8 @@ class Commands:
 
     def testing(self, case: Case, seed: int) -> list[str]:
         """Return the command of a test."""
-        told = ["atfr", "test", "--checkpoint", str(self.folder(case, seed)), *self.where(case)]
+        checkpoint = case.trained.name if case.published else str(self.folder(case, seed))
+        told = ["atfr", "test", "--checkpoint", checkpoint, *self.where(case)]
         told += ["--views", views(case), "--clip.size", str(case.tested.size)]
         told += ["--crops", "random"] if views(case) == "10x3" else []
         if case != case.as_trained:
@@ -204,6 +217,8 @@ def planned(tables: Sequence[Table], rows: Sequence[str] | None, maker: Commands
             found = [case, reference_of(table, one)]
             if case and case.tested.adaptive:
                 found.append(evenly_spaced(case, paper_gflops(case.as_trained), paper_gflops(case)))
+            if case and "top1" in one.paper:
+                found.append(maker.published(case))
             cases |= dict.fromkeys(split for each in found if each for split in maker.of(each))
     return list(cases)
 

@@ -140,6 +140,9 @@ class Here:
 
         return (replace(case, trained=small(case.trained), tested=small(case.tested), data=self.scale.name),)
 
+    def published(self, _: Case) -> None:
+        """Return nothing: published weights are tested on the paper's data sets alone."""
+
     def clips(self, ground: Ground) -> ClipDataset:
         """Return what networks learn from; only the last family's decoded videos are held."""
         key = (ground.spec, ground.seed)

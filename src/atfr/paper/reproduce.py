@@ -6,19 +6,22 @@ out/table_6.json, .csv, .png    every figure with its conditions; the lines alon
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from atfr.comparison.making import here
 from atfr.comparison.verdict import wide_enough
+from atfr.errors import AtfrError
 from atfr.evaluate.analysis import resolution_ends
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference, bootstrapped, by_key, paired_difference
 from atfr.evaluate.task import load_checkpoint
 from atfr.files import csv_text, finite, whole, write_whole
+from atfr.paper.batch import training_batch
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
 from atfr.paper.commands import Commands
 from atfr.paper.compare import given
@@ -47,8 +50,9 @@ class Found:
         case: of the first split, at this scale; None where the line is cited.
         tests: of the line, of what it is held against, and of as many evenly spaced frames as cost no more.
         frames: of the latter, by test.
+        published: of the same network with published weights, one test for all seeds.
         paper: by how many points the paper's line is above the one that it is held against; None where it does not say.
-        times: of Table A.2.
+        measured: on this machine, in the units of Table A.2.
     """
 
     line: Line
@@ -58,7 +62,8 @@ class Found:
     control: Tests = ()
     frames: tuple[int, ...] = ()
     paper: float | None = None
-    times: tuple[float | None, float] | None = None
+    published: Tests = ()
+    measured: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the line into plain JSON values."""
@@ -70,16 +75,13 @@ class Found:
         over, over_control = (
             asdict(d) if (d := difference(self.tests, o)) else None for o in (self.reference, self.control)
         )
-        ours = figures(self.tests)
-        if self.times:
-            train_s, ms = self.times
-            ours |= {"train_hours": None if train_s is None else train_s / 3600}
-            ours |= {"inference_fps": 1000 * self.case.tested.frames / ms}
+        ours = {**figures(self.tests), **self.measured}
         control = {"frames": statistics.fmean(self.frames), **figures(self.control)} if self.control else None
         row |= {"trained": given(self.case.trained), "tested": given(self.case.tested), "stride": self.case.stride}
         return row | {
             "ours": ours,
             "fewer_frames": control,
+            "published": figures(self.published) if self.published else None,
             "over": over,
             "paper_over": self.paper,
             "over_fewer_frames": over_control,
@@ -131,9 +133,22 @@ def reproduce(table: Table, maker: Maker, seeds: Sequence[int], rows: Sequence[s
     """
     found = [result_of(table, line, maker, seeds) for line in table.chosen(rows)]
     if "inference_fps" in table.metrics:
-        timed = maker.times([one.case for one in found if one.case], seeds[0])
-        found = [replace(one, times=times) for one, times in zip(found, timed, strict=True)]
+        found = with_times(found, maker, seeds[0])
     return tuple(found)
+
+
+def with_times(found: Sequence[Found], maker: Maker, seed: int) -> list[Found]:
+    """Return the lines with the figures of Table A.2."""
+    cases = [one.case for one in found if one.case]
+    timed = []
+    for one, case, (train_s, ms) in zip(found, cases, maker.times(cases, seed), strict=True):
+        measured = {
+            "train_hours": None if train_s is None else train_s / 3600,
+            "inference_fps": 1000 * case.tested.frames / ms,
+            "max_batch": training_batch(maker.folder(case, seed), one.tests[0], here(maker.device)),
+        }
+        timed.append(replace(one, measured=measured))
+    return timed
 
 
 def cases_of(table: Table, rows: Sequence[str] | None, maker: Maker) -> list[Case]:
@@ -158,10 +173,20 @@ def result_of(table: Table, line: Line, maker: Maker, seeds: Sequence[int]) -> F
                 control = evenly_spaced(one, *costs)
                 controls.append(maker.test(control, seed))
                 frames.append(dict(control.tested.options)["active_bins"])
+    published = published_test(case, maker) if "top1" in line.paper else ()
     theirs = (one for one in LINES if one.table == line.table and one != line and case_of(one) == reference)
     beside = next(theirs, None)
     paper = line.paper["top1"] - beside.paper["top1"] if beside and "top1" in line.paper else None
-    return Found(line, maker.of(case)[0], tuple(tests), tuple(others), tuple(controls), tuple(frames), paper)
+    return Found(line, maker.of(case)[0], tuple(tests), tuple(others), tuple(controls), tuple(frames), paper, published)
+
+
+def published_test(case: Case, maker: Maker) -> Tests:
+    """Return the test of the same network with published weights, where there are any and they can be had."""
+    published = maker.published(case)
+    try:
+        return (maker.test(published, 0),) if published else ()
+    except AtfrError:  # the command has said why
+        return ()
 
 
 def report(
@@ -186,7 +211,7 @@ def write(values: Mapping[str, Any], table: Table, found: Sequence[Found], maker
     """Write a report: JSON, CSV, and the figure if the paper has one; return the files."""
     paths = [maker.out / f"{table.file}{end}" for end in (".json", ".csv")]
     write_whole(paths[0], json.dumps(values, indent=1, allow_nan=False) + "\n")
-    who = ("paper", "ours", "fewer_frames")
+    who = ("paper", "ours", "fewer_frames", *(["published"] if any(one.published for one in found) else []))
     columns = ["model", "setting", *(f"{one} {metric}" for metric in table.metrics for one in who)]
     rows = [
         [row["model"], row["setting"]]

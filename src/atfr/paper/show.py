@@ -8,7 +8,8 @@ NAMES["max_batch"] = "batch"
 
 
 def lines(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and the cells of a table: "the paper's / ours"; fewer frames are rows of their own."""
+    """Return the columns and the cells of a table: "the paper's / ours"; fewer frames and published weights
+    are rows of their own."""
     metrics = report["metrics"]
     rows = []
     for row in report["rows"]:
@@ -18,6 +19,8 @@ def lines(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         if control:
             frames = f"{control['frames']:.3g}"
             rows.append([f"  {frames} frames", *(pair({}, control, metric) for metric in metrics), frames])
+        if published := row.get("published"):
+            rows.append(["  published weights", *(pair({}, published, metric) for metric in metrics), ""])
     return ["network", *(NAMES.get(metric, metric) for metric in metrics), "A"], rows
 
 
@@ -74,6 +77,15 @@ def told(row: Mapping[str, Any]) -> str:
         return ""
     low, high = (100 * row["over"][key] for key in ("low", "high"))
     return "below" if high < row["paper_over"] else "above" if low > row["paper_over"] else "level"
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """Return what is said of networks, each note once."""
+    models: dict[str, dict[str, None]] = {}
+    for row in report["rows"]:
+        if row["note"]:
+            models.setdefault(row["note"].rstrip("."), {})[row["model"]] = None
+    return [f"{', '.join(names)}: {note}." for note, names in models.items()]
 
 
 def ran_on(report: Mapping[str, Any]) -> str:
