@@ -235,6 +235,10 @@ def test_views_that_stop_are_held_against_as_many_of_every_video(
     printed = capsys.readouterr()
     assert json.loads(printed.out)["networks"].keys() == rows.keys()
     assert "testing" not in printed.err
+    assert main(["compare", *options[:-1]]) == 0
+    printed = capsys.readouterr()
+    assert "against fewer  " in printed.out
+    assert f"See it:  atfr report {tmp_path / 'out' / 'static'} {tmp_path / 'out' / 'until_settled'}" in printed.out
 
 
 def test_views_belong_to_a_network_as_it_is(

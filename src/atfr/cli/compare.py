@@ -151,7 +151,7 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
     )
     if conditions["tune_epochs"]:
         note += " One training each: another seed may differ by more."
-    columns = ["network", "against static", "p", "against fewer frames", "p"]
+    columns = ["network", "against static", "p", "against fewer" if stopped else "against fewer frames", "p"]
     common.print_table("Differences", columns, differences, note)
     print(f"\n{comparison.verdict.sentence}\n")
     print(f"Written: {out / 'compare.json'}, {out / 'compare.png'}")
@@ -160,7 +160,7 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
         told = "auto" if views.settled is not None else f"{views.num_clips}x{views.num_crops}"
         option = "" if views.total == 1 else f" --views {told}"
         print(f"Try it:  atfr predict VIDEO --checkpoint {out / comparison.verdict.take}{option}")
-    chosen = dict.fromkeys(["static", *found.frontier("time")])
+    chosen = dict.fromkeys(["static", *(["until_settled"] if stopped else []), *found.frontier("time")])
     print(f"See it:  atfr report {' '.join(str(out / name) for name in chosen)}")
 
 
