@@ -6,7 +6,8 @@
     python benchmarks/paper_claim.py --out /tmp/quick --quick                      # does it run?
 
 OUT/runs_SHARE.csv gets a row for each network and seed as it is done; those that are there are passed over, so the same
-command goes on. Videos are rendered as they are needed, by `--workers` processes; none is kept.
+command goes on. Videos are rendered as they are needed, by `--workers` processes; `--kept FOLDER` keeps their pixels
+there (0.4 MB each), which all networks then read.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from deciding_report import interval  # beside this file
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from rows import append, find, versions
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -32,6 +33,7 @@ from atfr.comparison.making import here
 from atfr.data.sample_footage import draw_disturbed
 from atfr.data.sample_motion import Motion, draw_motion, draw_video
 from atfr.data.samples import SAMPLE_CLASSES
+from atfr.files import whole
 from atfr.models import VideoModel
 from atfr.train.module import learning_rate_factor
 from atfr.train.recipe import AS_IT_STANDS
@@ -75,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    parser.add_argument("--kept", type=Path, help="where rendered videos are kept")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="a handful of videos, one epoch")
     parser.add_argument("--report", action="store_true", help="print what is there, train nothing")
@@ -96,10 +99,12 @@ class Videos(Dataset[tuple[Tensor, int]]):
     Args:
         split: "train" or "test".
         frames, stride: of a clip; the frames that it spans hold the motion, as far as they can.
+        kept: a folder for the pixels of what has been rendered.
     """
 
-    def __init__(self, split: str, count: int, frames: int, stride: int) -> None:
+    def __init__(self, split: str, count: int, frames: int, stride: int, kept: Path | None) -> None:
         self.key, self.count, self.frames, self.stride = int(split == "test"), count, frames, stride
+        self.kept = None if kept is None else kept / split
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # for those that render
 
     def __len__(self) -> int:
@@ -109,13 +114,24 @@ class Videos(Dataset[tuple[Tensor, int]]):
         label = index % len(SAMPLE_CLASSES)
         rng = np.random.default_rng([self.key, index])
         motion = draw_motion(SAMPLE_CLASSES[label], VIDEO_FRAMES, rng)
-        disturbed = draw_disturbed("mixed", VIDEO_FRAMES, motion.start_frame, motion.stop_frame, rng)
-        video = draw_video(motion, disturbed, SIZE, rng)
+        video = self.pixels(index, motion, rng)
         start = start_of(
             motion, self.frames * self.stride, np.random.default_rng([2, self.key, index, int(self.epoch)])
         )
         taken = video[start : start + self.frames * self.stride : self.stride]
         return torch.from_numpy(taken.copy()).permute(3, 0, 1, 2).float().div(255).sub(MEAN).div(STD), label
+
+    def pixels(self, index: int, motion: Motion, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+        """Render a video, or read it where it is kept."""
+        path = self.kept and self.kept / f"{index}.npy"
+        if path and path.is_file():
+            return np.load(path)
+        disturbed = draw_disturbed("mixed", VIDEO_FRAMES, motion.start_frame, motion.stop_frame, rng)
+        video = draw_video(motion, disturbed, SIZE, rng)
+        if path:
+            with whole(path) as scratch:
+                np.save(scratch, video)
+        return video
 
 
 def start_of(motion: Motion, span: int, rng: np.random.Generator) -> int:
@@ -154,10 +170,11 @@ def run(name: str, seed: int, size: Size, path: Path, options: argparse.Namespac
     device, start_s = here(options.device), time.perf_counter()
     model = network(name, seed, frames_kept).to(device)
     how = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
-    test = DataLoader(Videos("test", size.test, FRAMES, STRIDE), BATCH, **how)
-    looked_at = DataLoader(Videos("test", max(1, size.test // 5), FRAMES, STRIDE), BATCH, **how)
+    test = DataLoader(Videos("test", size.test, FRAMES, STRIDE, options.kept), BATCH, **how)
+    looked_at = DataLoader(Videos("test", max(1, size.test // 5), FRAMES, STRIDE, options.kept), BATCH, **how)
     losses, accuracies = [], []
-    for loss in train_(model, size, seed, device, how):
+    videos = Videos("train", size.train, FRAMES, STRIDE, options.kept)
+    for loss in train_(model, videos, size, seed, device, how):
         losses.append(loss)
         accuracies.append(statistics.fmean(tested(model, looked_at, device)[0]))
         print(f"{name} {seed}: epoch {len(losses)}, loss {loss:.3f}, top-1 {100 * accuracies[-1]:.1f}", flush=True)
@@ -173,7 +190,7 @@ def run(name: str, seed: int, size: Size, path: Path, options: argparse.Namespac
             if name == "fewer_frames":
                 layer.active_bins = frames_kept * frames // FRAMES  # type: ignore[assignment]
         loader = test if (frames, stride) == (FRAMES, STRIDE) else DataLoader(
-            Videos("test", size.test, frames, stride), BATCH, **how
+            Videos("test", size.test, frames, stride, options.kept), BATCH, **how
         )  # fmt: skip
         right, kept = tested(model, loader, device)
         cost = atfr.clip_cost(model, (3, frames, SIZE, SIZE))
@@ -185,9 +202,10 @@ def run(name: str, seed: int, size: Size, path: Path, options: argparse.Namespac
     return row
 
 
-def train_(model: VideoModel, size: Size, seed: int, device: torch.device, how: Mapping[str, Any]) -> Any:
+def train_(
+    model: VideoModel, videos: Videos, size: Size, seed: int, device: torch.device, how: Mapping[str, Any]
+) -> Any:
     """Train a network in place; yield the mean loss of each epoch."""
-    videos = Videos("train", size.train, FRAMES, STRIDE)
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(videos, BATCH, shuffle=True, generator=order, drop_last=size.train >= BATCH, **how)
     optimizer = torch.optim.AdamW(parameter_groups(model, AS_IT_STANDS, RATE, DECAY), RATE)

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from atfr.data.sample_motion import draw_motion
 
@@ -47,3 +48,14 @@ def test_a_clip_holds_the_motion_or_lies_within_it(claim: ModuleType) -> None:
             assert 0 <= start <= claim.VIDEO_FRAMES - span
             inside = motion.start_frame <= start and start + span <= motion.stop_frame + 1
             assert inside or (start <= motion.start_frame and motion.stop_frame < start + span)
+
+
+def test_what_is_kept_is_what_is_rendered(claim: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = [claim.Videos("train", 8, 32, 2, None)[index] for index in range(3)]
+    first = [claim.Videos("train", 8, 32, 2, tmp_path)[index] for index in range(3)]
+    monkeypatch.setattr(claim, "draw_video", lambda *_: pytest.fail("rendered again"))
+    again = [claim.Videos("train", 8, 32, 2, tmp_path)[index] for index in range(3)]
+    for ours, once, twice in zip(rendered, first, again, strict=True):
+        assert ours[1] == once[1] == twice[1]
+        assert torch.equal(ours[0], once[0])
+        assert torch.equal(ours[0], twice[0])

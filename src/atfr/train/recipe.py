@@ -105,6 +105,9 @@ FROM_IMAGES = Recipe(
 )
 """For few videos of one's own, in minutes on a CPU; measured in docs/results.md ("UT-Interaction: SGS behind res2")."""
 
+WHOLE_VIDEOS = replace(FROM_IMAGES, clip=replace(FROM_IMAGES.clip, frames=32, stride="video"), frames_kept=8)
+"""The same on clips that span a video, of which a sampler at the input keeps a quarter: as dear, whatever the video."""
+
 FROM_KINETICS = replace(
     FROM_IMAGES,
     model="i3d_inception",
