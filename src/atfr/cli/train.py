@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 NATURAL_CLIP = TrainClip()
 DEFAULT_MODEL = "resnet3d_18"
 OF_SAMPLERS = {"after", "kernel", "embedding_dim", "top_edge", "order", "similarity", "temporal_block", "sampler"}
-OF_SAMPLERS |= {"active_bins", "mix", "dead_zone", "edge_maps"}
-"""Options that say which sampler there is to be, or where."""
+OF_SAMPLERS |= {"active_bins", "edge_maps"}
+"""Options that say which sampler there is to be, or where; the number of bins and those of change do not."""
 
 
 def train(
