@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import atfr
 from atfr.cli.main import main
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.measure import limits
@@ -59,6 +60,14 @@ def test_a_checkpoint_without_a_sampler_gets_one(tmp_path: Path, capsys: pytest.
     options = ["--after", "res3", "--num_bins", "3", "--batches", "1", "--rounds", "1", "--json", "--device", "cpu"]
     assert main(["bench", "--checkpoint", str(tmp_path / "run"), *options]) == 0
     assert json.loads(capsys.readouterr().out)["results"]["batch of 1"]["active_bins"] == {"res3": [2]}
+
+
+def test_a_sampler_whose_maps_cannot_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = network(classes=2, adapted=False)
+    atfr.adapt_(model, after="input", sampler="change")
+    save_checkpoint(model, Task(NAMES[:2], SPEC), tmp_path / "run")
+    assert main(["bench", "--checkpoint", str(tmp_path / "run"), "--batches", "1", "--device", "cpu"]) == 2
+    assert "`atfr test` times a network as it is" in capsys.readouterr().err
 
 
 def test_half_of_the_maps_that_come_to_the_sampler_are_kept(capsys: pytest.CaptureFixture[str]) -> None:

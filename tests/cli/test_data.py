@@ -75,6 +75,40 @@ def test_check(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert out.read_bytes() == before
 
 
+def test_a_list_of_ones_own_may_name_videos_that_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_level(tmp_path / "0.mp4", 1)
+    write_level(tmp_path / "1.mp4", 2)
+    listed = "path,label,split\n0.mp4,a,train\n1.mp4,b,train\ngone.mp4,a,test\nlost.mp4,b,test\n"
+    Path("list.csv").write_text(listed)
+    assert main(["data", "check", "own", "list.csv", "--min_frames", "2"]) == 0
+    assert [(row["name"], row["problem"]) for row in rows(Path("list_problems.csv"))] == [
+        ("gone.mp4", "missing"), ("lost.mp4", "missing"),
+    ]  # fmt: skip
+    assert ["missing", "2"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("taken", ["list.csv", "0.mp4"])
+def test_problems_are_not_written_over_what_is_no_list_of_them(
+    taken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_level(tmp_path / "0.mp4", 1)
+    (tmp_path / "list.csv").write_text("path,label,split\n0.mp4,a,train\n")
+    before = (tmp_path / taken).read_bytes()
+    assert main(["data", "check", "own", str(tmp_path / "list.csv"), "--out", str(tmp_path / taken)]) == 2
+    assert "is there and is no list of problems" in error_of(capsys)
+    assert (tmp_path / taken).read_bytes() == before
+
+
+def test_odd_arguments_are_named_as_they_are_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "foo", str(tmp_path)]) == 2
+    assert "atfr: error: NAME: Expected one of 'kinetics400'" in error_of(capsys)
+    assert main(["data", "check", "own", str(tmp_path), "--min_frames", "-1"]) == 2
+    assert "--min_frames must be an integer of at least 0, got -1" in error_of(capsys)
+
+
 def test_copies_of_what_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Byte for byte, under whatever name; two copies in training are nobody's loss, nor is a link of one side."""
     root = write_folder(tmp_path / "data", train=3, test=2)

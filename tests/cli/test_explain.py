@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def test_page_table_and_json(
     printed, err = capsys.readouterr()
     assert err == ""
     assert f"Written: {out}" in printed
-    assert "ms of a clip:" in printed
+    assert re.search(
+        r"ms of a clip: [\d.]+, without the sampler [\d.]+ \(in turns, medians of 1; threads: \d+\)", printed
+    )
     check_stands_alone(out.read_text(encoding="utf-8"))
     assert list(tmp_path.iterdir()) == [out]
 
@@ -66,6 +69,9 @@ def test_page_table_and_json(
     [
         (["-o", "{tmp}/none/out.html"], "would lie in '{tmp}/none', which is no folder"),
         (["-o", "{tmp}"], "'{tmp}' is a folder"),
+        (["-o", "{tmp}/a.mp4"], "'{tmp}/a.mp4' does not end in .html"),
+        (["--num_bins", "100000000"], "the edge of each bin is drawn, of 1000 at the most, got num_bins=100000000"),
+        (["--device", "meta"], "--device 'meta' cannot be used: it holds no numbers"),
         (["--label", "run"], "there is no class 'run'; the network's are a, b"),
         (["--lable", "run"], "did you mean --label?"),
         (["--num_bins", "0"], "num_bins must be an integer of at least 1, got 0"),

@@ -17,6 +17,7 @@ from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task
 from atfr.models import VideoModel
 from atfr.video.decode import decode
+from atfr.viz import explain_page
 from atfr.viz.explain import ROUNDS
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 from tests.viz.test_page import check_stands_alone
@@ -110,6 +111,12 @@ def test_static_networks_controls_and_several_sites(
     assert (found.timing is None) == (not sites)
     page = check_stands_alone(viz.explanation_page(found))
     assert len(page.all("svg")) == figures
+    text = " ".join("".join(page.text).split())
+    assert ("Behind the sampler" in text) == bool(sites)
+    assert ("forward pass" in text) == bool(sites), "a time, with its conditions"
+    assert [name for name, _ in explain_page.facts(found, explain_page.found_in(found)) if name == "ms"] == (
+        ["ms"] if sites else []
+    )
 
 
 def test_slowfast_shows_both_pathways(video: Path) -> None:

@@ -117,6 +117,8 @@ def to_device(model: "VideoModel", device: str) -> "VideoModel":
     if device == "auto":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

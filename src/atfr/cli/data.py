@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from atfr.checks import processes
+from atfr.checks import not_negative, processes
 from atfr.cli import common
 from atfr.cli.plain import FAILED
+from atfr.errors import InputError
 from atfr.files import csv_text, write_whole
 from atfr.video.spec import ClipSpec
 
@@ -18,6 +19,7 @@ DEFAULT_CLIP = ClipSpec()
 SHOWN = 20
 NAMED = 5
 KINDS = ("missing", "broken", "damaged", "leaked", "short")
+COLUMNS = ["name", "label", "split", "problem", "reason", "path"]
 
 
 class Entry(NamedTuple):
@@ -60,8 +62,12 @@ def check(
     from atfr.data.index import index_path
     from atfr.data.sets import DATA_SETS
 
-    entries, num_classes = listed(name, root, test_fold)
+    not_negative("--min_frames", min_frames)
     folder = folder_of(root)
+    out = out or Path(f"{(folder if root.is_dir() else root.with_suffix('')).resolve().name or name}_problems.csv")
+    if out.is_file() and not is_ours(out):
+        raise InputError(f"'{out}' is there and is no list of problems; give another name with --out")
+    entries, num_classes = listed(name, root, test_fold)
     paths = [entry.path for entry in entries if entry.path is not None]
     with common.progress("checking") as progress:
         problems = check_videos(
@@ -69,7 +75,6 @@ def check(
         )
     with common.busy("looking for copies"):
         problems += leaked(entries, copies(paths))
-    out = out or Path(f"{(folder if root.is_dir() else root.with_suffix('')).resolve().name or name}_problems.csv")
     write_whole(out, problems_csv(entries, problems))
     counts = Counter(problem.problem for problem in problems)
     counts["missing"] = len(entries) - len(paths)
@@ -159,6 +164,7 @@ def resize(
 
 def listed(name: str, root: Path, test_fold: int | None) -> tuple[list[Entry], int]:
     """Return every listed video once, with all the splits it is in, and the number of classes."""
+    from atfr.data.records import read_csv
     from atfr.data.sets import DATA_SETS
 
     entries: dict[str, Entry] = {}
@@ -174,11 +180,22 @@ def listed(name: str, root: Path, test_fold: int | None) -> tuple[list[Entry], i
             for video in found.videos:
                 add(video.name, video.label, video.split if split is None else f"{split}:{video.split}", video.path)
         return list(entries.values()), len(found.labels)
-    lists = common.read_data(root, test_fold=test_fold)
+    of_file = root.is_file()
+    lists = (
+        read_csv(root, test_fold=test_fold, must_exist=False) if of_file else common.read_data(root, None, test_fold)
+    )
     for side, videos in lists.items():
         for record in videos.records:
-            add(os.path.relpath(record.path, folder_of(root)), videos.labels[record.label], side, record.path)
+            path = record.path if record.path.is_file() else None
+            add(os.path.relpath(record.path, folder_of(root)), videos.labels[record.label], side, path)
     return list(entries.values()), len(lists["train"].labels)
+
+
+def is_ours(out: Path) -> bool:
+    """Say whether an earlier check has written a file, which may be replaced: its videos are not."""
+    heading = csv_text(COLUMNS, []).encode()
+    with out.open("rb") as file:
+        return file.read(len(heading)) == heading
 
 
 def problems_csv(entries: list[Entry], problems: "list[Problem]") -> str:
@@ -190,7 +207,7 @@ def problems_csv(entries: list[Entry], problems: "list[Problem]") -> str:
             rows.append([entry.name, entry.label, entry.split, "missing", "there is no such file", ""])
         elif problem := by_path.get(entry.path):
             rows.append([entry.name, entry.label, entry.split, problem.problem, problem.reason, entry.path])
-    return csv_text(["name", "label", "split", "problem", "reason", "path"], rows)
+    return csv_text(COLUMNS, rows)
 
 
 def folder_of(root: Path) -> Path:

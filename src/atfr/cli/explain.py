@@ -31,8 +31,7 @@ def explain(
         label: The class whose places in the frames are shown; by default the most probable.
         json: Print the page's data as JSON too.
     """
-    if out.is_dir() or not out.parent.is_dir():
-        problem = "is a folder" if out.is_dir() else f"would lie in '{out.parent}', which is no folder"
+    if problem := trouble(out):
         raise InputError(f"--out is the page to write, as explanation.html; '{out}' {problem}")
     model, task = common.load(checkpoint, device, num_bins)
     with common.busy("explaining the video"):
@@ -48,6 +47,16 @@ def explain(
         print_explanation(explanation, out)
 
 
+def trouble(out: Path) -> str | None:
+    """Return why no page can be written to a path; a page in place of the video would be one, too."""
+    if out.is_dir():
+        return "is a folder"
+    if not out.parent.is_dir():
+        return f"would lie in '{out.parent}', which is no folder"
+    is_page = out.suffix.lower() in (".html", ".htm") or (out.exists() and not out.is_file())  # a pipe or a device
+    return None if is_page else "does not end in .html"
+
+
 def print_explanation(explanation: "Explanation", out: Path) -> None:
     """Print the answer and the bill, and where the page is."""
     from atfr.cli.predict import print_predictions
@@ -56,7 +65,6 @@ def print_explanation(explanation: "Explanation", out: Path) -> None:
     print_predictions([explanation.prediction], most_views=1)
     if timing := explanation.timing:
         adaptive, static = (brief(timing.ms(name).median) for name in ("adaptive", "static"))
-        how = f"in turns, median of {timing.rounds}"
-        how += f", {explanation.conditions['threads']} thread(s)"
+        how = f"in turns, medians of {timing.rounds}; threads: {explanation.conditions['threads']}"
         print(f"ms of a clip: {adaptive}, without the sampler {static} ({how}).")
     print(f"Written: {out}")

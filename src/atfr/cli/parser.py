@@ -192,4 +192,5 @@ def one_line(message: str, parser: ArgumentParser) -> str:
     subtypes, value = re.search(r"Subtypes: \[(.*)\]\n", body), re.search(r"Given value: (.*)", body, re.DOTALL)
     if subtypes and value:
         body = f"Expected {' or '.join(subtypes[1].split(', '))}. Got value: {value[1]}"
-    return " ".join(f"--{key}: {body}".split())
+    name = f"--{key}" if f"--{key}" in parser._option_string_actions else key.upper()  # no option: by its place
+    return " ".join(f"{name}: {body}".split())

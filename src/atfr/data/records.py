@@ -109,6 +109,7 @@ def read_csv(
     labels: Sequence[str] | None = None,
     test_share: float = 0.2,
     seed: int = 0,
+    must_exist: bool = True,
 ) -> dict[str, VideoList]:
     """Read a CSV file with a header and the columns `path` and `label`, and if there is one `split` or `fold`.
 
@@ -123,6 +124,7 @@ def read_csv(
         labels: The class names in the order wanted (those of a trained network).
         test_share: Share of each class to hold out, where the file has no split.
         seed: Chooses the videos that are held out.
+        must_exist: Whether a video that is not there is an error; else it is listed like the others.
 
     Raises:
         DataError: A column, a value or a video file is missing or wrong.
@@ -135,7 +137,7 @@ def read_csv(
         _Row(folder / values["path"], composed(name), None, f"line {line}")
         for (line, values), name in zip(table, names, strict=True)
     ]
-    _check_files(rows, path)
+    _check_files(rows, path, folder, must_exist)
     if test_fold is not None or ("fold" in columns and "split" not in columns):
         rows = _split_by_fold(rows, table, columns, test_fold, path)
     elif "split" in columns:
@@ -236,13 +238,13 @@ def _class_names(table: list[tuple[int, dict[str, str]]], path: Path, labels: Se
     return names
 
 
-def _check_files(rows: list[_Row], path: Path) -> None:
+def _check_files(rows: list[_Row], path: Path, folder: Path, must_exist: bool) -> None:
     missing = [row for row in rows if not row.path.is_file()]
-    if missing:
+    if missing and must_exist:
         first = missing[0]
         raise DataError(
             f"'{path}': {len(missing)} of {len(rows)} videos do not exist, first '{first.path}' ({first.place}); "
-            "paths are relative to the CSV file unless root is given"
+            f"paths are relative to '{folder}'"
         )
     first_place: dict[Path, str] = {}
     for row in rows:

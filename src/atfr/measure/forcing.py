@@ -19,6 +19,7 @@ from atfr.samplers.sgs import SimilarityGuidedSampling
 
 SPREAD = (0, 2, -2, 1, -1, 3, -3, 0)
 """How far the clips of a ragged batch are from its mean, over and over."""
+AS_IT_IS = "`atfr test` times a network as it is"
 
 
 def ragged(mean: int, clips: int, frames: int) -> tuple[int, ...]:
@@ -69,9 +70,11 @@ def forced(model: nn.Module, active_bins: Mapping[str, Sequence[int]]) -> Iterat
 def forcible(layer: nn.Module, site: str) -> SimilarityGuidedSampling:
     """Return the layer of a site where its A can be forced; else raise an InputError."""
     if not isinstance(layer, SimilarityGuidedSampling) or layer.coordinates != "magnitude":
-        raise InputError(f"A can be forced where SGS compares magnitudes, not at {site!r}: {layer}")
+        raise InputError(f"A can be forced where SGS compares magnitudes, not at {site!r}: {layer}; {AS_IT_IS}")
     if layer.top_edge != "center" or layer.temporal_block is not None:
-        raise InputError(f"A can be forced with top_edge='center' and over whole clips, not at {site!r}: {layer}")
+        raise InputError(
+            f"A can be forced with top_edge='center' and over whole clips, not at {site!r}: {layer}; {AS_IT_IS}"
+        )
     return layer
 
 

@@ -57,7 +57,7 @@ def facts(explanation: Explanation, found: dict[str, Merging]) -> list[tuple[str
     rows = [("answer", label), ("probability", f"{100 * probability:.1f} %")]
     rows += [(f"maps kept at {site}", f"{one.active_bins} of {len(one.slots)}") for site, one in found.items()]
     if not found:
-        return [*rows, ("GFLOPs", f"{brief(prediction.total_gflops)}"), ("ms", f"{brief(prediction.ms_per_clip)}")]
+        return [*rows, ("GFLOPs", f"{brief(prediction.total_gflops)}")]  # its one pass was cold: no time to show
     rows.append(("GFLOPs", f"{brief(prediction.total_gflops)} (static {brief(static_gflops(explanation))})"))
     if timing := explanation.timing:
         rows.append(("ms", f"{brief(timing.ms('adaptive').median)} (static {brief(timing.ms('static').median)})"))
@@ -195,10 +195,12 @@ def activation(explanation: Explanation) -> Section:
         if max(by_frame) > 0
         else f"No frame as a whole speaks for {explanation.label}."
     )
-    text = [
-        f"Places that speak for {explanation.label}: gradient times map at the last stage. Behind the sampler a map "
-        "may belong to several frames; it goes back to them in the shares of their weights, so a dropped frame is dark."
-    ]
+    text = [f"Places that speak for {explanation.label}: gradient times map at the last stage."]
+    if explanation.watched.sites:
+        text.append(
+            "Behind the sampler a map may belong to several frames; it goes back to them in the shares of their "
+            "weights, so a dropped frame is dark."
+        )
     rows = [[number, f"{value:.4g}"] for number, value in zip(explanation.numbers, by_frame, strict=True)]
     return Section(
         f"What speaks for {explanation.label}",

@@ -17,6 +17,7 @@ from atfr.samplers import functional as sgs
 from atfr.viz.pathways import last_layers, pathway_of
 
 CHANGE = "accumulated change, in bins"
+MOST_BINS = 1000
 
 
 class Block(NamedTuple):
@@ -208,7 +209,13 @@ def change(layer: ChangeGuidedSampling, features: Float[Tensor, "C T H W"]) -> C
 
 
 def edges(value_1T: Float[Tensor, "1 T"], num_bins: int, top_edge: sgs.TopEdge) -> Float[Tensor, " E"]:
-    """Return the B + 1 edges of the bins of one block; none where the values are all 0."""
+    """Return the B + 1 edges of the bins of one block; none where the values are all 0.
+
+    Raises:
+        InputError: there are more bins than can be drawn; a network of a hundred million runs.
+    """
+    if num_bins > MOST_BINS:
+        raise InputError(f"the edge of each bin is drawn, of {MOST_BINS} at the most, got num_bins={num_bins}")
     if not value_1T.any():
         return value_1T.new_zeros(0).cpu()
     width = 2 * sgs.half_width(value_1T, torch.tensor([num_bins], device=value_1T.device), top_edge)
