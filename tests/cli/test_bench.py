@@ -70,6 +70,21 @@ def test_a_sampler_whose_maps_cannot_be_chosen(tmp_path: Path, capsys: pytest.Ca
     assert "`atfr test` times a network as it is" in capsys.readouterr().err
 
 
+def test_clips_keep_no_more_maps_than_there_are_bins(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*SMALL[:-4], "--rounds", "1", "--num_bins", "2", "--batches", "[1,4]", "--json", "--device", "cpu"]
+    assert main(["bench", *options]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results["batch of 1"]["active_bins"] == {"res2": [2]}
+    assert results["batch of 4"]["active_bins"] == {"res2": [2, 2, 1, 2]}
+    assert main(["bench", *options, "--active_bins", "3"]) == 2
+    assert "a clip can keep 1 to 2 maps of 4 at 'res2', asked for 3" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *SMALL, "--out", str(tmp_path)]) == 2
+    assert f"--out is the JSON file to write, '{tmp_path}' is a folder" in capsys.readouterr().err
+
+
 def test_half_of_the_maps_that_come_to_the_sampler_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--frames", "8", "--size", "32", "--batches", "1", "--rounds", "1", "--json", "--device", "cpu"]
     assert main(["bench", "i3d_inception", *options]) == 0  # 4 maps come to res2

@@ -103,6 +103,14 @@ def test_options_of_sgs(
         assert report["static_gflops"] == static["static_gflops"]
 
 
+def test_a_network_with_attention_is_not_called_static(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(capsys, *SMALL, "--sampler", "attention")
+    assert main(["cost", *SMALL, "--sampler", "attention"]) == 0
+    printed = capsys.readouterr().out
+    assert ["all", f"{report['static_gflops']:.4g}"] in [line.split() for line in printed.splitlines()]
+    assert "100.0 %" not in printed
+
+
 def test_lists_in_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [*SMALL, "--after", "[res2,res4]", "--num_bins", "2", "--temporal_block", "[4,2]"]
     expected = report_of(capsys, *options)

@@ -206,3 +206,9 @@ def test_paper_refuses_what_it_would_ignore(options: list[str], capsys: pytest.C
     assert main(["cost", *options, "--paper"]) == 2
     name = options[0] if options[0].startswith("--") else "MODEL"
     assert f"leave out {name}" in capsys.readouterr().err
+
+
+def test_the_list_of_tables_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "list", "--json"]) == 0
+    (table_6,) = [row for row in json.loads(capsys.readouterr().out) if row["name"] == "6"]
+    assert table_6 == {"name": "6", "what": "where SGS stands", "rows": 4, "figures": "gflops, top1"}

@@ -94,6 +94,17 @@ def test_a_network_that_takes_as_long_for_fewer_maps_saves_nothing() -> None:
     assert found.efficiency.median == pytest.approx((BEFORE_S + 6 * PER_MAP_S) / (BEFORE_S + 24 * PER_MAP_S))
 
 
+@pytest.mark.usefixtures("clock")
+def test_all_of_a_network_lies_behind_its_input() -> None:
+    model = nn.Sequential(Wait(0, PER_MAP_S))
+    atfr.adapt_(model, after="input", example=torch.zeros(1, 3, 12, 4, 4))
+    with eager(model, torch.rand(2, 3, 12, 4, 4), Work({"input": (2, 4)}, {"input": 12}, 4, 1)) as pair:
+        found = measure({"eager": pair}, rounds=3, at_least=3, warm_up=1)[0]["eager"]
+    assert found.timing.ms("before").median == 0
+    assert found.timing.ms("after").median == pytest.approx(1000 * 24 * PER_MAP_S)
+    assert (found.ideal.median, found.speedup.median) == (pytest.approx(4), pytest.approx(4))
+
+
 def test_slowfast_is_clocked_in_both_pathways() -> None:
     model = atfr.create_model("slowfast_8x8_r18", num_classes=3)
     atfr.adapt_(model, after="res2")

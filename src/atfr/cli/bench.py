@@ -64,7 +64,10 @@ def bench(
     batches = [batches] if isinstance(batches, int) else batches
     if not batches or min(batches) < 1 or (graphs and batches != [1]):
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
+    if out is not None and out.is_dir():
+        raise InputError(f"--out is the JSON file to write, '{out}' is a folder")
     with common.busy("starting"):
+        from atfr.adapt.trace import site_names
         from atfr.measure import machine_limits, write_result
         from atfr.measure.saving import maps_that_come
 
@@ -72,8 +75,9 @@ def bench(
         if checkpoint is not None:
             common.refuse(bench, {"frames": frames, "size": size}, "the checkpoint has its own")
         shape = common.clip_shape(shape, frames, size)
-        maps = max(maps_that_come(network, shape).values())
-        kept = {clips: kept_by(active_bins, clips, maps) for clips in batches}
+        site, maps = max(maps_that_come(network, shape).items(), key=lambda item: item[1])
+        most = site_names(network)[site].possible_active_bins(maps)[-1]
+        kept = {clips: kept_by(active_bins, clips, maps, most) for clips in batches}
         where = next(network.parameters()).device
     with common.progress("timing") as progress:
         savings = time_batches(network, shape, kept, runtime, rounds, progress)
@@ -98,12 +102,13 @@ def bench(
         print_savings(report, savings)
 
 
-def kept_by(active_bins: int | list[int] | None, clips: int, maps: int) -> tuple[int, ...]:
-    """Return A of each clip of a batch: those given over and over, or different ones around a mean."""
+def kept_by(active_bins: int | list[int] | None, clips: int, maps: int, most: int) -> tuple[int, ...]:
+    """Return A of each clip of a batch, `most` of the maps at the most: those given in turns, or some around a mean."""
     from atfr.measure.forcing import ragged
 
     if not isinstance(active_bins, list):
-        return ragged(-(-maps // 2) if active_bins is None else active_bins, clips, maps)
+        mean = min(-(-maps // 2), most) if active_bins is None else active_bins
+        return ragged(mean, clips, most if mean <= most else maps)
     if not active_bins:
         raise InputError("--active_bins is a number of maps, or several as [3,6,9], got []")
     return tuple(active_bins[clip % len(active_bins)] for clip in range(clips))

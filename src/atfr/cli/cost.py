@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atfr.models import VideoModel
 
 AFTER, CLASSES = "res2", 400
+NAMES = {"sgs": "SGS", "change": "change-guided sampling", "attention": "temporal attention"}
 
 
 def cost(
@@ -146,9 +147,10 @@ def print_cost(report: dict[str, Any]) -> None:
     for row in report["gflops_by_share"]:
         kept = [str(row["active_bins"][site]) for site in sites]
         rows.append([*kept, f"{row['gflops']:.4g}", common.percent(row["gflops"] / static)])
-    rows.insert(0, ["static", *[""] * (len(columns) - 1), f"{static:.4g}", "100.0 %"])
+    first = ("all", "") if report["sampler"] == "attention" else ("static", "100.0 %")  # attention is counted in it
+    rows.insert(0, [first[0], *[""] * (len(columns) - 1), f"{static:.4g}", first[1]])
     title = f"{report['model']}, one clip {' x '.join(map(str, report['clip_shape']))}"
-    what = {"sgs": "SGS", "attention": "temporal attention"}.get(report["sampler"], report["sampler"])
+    what = NAMES.get(report["sampler"], report["sampler"])
     if report["after"]:
         after = [report["after"]] if isinstance(report["after"], str) else report["after"]
         title += f", {what} at the input" if after == ["input"] else f", {what} after {', '.join(after)}"

@@ -55,7 +55,7 @@ def reproduce(
         json: Print JSON instead of tables.
     """
     if table == "list":
-        print_list()
+        print_list(as_json=json)
         return
     if table == "gflops":
         print_gflops(as_json=json)
@@ -165,12 +165,16 @@ def print_report(values: Mapping[str, Any]) -> None:
             print(f"{words}: {', '.join(f'{label} {kept:.1f}' for label, kept in end.items())}")
 
 
-def print_list() -> None:
+def print_list(as_json: bool) -> None:
     """Print which tables there are."""
     from atfr.paper.tables import TABLES
 
     rows = [[table.name, table.title, len(table.lines), ", ".join(table.metrics)] for table in TABLES]
-    common.print_table("Tables and figures of the paper", ["name", "what", "rows", "figures"], rows, left=(0, 1, 3))
+    columns = ["name", "what", "rows", "figures"]
+    if as_json:
+        common.print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    common.print_table("Tables and figures of the paper", columns, rows, left=(0, 1, 3))
 
 
 def print_gflops(as_json: bool) -> None:

@@ -74,7 +74,7 @@ def eager(
         for network in (static, adaptive):
             stack.enter_context(evaluating(network))
         stack.enter_context(forced(adaptive, work.active_bins))
-        stack.enter_context(own.at(*((stage, False) for stage in stages)))
+        stack.enter_context(own.at(*((stage, stage is static) for stage in stages)))  # at the input: before all
         stack.enter_context(full.at(*((layer, before) for layer in layers for before in (True, False))))
         yield ClockedPair(own, full, work)
 
