@@ -36,9 +36,9 @@ def bench(
     """Measure the speed of a network with SGS beside the same network without, in turns, on noise.
 
     Each clip keeps a chosen number of maps, A: what the similarity network finds is replaced, everything else of SGS
-    is done. "ideal" is the speed-up if all behind SGS took A / T of its time and SGS none; "of ideal" is what of it was
-    reached, the efficiency of the saving; "of FLOPs" is the speed-up over the FLOPs ratio, which for the paper's X3D-S
-    on Kinetics-400 is 0.80.
+    is done. The ideal speed-up is that if all behind SGS took A / T of its time and SGS none; "speed-up / ideal" is
+    what of it was reached, the efficiency of the saving; "speed-up / FLOPs ratio" is 0.80 for the paper's X3D-S on
+    Kinetics-400.
 
     Args:
         model: A name, as x3d_s; its weights are random, which changes no time.

@@ -190,7 +190,7 @@ def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "", left: Sequence[int] = (0,)
 ) -> None:
     """Print a table on stdout, at most 80 columns wide; the columns numbered in `left` begin at the left."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if number in left else "right", overflow="fold")
     for row in rows:

@@ -179,7 +179,7 @@ def compare(frames: Tensor, levels: np.ndarray) -> str:
     off = float(np.abs(frames.double().mean((1, 2, 3)).numpy() - levels).max())
     if off > TOLERANCE:
         raise ValueError(f"a frame's brightness is off by {off:.0f} of 255")
-    return f"{FRAMES} frames decoded, brightness within {off:.1f} of 255"
+    return f"{FRAMES} frames decoded, brightness off by at most {off:.1f} of 255"
 
 
 def try_decoder(codec: str, ending: str) -> str:
