@@ -70,7 +70,6 @@ def test_page_table_and_json(
         (["-o", "{tmp}/none/out.html"], "would lie in '{tmp}/none', which is no folder"),
         (["-o", "{tmp}"], "'{tmp}' is a folder"),
         (["-o", "{tmp}/a.mp4"], "'{tmp}/a.mp4' does not end in .html"),
-        (["--num_bins", "100000000"], "the edge of each bin is drawn, of 1000 at the most, got num_bins=100000000"),
         (["--device", "meta"], "--device 'meta' cannot be used: it holds no numbers"),
         (["--label", "run"], "there is no class 'run'; the network's are a, b"),
         (["--lable", "run"], "did you mean --label?"),
@@ -85,6 +84,15 @@ def test_wrong_options_are_one_line(
     assert main(["explain", str(video), "--checkpoint", str(checkpoint), *arguments, *out]) == 2
     assert told.format(tmp=tmp_path) in error_of(capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_bins_too_many_to_be_seen_have_no_edges(
+    video: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["explain", str(video), "--checkpoint", str(checkpoint), "-o", str(tmp_path / "out.html"), "--json"]
+    assert main([*line, "--num_bins", "100000000"]) == 0
+    (coordinate,) = json.loads(capsys.readouterr().out)["sites"]["res2"]["coordinates"]
+    assert [block["edges"] for block in coordinate["blocks"]] == [[]]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no video"])

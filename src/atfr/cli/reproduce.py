@@ -54,12 +54,15 @@ def reproduce(
         configs: The folder `configs` of atfr's sources.
         json: Print JSON instead of tables.
     """
-    if table == "list":
-        print_list(as_json=json)
+    if table in ("list", "gflops"):
+        given: dict[str, Any] = {"scale": scale, "data": data, "test_fold": test_fold, "seeds": seeds, "rows": rows}
+        given |= {"epochs": epochs, "device": device, "dry_run": dry_run}
+        common.refuse(reproduce, given, f"{table} makes no networks")
+        (print_list if table == "list" else print_gflops)(as_json=json)
         return
-    if table == "gflops":
-        print_gflops(as_json=json)
-        return
+    seeds = [0] if seeds is None else seeds
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds are different numbers from 0 on, as [0,1,2], got {seeds}")
     with common.busy("starting"):
         from atfr.paper.tables import TABLES, find
 
@@ -73,7 +76,7 @@ def reproduce(
         common.refuse(reproduce, given, "--scale paper takes them from its files")
         commands = Commands(data or Path("DATA"), out / scale, configs)
         if dry_run:
-            print_plan(tables, rows, commands, seeds or [0], json)
+            print_plan(tables, rows, commands, seeds, json)
             return
         if data is None or not data.is_dir():
             raise InputError(f"--scale paper takes --data, a folder that holds a folder for each data set, got {data}")
@@ -84,7 +87,7 @@ def reproduce(
         splits = splits_of(scale, data, test_fold, out)
         maker = Here(SCALES[scale], splits, out / scale, epochs, device, common.note, common.progress)
     with common.one_line_warnings(), told_how_to_go_on():
-        reports = make(tables, scale, maker, seeds or [0], rows, json)
+        reports = make(tables, scale, maker, seeds, rows, json)
     if json:
         common.print_json(reports if table == "all" else reports[0])
 

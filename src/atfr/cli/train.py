@@ -358,5 +358,5 @@ def print_history(history: list[dict[str, float]], out: Path) -> None:
     }
     columns = {key: title for key, title in columns.items() if any(key in row for row in history)}
     rows = [[f"{row[key]:.4g}" if key in row else "" for key in columns] for row in history[-5:]]
-    note = f"GFLOPs are multiply-adds / 1e9. Written to {out}; try it: atfr predict VIDEO --checkpoint {out}"
-    common.print_table("The last epochs", list(columns.values()), rows, note)
+    common.print_table("The last epochs", list(columns.values()), rows, "GFLOPs are multiply-adds / 1e9.")
+    print(f"\nWritten: {out}\nTry it:  atfr predict VIDEO --checkpoint {out}")
