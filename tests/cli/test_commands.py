@@ -51,7 +51,9 @@ def copy(checkpoint: Path, folder: Path) -> Path:
 
 
 def check_width(text: str) -> None:
-    assert max(cell_len(line) for line in text.splitlines()) <= 80
+    """All fits but for lines to copy, which hold a path."""
+    lines = [line for line in text.splitlines() if not line.startswith(("Written:", "Try it:"))]
+    assert max(map(cell_len, lines)) <= 80
 
 
 # train --------------------------------------------------------------------------------------------------------------

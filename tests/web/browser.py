@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -54,20 +55,24 @@ class User:
         def shown(driver: webdriver.Chrome) -> list[WebElement]:
             return [one for one in driver.find_elements(By.CSS_SELECTOR, css) if text in (one.text or "")]
 
-        return WebDriverWait(self.driver, ENOUGH_S, ignored_exceptions=None).until(retried(shown), f"{css}: {text!r}")[
-            0
-        ]
+        return self.wait(shown, f"{css}: {text!r}")
+
+    def wait(self, look: Callable[[webdriver.Chrome], list[Any]], told: str) -> Any:
+        """Return the first of what is found once something is; what is not there, or replaced, is looked at again."""
+        passing = (NoSuchElementException, StaleElementReferenceException)
+        return WebDriverWait(self.driver, ENOUGH_S, ignored_exceptions=passing).until(look, told)[0]
 
     def text(self, css: str) -> str:
-        return " ".join(self.see(css).text.split())
+        found = self.wait(lambda driver: [driver.find_element(By.CSS_SELECTOR, css).text], css)
+        return " ".join(found.split())
 
     def width(self) -> int:
         return self.driver.execute_script("return document.documentElement.scrollWidth")
 
     def top(self, css: str) -> float:
         """How far below the page's top something begins, in px."""
-        found = "return document.querySelector(arguments[0]).getBoundingClientRect().top + window.scrollY"
-        return self.driver.execute_script(found, css)
+        found = "return arguments[0].getBoundingClientRect().top + window.scrollY"
+        return self.wait(lambda driver: [driver.execute_script(found, driver.find_element(By.CSS_SELECTOR, css))], css)
 
     def screenshot(self, path: Path) -> None:
         """Write a picture of the whole page."""
@@ -85,19 +90,6 @@ class User:
 
 def address(params: dict[str, Any]) -> str:
     return params.get("request", params)["url"]
-
-
-def retried(look: Callable[[webdriver.Chrome], Any]) -> Callable[[webdriver.Chrome], Any]:
-    """What is replaced while it is looked at is looked at again."""
-    from selenium.common.exceptions import StaleElementReferenceException
-
-    def again(driver: webdriver.Chrome) -> Any:
-        try:
-            return look(driver)
-        except StaleElementReferenceException:
-            return None
-
-    return again
 
 
 @contextmanager
