@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rich.cells import cell_len
 
 import atfr
 from atfr import SimilarityGuidedSampling
+from atfr.adapt import adaptation
 from atfr.adapt.trace import site_names
 from atfr.cli.main import main
 from atfr.cli.parser import parse
@@ -168,7 +170,9 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
     again = ["--data", str(data), "--out", str(tmp_path / "again"), "--init", str(out), "--epochs", "1"]
     assert main(["train", *again, "--learning_rate", "1e-12"]) == 0
     said = capsys.readouterr().err
-    assert f"training {FROM_IMAGES.model} on 8 videos: clips of 2 x 32 x 32, spread over the video, SGS behind" in said
+    assert (
+        f"training {FROM_IMAGES.model} on 8 videos: clips of 2 x 32 x 32, spread over the video, change at the" in said
+    )
     assert load_checkpoint(tmp_path / "again")[1] == task
 
 
@@ -221,6 +225,32 @@ def test_few_videos_keep_a_quarter_of_the_frames_where_nothing_is_said_of_sample
     assert (values["kernel"], values["order"]) == ("linear", "magnitude")  # of SGS, which is not there
     assert (values["clip"].frames, values["clip"].stride, values["clip"].size) == clip
     assert values["tuning"] == FROM_IMAGES.tuning
+
+
+def options_of(values: dict[str, Any]) -> dict[str, Any]:
+    """What `atfr train` gives to `adapt_`."""
+    names = set(inspect.signature(atfr.adapt_).parameters) - {"model"}
+    return {name: values[name] for name in names if name in values}
+
+
+@pytest.mark.parametrize("model", ["i3d_efficientnet_lite0", "x3d_xs"])
+@pytest.mark.parametrize("options", [{"kernel": "keep", "num_bins": 6}, {"sampler": "change", "after": "input"}, None])
+def test_what_goes_on_from_a_run_keeps_its_sampler(
+    model: str, options: dict[str, Any] | None, data: Path, tmp_path: Path
+) -> None:
+    network = atfr.create_model(model, num_classes=2)
+    if options is not None:
+        atfr.adapt_(network, **options)
+    network.save_pretrained(tmp_path / "run")
+    line = ["--data", str(data), "--out", "o", "--init", str(tmp_path / "run")]
+    values = parse("atfr train", train, line, defaults_for)
+    wanted = adaptation(network) or {"after": "res2", "sampler": "sgs"}
+    assert {name: values[name] for name in wanted} == wanted
+    atfr.adapt_(network if options is None else atfr.create_model(model, num_classes=2), **options_of(values))
+    told = parse("atfr train", train, [*line, "--after", "res3"], defaults_for)
+    assert (told["after"], told["sampler"]) == ("res3", "sgs")
+    told = parse("atfr train", train, [*line, "--model", "resnet3d_18"], defaults_for)
+    assert (told["model"], told["after"], told["num_bins"]) == ("resnet3d_18", "res2", None)
 
 
 def test_early_stopping_needs_videos_of_its_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

