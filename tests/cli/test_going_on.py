@@ -69,6 +69,22 @@ def test_sigterm_before_the_first_epoch_leaves_nothing(data: Path, tmp_path: Pat
     assert not out.exists()
 
 
+def test_a_signal_just_when_the_folder_is_made_leaves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came between two lines there, once in some hundred runs."""
+    out = tmp_path / "out"
+    unlink = Path.unlink
+
+    def interrupted(path: Path) -> None:
+        monkeypatch.setattr(Path, "unlink", unlink)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    assert main(["train", "--data", str(data), "--out", str(out), *QUICK]) == 130
+    assert not out.exists()
+
+
 @pytest.mark.timeout(120)
 def test_a_folder_takes_one_training_at_a_time(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path):

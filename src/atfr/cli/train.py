@@ -322,18 +322,13 @@ def output_folder(out: Path, resume: bool) -> Iterator[None]:
             "or go on with its training with --resume"
         )
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise CheckpointError(f"cannot write to --out '{out}': {error.strerror}") from error
-    try:
+        make_writable(out)
         with locked(out):
             yield
     except BlockingIOError:
         raise CheckpointError(f"another training writes to --out '{out}': wait for it, or give a new folder") from None
     except BaseException as error:
-        if not any(out.glob("*.ckpt")):  # no whole epoch: nothing to go on from
+        if out.is_dir() and not any(out.glob("*.ckpt")):  # no whole epoch: nothing to go on from
             for path in set(out.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not existed:
@@ -343,6 +338,16 @@ def output_folder(out: Path, resume: bool) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is None:  # of a logger, which does not say where
             raise OSError(error.errno, error.strerror, str(out)) from error
         raise
+
+
+def make_writable(out: Path) -> None:
+    """Make the folder where there is none, and find out that it can be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise CheckpointError(f"cannot write to --out '{out}': {error.strerror}") from error
 
 
 def is_first_process() -> bool:
