@@ -1,6 +1,7 @@
 """The table of the study that decides, and whether it has shown what its plan says, from the rows that are there.
 
     python benchmarks/deciding_report.py docs/studies/deciding
+    python benchmarks/deciding_report.py docs/studies/deciding_kinetics --kept 8
 
 Rows are judged where all five folds of a seed are there, over the seeds that both sides have; what is missing is said.
 """
@@ -10,6 +11,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,7 @@ from atfr.evaluate.runs import SAMPLES, Difference
 
 FOOTAGES = ("embedded", "plain")
 STATIC = ("static", 32)
-NETWORKS = [STATIC] + [
-    (kind, kept) for kind in ("fewer_frames", "change", "sgs", "sgs_keep", "change_maps") for kept in (4, 8)
-]
+KINDS = ("fewer_frames", "change", "sgs", "sgs_keep", "change_maps")
 FOLDS, SEEDS, AT_INPUT = 5, 3, ("fewer_frames", "change")
 
 Network = tuple[str, int]
@@ -47,7 +47,7 @@ class Found:
         return float(np.mean([values[seed] for seed in values]))
 
 
-def read(path: Path) -> tuple[dict[str, dict[Network, Found]], list[str]]:
+def read(path: Path, each_kept: Sequence[int]) -> tuple[dict[str, dict[Network, Found]], list[str]]:
     """Return what was found of each footage and network, and which rows are missing."""
     rows: dict[tuple[str, Network, int], dict[int, dict[str, str]]] = defaultdict(dict)
     if path.is_file():
@@ -58,7 +58,7 @@ def read(path: Path) -> tuple[dict[str, dict[Network, Found]], list[str]]:
     found: dict[str, dict[Network, Found]] = {footage: {} for footage in FOOTAGES}
     missing = []
     for footage in FOOTAGES:
-        for network in NETWORKS:
+        for network in (STATIC, *product(KINDS, each_kept)):
             whole = {}
             for seed in range(SEEDS):
                 folds = rows[footage, network, seed]
@@ -147,12 +147,12 @@ def told(difference: Difference | None) -> str:
     return "" if difference is None else f"{difference.points} ({difference.interval})"
 
 
-def criteria(found: Mapping[str, Mapping[Network, Found]]) -> Iterator[str]:
+def criteria(found: Mapping[str, Mapping[Network, Found]], each_kept: Sequence[int]) -> Iterator[str]:
     """Yield whether each criterion of the plan is met, as far as it can be judged."""
     asked = [
-        *(("embedded", ("change", a), ("fewer_frames", a), "at least +10.0, interval above 0") for a in (4, 8)),
+        *(("embedded", ("change", a), ("fewer_frames", a), "at least +10.0, interval above 0") for a in each_kept),
         ("embedded", ("change", 8), STATIC, "mean at least -1.0"),
-        *(("plain", ("change", a), ("fewer_frames", a), "mean at least -1.0, interval above -4.0") for a in (4, 8)),
+        *(("plain", ("change", a), ("fewer_frames", a), "mean at least -1.0, interval above -4.0") for a in each_kept),
     ]
     for footage, ours, theirs, wanted in asked:
         what = f"{footage}: {ours[0]}_{ours[1]} over {theirs[0]}_{theirs[1]}, {wanted}"
@@ -171,10 +171,12 @@ def criteria(found: Mapping[str, Mapping[Network, Found]]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where runs.csv is")
-    found, missing = read(parser.parse_args().folder / "runs.csv")
+    parser.add_argument("--kept", type=int, nargs="+", default=[4, 8], help="frames of 32")
+    options = parser.parse_args()
+    found, missing = read(options.folder / "runs.csv", options.kept)
     for footage, networks in found.items():
         print(f"\n{footage}\n", *table(networks), sep="\n")
-    print("", *criteria(found), sep="\n")
+    print("", *criteria(found, options.kept), sep="\n")
     print("\nevery row is there" if not missing else "\n".join(["\nmissing", *missing]))
 
 

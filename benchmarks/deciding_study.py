@@ -14,9 +14,9 @@ among these maps. That the networks learn the same is tested (tests/benchmarks/t
 import argparse
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ from atfr.samplers import ChangeGuidedSampling
 from atfr.samplers.sampler import merged
 from atfr.train.loaders import EpochShuffle, Share
 from atfr.train.module import learning_rate_factor
-from atfr.train.recipe import FROM_IMAGES
+from atfr.train.recipe import FROM_IMAGES, Tuning
 from atfr.train.tuning import frozen, parameter_groups, set_modes
 from atfr.video.sampling import clip_indices
 from atfr.video.spec import ClipSpec
@@ -193,22 +193,45 @@ def sampled(
     return maps
 
 
+Kept = tuple[int, ...]
+"""The frames or maps that each clip of a batch keeps."""
+
+
+def answers(
+    network: VideoModel, views: Views, view: int, places: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, "N K"], Kept]:
+    """Return the logits of a view of some videos, and what goes on of each."""
+    maps = sampled(network, *views.of(view, places))
+    kept = maps.lengths if isinstance(maps, PackedClips) else (maps.shape[2],) * len(places)
+    return network.blocks[TRUNK:](maps), kept
+
+
 def train_(
-    network: VideoModel, views: Views, videos: VideoList, places: Tensor, *, epochs: int, rate: float, seed: int
+    network: VideoModel,
+    said: Callable[[int, Tensor], tuple[Tensor, Kept]],
+    videos: VideoList,
+    places: Tensor,
+    *,
+    epochs: int,
+    rate: float,
+    seed: int,
+    tuning: Tuning = TUNING,
+    batch_size: int = BATCH,
 ) -> None:
-    """Train a network in place as `atfr.train.fit.fit` does with `TUNING`, on views whose maps are there.
+    """Train a network in place as `atfr.train.fit.fit` does, on views whose maps are there.
 
     Args:
+        said: what the network says of a view of some videos (`answers`).
         places: of the videos, among those of the views.
         rate: the learning rate.
     """
     clips = ClipDataset(videos, CLIP, train=True, seed=seed)  # for the order: nothing is decoded
-    order = Share(EpochShuffle(clips, seed, balanced=TUNING.balanced), BATCH, 0, 1)
-    steps = max(1, len(order) // BATCH)
+    order = Share(EpochShuffle(clips, seed, balanced=tuning.balanced), batch_size, 0, 1)
+    steps = max(1, len(order) // batch_size)
     labels = torch.tensor([record.label for record in videos.records])
-    with frozen(network, TUNING):
-        set_modes(network, TUNING)
-        optimizer = torch.optim.AdamW(parameter_groups(network, TUNING, rate, DECAY), rate)
+    with frozen(network, tuning):
+        set_modes(network, tuning)
+        optimizer = torch.optim.AdamW(parameter_groups(network, tuning, rate, DECAY), rate)
         warmup = min(round(WARMUP * epochs * steps), epochs * steps - 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, epochs * steps, warmup)
@@ -216,8 +239,8 @@ def train_(
         for epoch in range(epochs):
             clips.set_epoch(epoch)
             torch.manual_seed(int(np.random.SeedSequence([seed, epoch, 0]).generate_state(1)[0]))
-            for batch in torch.tensor(list(order)).split(BATCH):
-                found = network.blocks[TRUNK:](sampled(network, *views.of(epoch, places[batch])))
+            for batch in torch.tensor(list(order)).split(batch_size):
+                found, _ = said(epoch, places[batch])
                 loss = cross_entropy(found.float(), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
@@ -227,15 +250,14 @@ def train_(
 
 @torch.inference_mode()
 def tested(
-    network: VideoModel, views: Views, videos: VideoList, places: Tensor
+    network: VideoModel, said: Callable[[int, Tensor], tuple[Tensor, Kept]], videos: VideoList, places: Tensor
 ) -> tuple[Float[Tensor, " M"], list[bool], list[int]]:
     """Return the loss of each video, whether it is told right, and the frames or maps that were kept."""
     network.eval()
     losses, right, kept = [], [], []
     for place, record in zip(places, videos.records, strict=True):
-        maps = sampled(network, *views.of(-1, place[None]))
-        kept.append(maps.lengths[0] if isinstance(maps, PackedClips) else maps.shape[2])
-        found = network.blocks[TRUNK:](maps)
+        found, (of_clip,) = said(-1, place[None])
+        kept.append(of_clip)
         losses.append(float(cross_entropy(found, torch.tensor([record.label]))))
         right.append(int(found.argmax()) == record.label)
     return torch.tensor(losses), right, kept
@@ -280,8 +302,12 @@ class Study:
     ) -> None:
         """Train a network in place, at a share of the recipe's learning rate."""
         how = {"epochs": EPOCHS[footage]} | how
-        views = self.views[footage]
-        train_(network, views, videos, self.places(videos), rate=rate * FROM_IMAGES.learning_rate, seed=seed, **how)
+        rate *= FROM_IMAGES.learning_rate
+        train_(network, self.said(network, footage), videos, self.places(videos), rate=rate, seed=seed, **how)
+
+    def said(self, network: VideoModel, footage: str) -> Callable[[int, Tensor], tuple[Tensor, Kept]]:
+        """Return what a network says of views of this footage."""
+        return partial(answers, network, self.views[footage])
 
     def adapted(
         self, base: VideoModel, footage: Footage, kind: str, kept: int, videos: VideoList, seed: int
@@ -308,7 +334,7 @@ class Study:
                 continue
             network = self.adapted(self.base("base_trial", train, 0), footage, kind, kept, train, 0)
             self.train(network, footage, train, rate=rate, seed=100, epochs=TRIAL_EPOCHS)
-            loss = tested(network, self.views[footage], held_out, self.places(held_out))[0].mean()
+            loss = tested(network, self.said(network, footage), held_out, self.places(held_out))[0].mean()
             append(self.out / "rates.csv", RATE, {**key, "loss": f"{loss:.5f}"})
         tried = find(self.out / "rates.csv", {"footage": footage, "kind": kind})
         best = min(tried, key=lambda row: float(row["loss"]))["rate"]
@@ -325,20 +351,38 @@ class Study:
         start_s = time.process_time()
         self.train(network, footage, splits["train"], rate=rate, seed=seed + 100)
         train_s = time.process_time() - start_s
-        test = replace(splits["test"], records=tuple(sorted(splits["test"].records, key=lambda record: record.path)))
-        losses, right, maps = tested(network, self.views[footage], test, self.places(test))
-        cost = atfr.clip_cost(network, (3, FRAMES, SIZE, SIZE))
-        gflops = [(cost.adaptive[count] if cost.sites else cost.static) / 1e9 for count in maps]
-        bins = [getattr(layer, "num_bins", "") for layer in site_names(network).values()]
+        test = in_order(splits["test"])
+        found = tested(network, self.said(network, footage), test, self.places(test))
         row = {
-            **key, "videos": len(right), "top1": f"{np.mean(right):.4f}", "loss": f"{losses.mean():.5f}",
-            "gflops": f"{np.mean(gflops):.4f}", "active_bins": f"{np.mean(maps):.3f}", "bins": bins[0] if bins else "",
-            "rate": f"{rate:.4f}", "train_s": f"{train_s:.0f}", "right": "".join(str(int(one)) for one in right),
-            "losses": " ".join(f"{loss:.4f}" for loss in losses.tolist()), "kept_each": " ".join(map(str, maps)),
-            "versions": versions(),
-        }  # fmt: skip
+            **key,
+            "rate": f"{rate:.4f}",
+            "train_s": f"{train_s:.0f}",
+            **told(network, (3, FRAMES, SIZE, SIZE), found),
+        }
         append(self.out / "runs.csv", RUNS + EACH, row)
         print(" ".join(f"{name}={row[name]}" for name in RUNS), flush=True)
+
+
+def in_order(videos: VideoList) -> VideoList:
+    """Return videos by their paths."""
+    return replace(videos, records=tuple(sorted(videos.records, key=lambda record: record.path)))
+
+
+def told(
+    network: VideoModel, shape: tuple[int, int, int, int], found: tuple[Tensor, list[bool], list[int]]
+) -> dict[str, Any]:
+    """Return what a row says of a network that was tested on clips of this shape."""
+    losses, right, maps = found
+    cost = atfr.clip_cost(network, shape)
+    gflops = [(cost.adaptive[count] if cost.sites else cost.static) / 1e9 for count in maps]
+    bins = [getattr(layer, "num_bins", "") for layer in site_names(network).values()]
+    return {
+        "videos": len(right), "top1": f"{np.mean(right):.4f}", "loss": f"{losses.mean():.5f}",
+        "gflops": f"{np.mean(gflops):.4f}", "active_bins": f"{np.mean(maps):.3f}", "bins": bins[0] if bins else "",
+        "right": "".join(str(int(one)) for one in right),
+        "losses": " ".join(f"{loss:.4f}" for loss in losses.tolist()), "kept_each": " ".join(map(str, maps)),
+        "versions": versions(),
+    }  # fmt: skip
 
 
 def new_network(seed: int, num_classes: int = 6) -> VideoModel:

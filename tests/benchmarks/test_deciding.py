@@ -5,6 +5,7 @@ import csv
 import importlib
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,15 +80,35 @@ def test_maps_computed_once_teach_the_same(
         enable_checkpointing=False, precision="64-true",
     )  # fmt: skip
     places = torch.arange(len(videos))
-    study.train_(behind, views, videos, places, epochs=EPOCHS, rate=RATE, seed=SEED)
+    said = partial(study.answers, behind, views)
+    study.train_(behind, said, videos, places, epochs=EPOCHS, rate=RATE, seed=SEED)
     assert_close(behind.state_dict(), whole.state_dict(), rtol=1e-9, atol=1e-12)
-    losses, _, kept = study.tested(behind, views, videos, places)
+    losses, _, kept = study.tested(behind, said, videos, places)
     test = ClipDataset(videos, study.CLIP, train=False)
     with torch.inference_mode(), atfr.record(behind) as trace:
         said = behind(torch.cat([test[index][0] for index in range(len(test))]).double())
     assert kept == trace.kept_maps
     labels = torch.tensor([record.label for record in videos.records])
     assert_close(losses, cross_entropy(said, labels, reduction="none").float(), rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_layers_computed_once_say_what_the_whole_network_says() -> None:
+    """Of the Kinetics I3D with each sampler, one clip alone and two together."""
+    study = script("deciding_kinetics")
+    torch.manual_seed(0)
+    base = scramble_(atfr.create_model("i3d_inception", num_classes=6)).eval()
+    networks = {kind: study.adapted(base, kind).eval() for kind in study.SAMPLERS}
+    clips = torch.randn(2, 3, 16, 32, 32)
+    each = [{kind: (maps, kept) for kind, maps, kept in study.frozen_maps(networks, clip)} for clip in clips]
+    for kind, network in networks.items():
+        view = tuple(zip(*(found[kind] for found in each), strict=True))
+        with torch.inference_mode(), atfr.record(network) as trace:
+            whole = network(clips)
+        for places in ([0, 1], [1]):
+            with torch.inference_mode():
+                said, kept = study.answers(network, [view] * (study.VIEWS + 1), -1, torch.tensor(places))
+            assert_close(said, whole[places], rtol=1e-4, atol=1e-5)
+            assert kept == tuple(trace.kept_maps[place] if trace.kept_maps else 16 for place in places)
 
 
 def test_the_report_judges_whole_folds_only(
