@@ -105,3 +105,25 @@ def test_batch_norm_behind_it_has_the_gradients_of_each_clip_alone(format, size)
         *(torch.autograd.grad(y, [maps, *layers.parameters()], slope) for y in (packed, alone)), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+class Convolved(TorchDispatchMode):
+    """Notes how many maps come into each convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.maps.append(args[0].shape[2])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lengths", [(2,), (2, 3)])
+def test_one_clip_is_convolved_without_gaps_whatever_its_kernel(lengths) -> None:
+    """A kernel that holds more than the clips joins them to one row, with zeros between; one clip needs none."""
+    packed = atfr.PackedClips.pack([torch.randn(4, length, 3, 3) for length in lengths])
+    with torch.no_grad(), Convolved() as seen:
+        nn.functional.conv3d(packed, torch.randn(32, 4, 3, 3, 3), padding=1)
+    assert seen.maps == ([2] if len(lengths) == 1 else [sum(lengths) + len(lengths) + 1])

@@ -4,9 +4,9 @@ On CPUs it is an operation of oneDNN that torch.compile uses too; the kernel is 
 `conv3d` adds a pass over the maps for each further step, brings the kernel into that layout at every call, and takes a
 slow path of copies and matrix products for many of the narrow 1 x 1 x 1 convolutions of X3D.
 
-Which layout oneDNN wants for the kernel of a 1 x 1 x 1 convolution depends on the number of maps and their size. One in
-another layout it rearranges at every call, which may take fifty times as long as the convolution. So such kernels are
-kept by the shape of the maps; the layouts are few, and each is held once.
+Which layout oneDNN wants for a kernel depends on the number of maps and their size. One in another layout it rearranges
+at every call, which may take hundreds of times as long as the convolution. So kernels are kept by the shape of the
+maps; the layouts are few, and each is held once.
 
 N batch, C channels, T frames, H, W.
 """
@@ -53,12 +53,11 @@ class FusedConv3d(nn.Module):
         self.activation: Activation | None = None
         self._known = True  # these are the weights whose reach was found when the network was rewritten
         self._is_ours = type(conv)._conv_forward is convolution.Conv3d._conv_forward
-        self._on_pixels = self.weight[0, 0].numel() == self.groups == 1
-        self._pointwise = self._on_pixels and self.stride == (1, 1, 1)
+        self._pointwise = self.weight[0, 0].numel() == self.groups == 1 and self.stride == (1, 1, 1)
         self._forget()
 
     def _forget(self) -> None:
-        self._by_shape: dict[torch.Size | None, Tensor] = {}
+        self._by_shape: dict[tuple[torch.Size, Any], Tensor] = {}
         self._by_layout: dict[bytes, Tensor] = {}
 
     def forward(
@@ -144,7 +143,7 @@ class FusedConv3d(nn.Module):
             return F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
         name, scalars = activation or (None, [])
         maps = maps.contiguous(memory_format=FORMAT)
-        layer = (self._prepared(maps.shape), self.bias, padding, self.stride, self.dilation, self.groups)
+        layer = (self._prepared(maps.shape, padding), self.bias, padding, self.stride, self.dilation, self.groups)
         if shortcut is None:
             return MKLDNN._convolution_pointwise(maps, *layer, name or "none", scalars, "")
         shortcut = shortcut.contiguous(memory_format=FORMAT)
@@ -156,13 +155,13 @@ class FusedConv3d(nn.Module):
         rows = rows if self.bias is None else rows + self.bias.detach().double().abs()
         return rows.max().item() + shortcut
 
-    def _prepared(self, shape: torch.Size) -> Tensor:
+    def _prepared(self, shape: torch.Size, padding: Any) -> Tensor:
         """Return the kernel in the layout that oneDNN wants for maps of this shape; it is kept."""
-        asked = shape if self._on_pixels else None
+        asked = (shape, tuple(padding))
         kernel = self._by_shape.get(asked)
         if kernel is None:
-            window = (self.padding, self.stride, self.dilation, self.groups)
-            made = MKLDNN._reorder_convolution_weight(self.weight.detach(), *window, list(asked or ()))
+            window = (padding, self.stride, self.dilation, self.groups)
+            made = MKLDNN._reorder_convolution_weight(self.weight.detach(), *window, list(shape))
             layout = bytes(MKLDNN._get_mkldnn_serialized_md(made).tolist())
             kernel = self._by_shape[asked] = self._by_layout.setdefault(layout, made)
         return kernel

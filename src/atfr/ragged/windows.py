@@ -88,7 +88,8 @@ def convolved(
             f"clips of lengths {input.lengths}: the shortest is too short; pad in time, or put the sampler behind this "
             "layer"
         )
-    heavy = window.stride == 1 and weight.numel() * len(input.lengths) > HEAVY_KERNEL * input.numel()
+    count = len(input.lengths)
+    heavy = count > 1 and window.stride == 1 and weight.numel() * count > HEAVY_KERNEL * input.numel()
     if heavy or all_at_once(input):
         return at_once(lambda maps: convolve(maps, (0, *padding[1:])), input, window)
     return clip_by_clip(lambda clip: convolve(clip, padding), input)
