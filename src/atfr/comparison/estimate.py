@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -74,12 +75,7 @@ def pace_of(ground: Ground) -> Pace:
 def seconds_of(work: Callable[[], None]) -> float:
     """Return the seconds of the quickest of some runs, after a first one."""
     work()
-    times = []
-    for _ in range(RUNS):
-        start_s = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start_s)
-    return min(times)
+    return min(timeit.repeat(work, repeat=RUNS, number=1))
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,13 @@ from atfr.adapt.trace import site_names
 from atfr.comparison.plans import ONE_VIEW, SGS, STATIC, Plan
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
-from atfr.errors import DataError, InputError, VideoError
+from atfr.errors import DataError, VideoError
 from atfr.evaluate.result import RESULT, TestResult, folder_of
 from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.evaluate.test import test
 from atfr.files import write_whole
 from atfr.measure.eager import forward_in_turns
-from atfr.measure.turns import Timing
 from atfr.models import VideoModel, create_model
 from atfr.train.fit import fit
 from atfr.train.recipe import Recipe
@@ -134,7 +133,7 @@ class Ground:
         out = self.out / plan.name
         network, tune_s = self.adapted(plan), 0.0
         if rate is not None and clips is not None:
-            tune_s = self.trained(network, clips, rate, out, epochs=self.epochs)
+            tune_s = self.trained(network, clips, rate, out, self.epochs)
         else:
             stops = plan.views is not None and plan.views.settled is not None
             save_checkpoint(network, replace(self.task, views=plan.views if stops else None), out)
@@ -150,9 +149,33 @@ class Ground:
             return None
         return Row(read_result(out), **json.loads((out / MADE).read_text(encoding="utf-8")))
 
-    def trained(self, network: VideoModel, clips: ClipDataset, rate: float, out: Path, *, epochs: int) -> float:
-        """Train a network on from the base in place; return the seconds that took."""
-        return train(network, clips, self.recipe, out, epochs=epochs, rate=rate, device=self.device)
+    def train_base_(self, videos: VideoList, epochs: int) -> None:
+        """Train the base in place, on clips of fewer frames, and keep it."""
+        spec = replace(self.spec, frames=self.recipe.base_frames)
+        self.trained(self.base, ClipDataset(videos, spec, train=True, seed=self.seed), 1, self.out / "base", epochs)
+
+    def trained(self, network: VideoModel, clips: ClipDataset, rate: float, out: Path, epochs: int) -> float:
+        """Train a network in place, at a share `rate` of the recipe's learning rate; return the seconds that took."""
+        recipe, device, start_s = self.recipe, self.device, time.perf_counter()
+        fit(
+            network,
+            clips,
+            out=out,
+            epochs=epochs,
+            warmup_epochs=epochs / 10,
+            batch_size=recipe.batch_size,
+            optimizer=recipe.optimizer,
+            learning_rate=rate * recipe.learning_rate,
+            num_workers=0,
+            seed=clips.seed,
+            tuning=recipe.tuning,
+            logger=False,
+            enable_checkpointing=False,
+            accelerator=device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+        )
+        gc.collect()  # Lightning's objects hold each other, and with them the decoded videos
+        return time.perf_counter() - start_s
 
     def adapted(self, plan: Plan) -> VideoModel:
         """Return the base with the plan's sampler; the bins of SGS are such that clips keep as many maps as wanted."""
@@ -176,8 +199,13 @@ class Ground:
                 self.say(f"left out: {skipped.reason}")
         return found
 
-    def timed(self, networks: Mapping[str, VideoModel], static: TestResult) -> tuple[Timing, int]:
-        """Time forward passes in turns, on clips of the tested videos; return the times, and the size of a batch."""
+    def with_times(self, rows: Mapping[str, Row], networks: Mapping[str, VideoModel]) -> tuple[dict[str, Row], int]:
+        """Time forward passes in turns, on clips of the tested videos.
+
+        Return the rows with their times, and the size of a timed batch. The first row is static, and so is a clip's
+        time in a row that has no network of its own.
+        """
+        first, static = next((name, row.test) for name, row in rows.items())
         size = min(TIMED_BATCH, max(1, TIMED_NUMBERS // torch.Size(self.task.clip_shape).numel()))
         self.say(f"timing them in turns, {size} clips at a time")
         decoded = {video.path for video in static.videos}
@@ -188,19 +216,10 @@ class Ground:
         on_device = {name: network.to(self.device) for name, network in networks.items()}
         with self.watch("timing") as progress:
             timing = forward_in_turns(on_device, batches, at_least=len(batches), budget_s=0, progress=progress)
-        return timing, size
-
-    def with_times(self, rows: Mapping[str, Row], networks: Mapping[str, VideoModel]) -> tuple[dict[str, Row], int]:
-        """Time the networks; return the rows with their times, and the size of a timed batch.
-
-        The first is static, and so is a clip's time in a row that has no network of its own.
-        """
-        first, static = next(iter(rows.items()))
-        timing, size = self.timed(networks, static.test)
         timed = {}
         for name, row in rows.items():
             own = name if name in networks else first
-            speedup = timing.speedup(own, over=first).median * static.test.views_per_video / row.test.views_per_video
+            speedup = timing.speedup(own, over=first).median * static.views_per_video / row.test.views_per_video
             timed[name] = replace(row, ms_per_clip=timing.ms(own).median / size, speedup=speedup)
         return timed, size
 
@@ -240,62 +259,8 @@ def some_clips(videos: VideoList, spec: ClipSpec, wanted: int) -> Iterator[Tenso
         raise DataError(f"none of the videos that were tried decodes; the last: {reason}")
 
 
-def here(device: str = "auto") -> torch.device:
-    """Return the device that is meant; auto is a GPU where there is one.
-
-    Raises:
-        InputError: it cannot be used.
-    """
-    try:
-        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return found
-
-
 def new_base(recipe: Recipe, num_classes: int, seed: int) -> VideoModel:
     """Return a network to train, with the weights that the recipe says."""
     torch.manual_seed(seed)
     start = {"pretrained": True} if recipe.pretrained else {}
     return create_model(recipe.model, num_classes=num_classes, **start)
-
-
-def train_base_(ground: Ground, videos: VideoList, epochs: int) -> None:
-    """Train the base in place, on clips of fewer frames, and keep it."""
-    spec = replace(ground.spec, frames=ground.recipe.base_frames)
-    clips = ClipDataset(videos, spec, train=True, seed=ground.seed)
-    train(ground.base, clips, ground.recipe, ground.out / "base", epochs=epochs, rate=1, device=ground.device)
-
-
-def train(
-    network: VideoModel,
-    clips: ClipDataset,
-    recipe: Recipe,
-    out: Path,
-    *,
-    epochs: int,
-    rate: float,
-    device: torch.device,
-) -> float:
-    """Train a network in place, at a share `rate` of the recipe's learning rate, and return the seconds that took."""
-    start_s = time.perf_counter()
-    fit(
-        network,
-        clips,
-        out=out,
-        epochs=epochs,
-        warmup_epochs=epochs / 10,
-        batch_size=recipe.batch_size,
-        optimizer=recipe.optimizer,
-        learning_rate=rate * recipe.learning_rate,
-        num_workers=0,
-        seed=clips.seed,
-        tuning=recipe.tuning,
-        logger=False,
-        enable_checkpointing=False,
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-    )
-    gc.collect()  # Lightning's objects hold each other, and with them the decoded videos
-    return time.perf_counter() - start_s

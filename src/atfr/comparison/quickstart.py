@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from atfr.checks import device_of
 from atfr.comparison.figure import draw
-from atfr.comparison.making import Ground, Row, Watch, here, new_base, train_base_
+from atfr.comparison.making import Ground, Row, Watch, new_base
 from atfr.comparison.placement import Placement, placements
 from atfr.comparison.plans import Plan
 from atfr.data.dataset import ClipDataset
@@ -93,12 +94,13 @@ def quickstart(
     base = new_base(recipe, len(splits["train"].labels), seed)
     spec = replace(recipe.clip, mean=base.mean, std=base.std)
     epochs = epochs or recipe.epochs(len(splits["train"]))
-    ground = Ground(base, splits, spec, recipe, math.ceil(recipe.tune_share * epochs), seed, out, here(), say, watch)
+    tune_epochs, device = math.ceil(recipe.tune_share * epochs), device_of("device", "auto")
+    ground = Ground(base, splits, spec, recipe, tune_epochs, seed, out, device, say, watch)
     origin = "ImageNet" if recipe.pretrained else "random"
     first = splits.get("trimmed", splits["train"])
     kind = "trimmed videos" if "trimmed" in splits else "videos"
     say(f"training the base, {recipe.model} from {origin} weights: {epochs} epochs of {len(first)} {kind}")
-    train_base_(ground, first, epochs)
+    ground.train_base_(first, epochs)
     clips = ClipDataset(splits["train"], spec, train=True, seed=seed + 1)
     networks: dict[str, VideoModel] = {}
     made: dict[str, Row] = {}

@@ -63,7 +63,7 @@ class Rates:
         ground, folder = self.ground, self.ground.out / ".rates"
         ground.say(f"choosing the learning rate of {plan.kind}: {rate * ground.recipe.learning_rate:.2g}")
         network = ground.adapted(plan)
-        ground.trained(network, self.train, rate, folder, epochs=math.ceil(TRIAL * ground.epochs))
+        ground.trained(network, self.train, rate, folder, math.ceil(TRIAL * ground.epochs))
         shutil.rmtree(folder)
         loss = ground.tested(network, self.held_out, plan.name).loss
         return math.inf if loss is None or math.isnan(loss) else loss

@@ -21,9 +21,10 @@ import torch
 
 from atfr.adapt import restore_
 from atfr.adapt.trace import site_names
+from atfr.checks import device_of
 from atfr.comparison.estimate import Pace, Work, pace_of
 from atfr.comparison.frontier import draw
-from atfr.comparison.making import Ground, Row, Watch, here, new_base, train_base_
+from atfr.comparison.making import Ground, Row, Watch, new_base
 from atfr.comparison.plans import LEAST, ONE_VIEW, STATIC, UNTIL_SETTLED, Plan, by_kind, fewer_views, plans_for
 from atfr.comparison.rates import RATES, Rates, read_rates
 from atfr.comparison.recipes import as_it_is, whole_videos
@@ -155,7 +156,8 @@ def compare(
     there = bool(base_epochs) and (out / "base" / TASK).is_file()
     if there:
         base = load_checkpoint(out / "base")[0]
-    ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, here(device), say, watch, views)
+    on = device_of("device", device)
+    ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, on, say, watch, views)
     run = Run(ground, plans, 0 if there else base_epochs, begun_s, budget_min)
     run.begin()
     write_whole(out / ARGUMENTS, json.dumps(arguments, indent=1) + "\n")
@@ -257,7 +259,7 @@ class Run:
             videos = ground.splits["train"]
             ground.say(f"training the base, {ground.recipe.model}: {self.base_epochs} epochs of {len(videos)} videos")
             with self.timed():
-                train_base_(ground, videos, self.base_epochs)
+                ground.train_base_(videos, self.base_epochs)
                 self.base_epochs = 0
         clips = (
             ClipDataset(ground.splits["train"], ground.spec, train=True, seed=ground.seed + 1) if self.rates else None

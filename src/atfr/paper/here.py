@@ -17,8 +17,9 @@ import torch
 from atfr import measure
 from atfr.adapt import set_num_bins_
 from atfr.adapt.trace import site_names
+from atfr.checks import device_of
 from atfr.comparison.estimate import pace_of
-from atfr.comparison.making import Ground, Progress, Row, Watch, here, train_base_
+from atfr.comparison.making import Ground, Progress, Row, Watch
 from atfr.comparison.plans import Plan
 from atfr.comparison.quickstart import TUNE_LEARNING_RATE
 from atfr.comparison.recipes import FROM_NOTHING, SAMPLES
@@ -165,7 +166,8 @@ class Here:
             if (out / "base" / TASK).is_file():
                 base = load_checkpoint(out / "base")[0]
             tune_epochs = math.ceil(recipe.tune_share * self.base_epochs)
-            ground = Ground(base, self.splits, spec, recipe, tune_epochs, seed, out, here(self.device), self.say)
+            device = device_of("device", self.device)
+            ground = Ground(base, self.splits, spec, recipe, tune_epochs, seed, out, device, self.say)
             if self.watch:
                 ground = replace(ground, watch=self.watch)
             self.grounds[network.name, seed] = ground
@@ -182,7 +184,7 @@ class Here:
             return row
         if not (ground.out / "base" / TASK).is_file():
             self.say(f"training the base, {network.name}: {self.base_epochs} epochs of {len(self.first)} videos")
-            train_base_(ground, self.first, self.base_epochs)
+            ground.train_base_(self.first, self.base_epochs)
         self.say(f"training {network.name}, {network.sampled}, seed {seed}: {ground.epochs} epochs")
         torch.manual_seed(seed)
         return ground.make(plan_of(network), TUNE_LEARNING_RATE, self.clips(ground))[1]
@@ -222,7 +224,11 @@ class Here:
             f"{self.scale.about}: {train} to train and {test} to test, clips of {clip.frames} x {clip.size}²; "
             f"a base of {self.base_epochs} epochs for each family, then {epochs} for each network"
         )
-        return {"about": about, "recipe": asdict(self.scale.recipe), **measure.conditions(here(self.device))}
+        return {
+            "about": about,
+            "recipe": asdict(self.scale.recipe),
+            **measure.conditions(device_of("device", self.device)),
+        }
 
     def left(self, cases: Iterable[Case], seeds: Sequence[int]) -> str:
         """Return how long all takes that is not there, each network with SGS beside one on fewer frames."""

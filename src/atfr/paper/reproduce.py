@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from atfr.comparison.making import here
+from atfr.checks import device_of
 from atfr.comparison.verdict import wide_enough
 from atfr.errors import AtfrError
 from atfr.evaluate.analysis import resolution_ends
@@ -145,7 +145,7 @@ def with_times(found: Sequence[Found], maker: Maker, seed: int) -> list[Found]:
         measured = {
             "train_hours": None if train_s is None else train_s / 3600,
             "inference_fps": 1000 * case.tested.frames / ms,
-            "max_batch": training_batch(maker.folder(case, seed), one.tests[0], here(maker.device)),
+            "max_batch": training_batch(maker.folder(case, seed), one.tests[0], device_of("device", maker.device)),
         }
         timed.append(replace(one, measured=measured))
     return timed
