@@ -224,11 +224,8 @@ class Here:
             f"{self.scale.about}: {train} to train and {test} to test, clips of {clip.frames} x {clip.size}²; "
             f"a base of {self.base_epochs} epochs for each family, then {epochs} for each network"
         )
-        return {
-            "about": about,
-            "recipe": asdict(self.scale.recipe),
-            **measure.conditions(device_of("device", self.device)),
-        }
+        found = measure.conditions(device_of("device", self.device))
+        return {"about": about, "recipe": asdict(self.scale.recipe), **found}
 
     def left(self, cases: Iterable[Case], seeds: Sequence[int]) -> str:
         """Return how long all takes that is not there, each network with SGS beside one on fewer frames."""
