@@ -4,7 +4,7 @@ N videos, V views in the order in which they are computed, K classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -162,7 +162,7 @@ def settle_views(
     order = view_order(view_spec.num_clips, view_spec.num_crops)
     forward = Forward(optimize_for_inference(model), task.clip_shape)
     scores, places = [], []
-    views = Views(paths, task.spec, ViewSpec(view_spec.num_clips, view_spec.num_crops))
+    views = Views(paths, task.spec, replace(view_spec, settled=None))
     for number, (video, found) in enumerate(outcomes(forward, views, batch_size, num_workers)):
         if found is not None:
             scores.append(found.scores[list(order)])

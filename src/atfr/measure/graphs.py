@@ -24,7 +24,7 @@ from atfr.measure.saving import Work
 from atfr.measure.turns import Timing, Variant
 from atfr.runtime.bundle import ENGINES
 from atfr.runtime.description import Runtime
-from atfr.runtime.engines import OpenVINO, Precision
+from atfr.runtime.engines import OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK, graphs
 from atfr.runtime.running import AdaptedGraphs, StaticGraph, one_by_one
 from atfr.runtime.split import split
@@ -94,7 +94,6 @@ def in_runtime(
     clip: Float[Tensor, "1 C T H W"],
     work: Work,
     runtime: Runtime,
-    precision: Precision = "float32",
     specialize: bool = False,
 ) -> Iterator[GraphPair]:
     """Give a network with SGS and the same without as graphs of a runtime that run one clip.
@@ -124,14 +123,14 @@ def in_runtime(
         stems = {name: Path(folder) / name for name in programs}
         for name, program in programs.items():
             kind.write(program, stems[name])
-        whole, before, first = (kind(stems[name], threads, precision) for name in (NETWORK, BEFORE, EARLY))
+        whole, before, first = (kind(stems[name], threads, "float32") for name in (NETWORK, BEFORE, EARLY))
         kept = [bins[0] for bins in work.active_bins.values()]
-        late = OpenVINO(stems[LATE], threads, precision, kept) if specialize else kind(stems[LATE], threads, precision)
+        late = OpenVINO(stems[LATE], threads, "float32", kept) if specialize else kind(stems[LATE], threads, "float32")
     static_graph, both = StaticGraph(whole), AdaptedGraphs(first, late, list(work.active_bins))
     (array,) = one_by_one(clip)
     run_before, run_early = before.request(), first.request()
-    _, trace = both(clip)
-    if (found := {site: tuple(one.lengths) for site, one in trace.sites.items()}) != work.active_bins:
+    sites = both(clip).trace.sites
+    if (found := {site: tuple(one.lengths) for site, one in sites.items()}) != work.active_bins:
         raise InputError(f"the graph of {runtime} keeps {found} maps instead of {work.active_bins}")
     yield GraphPair(
         static=lambda: static_graph(clip),

@@ -148,7 +148,7 @@ def for_clips(node: fx.Node, module: nn.Module, name: str) -> bool:
     if is_part(node) or is_batch_size(node) or (own and target in ("view", "reshape") and keeps_rows(node)):
         return False
     if own and target in OVER_SPACE and is_space(axes := argument(node, 1, "dim", None)):
-        set_argument(node, 1, "dim", (2, 3, 4))
+        set_argument(node, "dim", (2, 3, 4))
         return True
     if node.target in WINDOWS and in_space(node):
         return True
@@ -166,12 +166,12 @@ def argument(node: fx.Node, position: int, keyword: str, default: Any) -> Any:
     return node.kwargs.get(keyword, node.args[position] if len(node.args) > position else default)
 
 
-def set_argument(node: fx.Node, position: int, keyword: str, value: Any) -> None:
-    """Give an argument another value."""
+def set_argument(node: fx.Node, keyword: str, value: Any) -> None:
+    """Give the argument behind the first, the maps, another value."""
     if keyword in node.kwargs:
         node.update_kwarg(keyword, value)
     else:
-        node.update_arg(position, value)
+        node.update_arg(1, value)
 
 
 def checks_default(node: fx.Node) -> bool:
@@ -190,7 +190,7 @@ def fixed_size(node: fx.Node) -> bool:
     size = argument(node, 1, "output_size", None)
     if not isinstance(size, int | tuple | list) or not all(isinstance(part, int) for part in pair_of(size)):
         return False
-    set_argument(node, 1, "output_size", (1, *pair_of(size)))
+    set_argument(node, "output_size", (1, *pair_of(size)))
     node.target = ADAPTIVE[node.target]
     return not argument(node, 2, "return_indices", False)
 

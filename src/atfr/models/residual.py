@@ -168,7 +168,7 @@ class Head(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool3d(1)
+        self.pool: nn.Module = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.proj = nn.Linear(in_channels, num_classes)
 

@@ -8,6 +8,7 @@ N batch, C channels, T frames in, A maps a clip keeps, H, W, K classes.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,18 @@ from atfr.runtime.engines import Engine
 from atfr.runtime.graphs import PER_SITE
 from atfr.samplers.sampling import Sampling
 
-Answers = tuple[Float[Tensor, "N K"], SamplingTrace]
-"""The logits of clips, and what SGS did with each."""
+
+@dataclass(frozen=True)
+class Answer:
+    """What a bundle says of N clips.
+
+    Attributes:
+        logits: a row a clip.
+        trace: what SGS did with each clip, as `atfr.record` tells it; without sites for a static network.
+    """
+
+    logits: Float[Tensor, "N K"]
+    trace: SamplingTrace
 
 
 class StaticGraph:
@@ -31,11 +42,11 @@ class StaticGraph:
     def __init__(self, network: Engine) -> None:
         self.requests = Pool(network.request)
 
-    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answers:
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answer:
         """Run clips one by one."""
         with self.requests.lent() as run:
             logits = [torch.from_numpy(run(clip)[0].copy()) for clip in one_by_one(clips)]
-        return torch.cat(logits), SamplingTrace({})
+        return Answer(torch.cat(logits), SamplingTrace({}))
 
 
 class AdaptedGraphs:
@@ -49,7 +60,7 @@ class AdaptedGraphs:
         self.requests = Pool(lambda: (early.request(), late.request()))
         self.sites = tuple(sites)
 
-    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answers:
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answer:
         """Run clips one by one."""
         trace = SamplingTrace({site: SiteTrace() for site in self.sites})
         logits = []
@@ -62,7 +73,7 @@ class AdaptedGraphs:
                     site.samplings.append(sampling(*sampled))
                     kept.append(maps[: site.lengths[-1]])
                 logits.append(torch.from_numpy(late(*kept)[0].copy()))
-        return torch.cat(logits), trace
+        return Answer(torch.cat(logits), trace)
 
 
 class Eager:
@@ -72,11 +83,11 @@ class Eager:
         self.model = model
 
     @torch.inference_mode()
-    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answers:
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answer:
         """Run clips together."""
         with record(self.model) as trace:
             logits = self.model(clips.to(next(self.model.parameters()).device))
-        return logits, trace
+        return Answer(logits, trace)
 
 
 class Pool:

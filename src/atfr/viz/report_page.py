@@ -4,6 +4,7 @@ from atfr.adapt.trace import INPUT
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
 from atfr.viz import report_sections as sections_of
+from atfr.viz.explain_page import change
 from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table, page
 from atfr.viz.report import Report
@@ -33,8 +34,7 @@ def listed(names: list[str]) -> str:
 
 def spent(result: TestResult) -> str:
     """Return how a clip's cost compares with the same network without the sampler, in words."""
-    share = 100 * (1 - result.gflops_per_clip.mean / result.static_gflops_per_clip)
-    return f"{abs(share):.0f} % {'fewer' if share >= 0 else 'more'} GFLOPs"
+    return f"{change(result.gflops_per_clip.mean, result.static_gflops_per_clip)} GFLOPs"
 
 
 def lead(report: Report) -> str:
