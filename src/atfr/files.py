@@ -9,11 +9,11 @@ import json
 import math
 import os
 import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 
 @contextmanager
@@ -81,6 +81,11 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all; its folder is made."""
     with whole(path) as scratch:
         scratch.write_text(as_text(text), encoding="utf-8")
+
+
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
+    """Write JSON values whole or not at all; what is not finite is null."""
+    write_whole(path, json.dumps(finite(values), indent=indent, allow_nan=False) + "\n")
 
 
 def as_text(text: str) -> str:
@@ -152,15 +157,12 @@ def finite(values: Any) -> Any:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
-class Closing(ABC):
+class Closing(AbstractContextManager):
     """What is closed at the end of a `with` statement."""
 
     @abstractmethod
     def close(self) -> None:
         """Close it."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

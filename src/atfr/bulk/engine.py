@@ -98,17 +98,7 @@ class Measured:
 
 
 class Engine:
-    """Runs videos through decoders and runners on the Ray cluster that this process is connected to.
-
-    Args:
-        videos: what is to be done; taken as needed.
-        read: decodes a file, in decoders.
-        make_network: makes the network, in runners.
-        settings: how.
-
-    Attributes:
-        measured: what was seen so far.
-    """
+    """Runs videos through decoders and runners on the Ray cluster that this process is connected to."""
 
     def __init__(
         self, videos: Iterator[Video], read: Read, make_network: Callable[[], Network], settings: Settings
@@ -230,7 +220,6 @@ class Engine:
             member.jobs[member.actor.run.remote(*(task.payload for task in batch))] = Job(batch)
 
     def _receive(self) -> None:
-        """Wait for whatever comes next, and take all that has come."""
         owners = {pool: pool.references() for pool in (self.decoders, self.runners)}
         references = [one for found in owners.values() for one in found]
         came, _ = self.ray.wait(references, num_returns=1, timeout=TICK_S, fetch_local=False)

@@ -117,7 +117,6 @@ def bulk_page(report: BulkReport) -> str:
 
 
 def _sections(report: BulkReport) -> list[Section]:
-    """Return what the page shows."""
     common = report.labels.most_common(MOST_LABELS)
     rows = [(short(label), count, f"{100 * count / report.videos:.2f} %") for label, count in common]
     more = len(report.labels) - len(common)

@@ -29,8 +29,6 @@ def left_of(bulk: Bulk, manifest: str, again: bool = False) -> Ledger:
     """Return what is left of a manifest, by what the tables have.
 
     Args:
-        bulk: the tables.
-        manifest: see `read_manifest`.
         again: try again too what was given up for good.
     """
     ledger = Ledger(read_manifest(manifest))
@@ -60,13 +58,8 @@ def run(
     """Predict what is left of a manifest, on the Ray cluster that this process is connected to.
 
     Args:
-        bulk: the tables of the configuration.
         manifest: see `read_manifest`.
         ledger: what is left of it, as `left_of` says.
-        read: decodes a file, in decoders.
-        make_network: makes the network, in runners.
-        settings: of the engine.
-        commits: when rows go to disk.
         progress: called with the figures so far, every second or so.
 
     Raises:
@@ -92,11 +85,7 @@ def run(
 
 
 class Writer:
-    """Keeps outcomes until they are committed.
-
-    Attributes:
-        broken: a commit has failed.
-    """
+    """Keeps outcomes until they are committed."""
 
     def __init__(self, bulk: Bulk, commits: Commits) -> None:
         self.bulk, self.commits, self.broken = bulk, commits, False

@@ -87,7 +87,6 @@ def verify(bulk: Bulk, manifest: str) -> Verified:
 
 
 def _named(ledger: Ledger, chosen: np.ndarray, manifest: str) -> Iterator[str]:
-    """Yield the ids at some places of a ledger, the first ones."""
     named = 0
     for block in read_manifest(manifest):
         for video, place in zip(block, ledger.places(video.id for video in block).tolist(), strict=True):

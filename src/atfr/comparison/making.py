@@ -8,7 +8,6 @@ out/NAME/made.json           its learning rate, and the time of its training
 import copy
 import gc
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -31,7 +30,7 @@ from atfr.evaluate.result import RESULT, TestResult, folder_of
 from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.evaluate.test import test
-from atfr.files import write_whole
+from atfr.files import read_json, write_json
 from atfr.measure.eager import forward_in_turns
 from atfr.models import VideoModel, create_model
 from atfr.train.fit import fit
@@ -40,6 +39,7 @@ from atfr.video.spec import ClipSpec, ViewSpec
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
+"""Shows how far something is, as `cli.common.progress` does: entered with what is done, it gives a `Progress`."""
 
 MADE = "made.json"
 
@@ -99,11 +99,7 @@ class Ground:
         splits: the lists "train", if anything is trained, and "test".
         spec: the clips that they read.
         epochs: of the training from the base; 0: nothing is trained.
-        seed: of weights, clips and order.
         views: of each tested video; `settled` is for the networks whose plan says so.
-        say: told what begins, a line each.
-        watch: shows how far a test or the timing is, as `cli.common.progress` does; entered with what is done, it gives
-            what is called with (done, total).
     """
 
     base: VideoModel
@@ -128,7 +124,6 @@ class Ground:
 
         Args:
             rate: the learning rate, as a share of the recipe's; None trains nothing.
-            clips: what it learns from.
         """
         out = self.out / plan.name
         network, tune_s = self.adapted(plan), 0.0
@@ -138,7 +133,7 @@ class Ground:
             stops = plan.views is not None and plan.views.settled is not None
             save_checkpoint(network, replace(self.task, views=plan.views if stops else None), out)
         result = self.tested(network, self.splits["test"], plan.name, plan.views)
-        write_whole(out / MADE, json.dumps({"tune_s": tune_s, "rate": rate}) + "\n")
+        write_json(out / MADE, {"tune_s": tune_s, "rate": rate}, indent=None)
         result.save(folder_of(out))
         return network, Row(result, tune_s, rate)
 
@@ -147,7 +142,7 @@ class Ground:
         out = self.out / plan.name
         if not (folder_of(out) / RESULT).is_file():
             return None
-        return Row(read_result(out), **json.loads((out / MADE).read_text(encoding="utf-8")))
+        return Row(read_result(out), **read_json(out / MADE))
 
     def train_base_(self, videos: VideoList, epochs: int) -> None:
         """Train the base in place, on clips of fewer frames, and keep it."""

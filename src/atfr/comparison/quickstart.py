@@ -6,7 +6,6 @@ out/quickstart.json                              every figure, with its conditio
 out/quickstart.png                               the same as a picture
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from atfr.comparison.plans import Plan
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.evaluate.runs import Difference, paired_difference
-from atfr.files import finite, whole, write_whole
+from atfr.files import whole, write_json
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
 
@@ -83,13 +82,7 @@ def quickstart(
 
     Args:
         splits: the lists "train" and "test", and "trimmed" where there are such videos, from which the base learns.
-        recipe: how they are made and trained.
-        out: the folder for checkpoints, JSON and picture.
         epochs: of the base; by default the recipe's, for so many videos.
-        seed: of weights, clips and order.
-        say: told what begins, a line each.
-        watch: shows how far a test or the timing is, as `cli.common.progress` does; entered with what is done, it gives
-            what is called with (done, total).
     """
     base = new_base(recipe, len(splits["train"].labels), seed)
     spec = replace(recipe.clip, mean=base.mean, std=base.std)
@@ -113,7 +106,7 @@ def quickstart(
     at_input = {name: networks[name].cpu() for name in ("fewer_frames", "adaptive")}
     found = ground.conditions(timed_batch) | {"base_epochs": epochs}
     comparison = Quickstart(rows, over, placements(at_input, splits["test"], spec), found)
-    write_whole(out / "quickstart.json", json.dumps(finite(comparison.to_dict()), indent=2, allow_nan=False) + "\n")
+    write_json(out / "quickstart.json", comparison.to_dict())
     with whole(out / "quickstart.png") as scratch:
         draw(comparison.to_dict(), scratch)
     return comparison

@@ -33,7 +33,7 @@ from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.errors import CheckpointError, InputError
 from atfr.evaluate.task import TASK, Task, check_classes, load_checkpoint
-from atfr.files import finite, whole, write_whole
+from atfr.files import finite, whole, write_json
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec, ViewSpec
@@ -160,7 +160,7 @@ def compare(
     ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, on, say, watch, views)
     run = Run(ground, plans, 0 if there else base_epochs, begun_s, budget_min)
     run.begin()
-    write_whole(out / ARGUMENTS, json.dumps(arguments, indent=1) + "\n")
+    write_json(out / ARGUMENTS, arguments, indent=1)
     run.make_all()
     return run.found(margin, base_epochs)
 
@@ -233,7 +233,6 @@ class Run:
         plans: the networks that there are to be; fewer, where time is short.
         base_epochs: that are left.
         begun_s: when it began, by `time.perf_counter`.
-        budget_min: minutes for all of it.
     """
 
     ground: Ground
@@ -339,7 +338,7 @@ class Run:
         conditions = ground.conditions(timed_batch) | {"base_epochs": base_epochs, "rates": list(RATES)}
         comparison = Comparison(findings, findings.verdict(), tuple(self.dropped), conditions)
         values = finite(comparison.to_dict())
-        write_whole(ground.out / "compare.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
+        write_json(ground.out / "compare.json", values)
         with whole(ground.out / "compare.png") as scratch:
             draw(values, scratch)
         return comparison

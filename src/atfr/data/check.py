@@ -57,11 +57,8 @@ def check_videos(
     one on a checked data set decodes nothing but the files that have changed.
 
     Args:
-        paths: the videos; each is decoded once.
         root: the folder of the data, whose index is used.
         min_frames: a video of fewer frames is short.
-        num_workers: processes that decode.
-        progress: called with (videos done, videos in all).
     """
     unique = list(dict.fromkeys(paths))
     problems: dict[Path, Problem] = {}

@@ -73,12 +73,7 @@ def passed(logits: Float[Tensor, "N K"], trace: SamplingTrace, cost: ClipCost, e
 
 
 class Forward:
-    """Runs a network on clips of one shape; its cost table is counted once, here.
-
-    Args:
-        model: a network, static or adaptive.
-        clip_shape: C T H W of the clips.
-    """
+    """Runs a network on clips of one shape, C T H W; its cost table is counted once, here."""
 
     def __init__(self, model: nn.Module, clip_shape: Sequence[int]) -> None:
         self.model = model

@@ -233,11 +233,16 @@ class TestResult:
         return {site: dict(sorted(count.items())) for site, count in counts.items()}
 
     @property
+    def by_class(self) -> dict[str, list[VideoResult]]:
+        """The videos of each class, in the order in which the classes come up."""
+        found: dict[str, list[VideoResult]] = {}
+        for video in self.videos:
+            found.setdefault(video.label, []).append(video)
+        return found
+
+    @property
     def classes(self) -> list[ClassResult]:
         """The same figures by class, in the order in which the classes come up."""
-        of_class: dict[str, list[VideoResult]] = {}
-        for video in self.videos:
-            of_class.setdefault(video.label, []).append(video)
         return [
             ClassResult(
                 label,
@@ -249,7 +254,7 @@ class TestResult:
                     for site in self.sites
                 },
             )
-            for label, videos in of_class.items()
+            for label, videos in self.by_class.items()
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -130,7 +130,6 @@ def test(
 
 
 def _of_all_processes(tested: list[_Tested]) -> list[_Tested]:
-    """Return what all processes have tested."""
     if not dist.is_initialized():
         return tested
     shares: list[list[_Tested]] = [[] for _ in range(dist.get_world_size())]

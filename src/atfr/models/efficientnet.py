@@ -118,9 +118,6 @@ class InflatedEfficientNet(VideoModel):
     """EfficientNet-Lite0 inflated, designed for 16 frames of 224 x 224 pixels.
 
     Args:
-        name: ``i3d_efficientnet_lite0``.
-        num_classes: See `VideoModel`.
-        dropout: See `VideoModel`.
         pretrained: Start with ImageNet weights. The classifier is theirs where there are 1000 classes, else new.
 
     Attributes:

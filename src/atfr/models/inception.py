@@ -177,11 +177,6 @@ class Logits(nn.Module):
 class InceptionI3D(VideoModel):
     """Inception-I3D on RGB frames, designed for 64 frames of 224 x 224 pixels, 25 a second.
 
-    Args:
-        name: ``i3d_inception``.
-        num_classes: See `VideoModel`.
-        dropout: See `VideoModel`.
-
     Attributes:
         mean: What the weights expect to be taken from pixels of [0, 1], by channel R, G, B.
         std: What they expect pixels to be divided by then: [-1, 1].

@@ -163,6 +163,15 @@ class Stage(nn.Module):
         return self.res_blocks(features)
 
 
+def projection(in_channels: int, out_channels: int, strides: tuple[int, int]) -> nn.Module:
+    """A shortcut: a convolution and batch norm where the width changes or with a temporal or spatial stride."""
+    if in_channels == out_channels and strides == (1, 1):
+        return nn.Identity()
+    temporal_stride, stride = strides
+    convolution = Conv3d(in_channels, out_channels, 1, stride=(temporal_stride, stride, stride), bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm3d(out_channels))
+
+
 class Head(nn.Module):
     """Average over time and space, then classify."""
 

@@ -70,7 +70,6 @@ class Commands:
 
     Attributes:
         data: a folder that holds a folder for each data set.
-        configs: the folder of that name in atfr's sources.
     """
 
     data: Path

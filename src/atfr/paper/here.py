@@ -5,7 +5,6 @@ All networks of a family go on from one base, at one learning rate, as those of 
 out/NETWORK/seedN/base, SAMPLER    checkpoint folders (`atfr.comparison.making`), with test/ and tests of other clips
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,12 +24,12 @@ from atfr.comparison.quickstart import TUNE_LEARNING_RATE
 from atfr.comparison.recipes import FROM_NOTHING, SAMPLES
 from atfr.comparison.run import ARGUMENTS, check_arguments, minutes
 from atfr.data.dataset import ClipDataset
-from atfr.data.records import VideoList, read_folder
-from atfr.data.samples import render_samples
+from atfr.data.records import VideoList
+from atfr.data.samples import whole_and_trimmed
 from atfr.evaluate.result import RESULT, TestResult
 from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import TASK, load_checkpoint
-from atfr.files import write_whole
+from atfr.files import write_json
 from atfr.models import create_model
 from atfr.paper.cases import EXPECTED, Case
 from atfr.paper.figures import Network
@@ -95,11 +94,7 @@ SCALES = {scale.name: scale for scale in (TINY, SMALL)}
 def tiny_videos(root: Path, progress: Progress) -> dict[str, VideoList]:
     """Render the videos of the tiny scale, or take those that are there; return the splits."""
     shape: dict[str, Any] = {"frames": TINY_FRAMES, "size": TINY_SIZE, "progress": progress}
-    whole = render_samples(root / "whole", clips_per_class_train=TINY_TRAIN, clips_per_class_test=TINY_TEST, **shape)
-    trimmed = render_samples(
-        root / "trimmed", clips_per_class_train=TINY_TRAIN, clips_per_class_test=1, trimmed=True, **shape
-    )
-    return read_folder(whole) | {"trimmed": read_folder(trimmed)["train"]}
+    return whole_and_trimmed(root, clips_per_class_train=TINY_TRAIN, clips_per_class_test=TINY_TEST, **shape)
 
 
 @dataclass
@@ -162,7 +157,7 @@ class Here:
             arguments |= {"recipe": asdict(recipe), "labels": list(self.splits["test"].labels)}
             arguments |= {f"{name} videos": videos.fingerprint for name, videos in self.splits.items()}
             check_arguments(out, arguments)
-            write_whole(out / ARGUMENTS, json.dumps(arguments, indent=1) + "\n")
+            write_json(out / ARGUMENTS, arguments, indent=1)
             if (out / "base" / TASK).is_file():
                 base = load_checkpoint(out / "base")[0]
             tune_epochs = math.ceil(recipe.tune_share * self.base_epochs)

@@ -3,7 +3,6 @@
 out/table_6.json, .csv, .png    every figure with its conditions; the lines alone; the picture where the paper has one
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ from atfr.evaluate.analysis import resolution_ends
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference, bootstrapped, by_key, paired_difference
 from atfr.evaluate.task import load_checkpoint
-from atfr.files import csv_text, finite, whole, write_whole
+from atfr.files import csv_text, finite, whole, write_json, write_whole
 from atfr.paper.batch import training_batch
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
 from atfr.paper.commands import Commands
@@ -210,7 +209,7 @@ def report(
 def write(values: Mapping[str, Any], table: Table, found: Sequence[Found], maker: Maker) -> list[Path]:
     """Write a report: JSON, CSV, and the figure if the paper has one; return the files."""
     paths = [maker.out / f"{table.file}{end}" for end in (".json", ".csv")]
-    write_whole(paths[0], json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(paths[0], values, indent=1)
     who = ("paper", "ours", "fewer_frames", *(["published"] if any(one.published for one in found) else []))
     columns = ["model", "setting", *(f"{one} {metric}" for metric in table.metrics for one in who)]
     rows = [

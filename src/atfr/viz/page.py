@@ -54,10 +54,8 @@ def page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequ
     """Return a page as HTML.
 
     Args:
-        title: its heading.
         lead: what matters most, in a sentence or two.
         facts: names and values to see at a glance.
-        sections: the rest, in order.
     """
     return PAGE.substitute(
         title=escaped(title),
@@ -100,17 +98,16 @@ NONE_TOLD = f"{NONE}: there is no such figure, as where all values are alike, or
 def table_html(table: Table, name: str) -> str:
     """Return a table as HTML, which scrolls by itself, also by keyboard, where it is too wide."""
     head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in table.columns)
-    rows = "".join(f"<tr>{''.join(cells_html(row, table.row_headings))}</tr>" for row in table.rows)
+    rows = ""
+    for row in table.rows:
+        cells = [f"<td>{escaped(cell)}</td>" for cell in row]
+        if table.row_headings:
+            cells[0] = f'<th scope="row">{escaped(row[0])}</th>'
+        rows += f"<tr>{''.join(cells)}</tr>"
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     if any(cell == NONE for row in table.rows for cell in row):
         body += f"<p>{NONE_TOLD}</p>"
     return f'<div class="wide" role="region" aria-label="{escaped(name)}, numbers" tabindex="0">{body}</div>'
-
-
-def cells_html(row: Sequence[object], headed: bool) -> list[str]:
-    """Return the cells of a row as HTML."""
-    cells = [f"<td>{escaped(cell)}</td>" for cell in row]
-    return [f'<th scope="row">{escaped(row[0])}</th>', *cells[1:]] if headed else cells
 
 
 def svg(figure: Figure, alt: str, prefix: str) -> str:

@@ -32,17 +32,13 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def spent(result: TestResult) -> str:
-    """Return how a clip's cost compares with the same network without the sampler, in words."""
-    return f"{change(result.gflops_per_clip.mean, result.static_gflops_per_clip)} GFLOPs"
-
-
 def lead(report: Report) -> str:
     """Return what matters most in a few sentences."""
     told = []
     for name, result in report.runs.items():
         right = f"{name} is right in {percent(result.top1)} of {len(result.videos)} test videos"
-        cost = f" and spends {spent(result)} than without the sampler" if result.sites else ""
+        spent = change(result.gflops_per_clip.mean, result.static_gflops_per_clip)
+        cost = f" and spends {spent} GFLOPs than without the sampler" if result.sites else ""
         told.append(f"{right}{cost}.")
     if bad := report.not_comparable:
         told.append(f"Not comparable with {report.first}: {listed(list(bad))}; see why below.")

@@ -56,9 +56,6 @@ class Gate:
     """The routes of the page.
 
     Args:
-        gradio: the application that answers what is let through.
-        queue: Gradio's queue.
-        inbox: takes files.
         pictures: paths of files that everyone may see.
         samples: how many there are to choose from.
         most_bins: the right end of the slider.

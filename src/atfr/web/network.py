@@ -20,10 +20,6 @@ class SharedNetwork:
     """Explains clips of several users, one after the other.
 
     The number of bins belongs to a request: it is set on the network for this one pass, and taken back.
-
-    Args:
-        model: a network whose classes are the task's, on its device.
-        task: the labels, and the clips the network reads.
     """
 
     def __init__(self, model: VideoModel, task: Task) -> None:
