@@ -32,25 +32,16 @@ MEASURED = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """How the engine works; none of it changes a prediction.
+    """How the engine works; none of it changes a prediction."""
 
-    Attributes:
-        decoders: processes that decode, where the cluster has room; None: all there is, balanced with the runners.
-        runners: processes with a network; None likewise.
-        gpu: whether each runner has a GPU.
-        tries: workers that may die, fail or hang with a video before it is given up.
-        time_limit_s: for a video in a worker.
-        together: videos that a runner is handed at a time.
-        most_bytes: of decoded videos that wait for a runner.
-    """
-
+    # processes that decode, where the cluster has room; None: all there is, balanced with the runners
     decoders: int | None = None
-    runners: int | None = None
-    gpu: bool = False
-    tries: int = 3
-    time_limit_s: float = 600.0
-    together: int = 8
-    most_bytes: int = 2**30
+    runners: int | None = None  # processes with a network; None likewise
+    gpu: bool = False  # whether each runner has a GPU
+    tries: int = 3  # workers that may die, fail or hang with a video before it is given up
+    time_limit_s: float = 600.0  # for a video in a worker
+    together: int = 8  # videos that a runner is handed at a time
+    most_bytes: int = 2**30  # of decoded videos that wait for a runner
 
 
 @dataclass(eq=False)

@@ -14,15 +14,10 @@ from atfr.bulk.workers import Network, Read
 
 @dataclass(frozen=True)
 class Commits:
-    """When rows go to disk; what a run that is killed has not committed, the next does again.
+    """When rows go to disk; what a run that is killed has not committed, the next does again."""
 
-    Attributes:
-        rows: of a part, at most.
-        every_s: however few they are.
-    """
-
-    rows: int = 10_000
-    every_s: float = 60.0
+    rows: int = 10_000  # of a part, at most
+    every_s: float = 60.0  # however few they are
 
 
 def left_of(bulk: Bulk, manifest: str, again: bool = False) -> Ledger:

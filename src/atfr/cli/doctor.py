@@ -49,23 +49,14 @@ class NotHereError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of trying one thing.
+    """What came of trying one thing."""
 
-    Attributes:
-        kind: decoder, device or runtime.
-        name: what was tried.
-        works: None where it is not installed.
-        needed: whether atfr cannot do without it.
-        detail: what was seen, or what is wrong.
-        ms: how long the trial took.
-    """
-
-    kind: str
-    name: str
-    works: bool | None
-    needed: bool
-    detail: str
-    ms: float
+    kind: str  # decoder, device or runtime
+    name: str  # what was tried
+    works: bool | None  # None where it is not installed
+    needed: bool  # whether atfr cannot do without it
+    detail: str  # what was seen, or what is wrong
+    ms: float  # how long the trial took
 
 
 def doctor(*, json: bool = False) -> int:

@@ -57,21 +57,14 @@ SLACK = 1.01
 
 @dataclass(frozen=True)
 class Row:
-    """One network's line of the comparison.
+    """One network's line of the comparison."""
 
-    Attributes:
-        test: accuracy, loss, multiply-adds and active bins on the held-out videos.
-        tune_s: time of its training from the base; 0 where there was none.
-        rate: its learning rate, as a share of the recipe's; None where it was not trained.
-        ms_per_clip: forward pass of a batch over its clips, median, the networks taking turns; 0 until they have.
-        speedup: time per video of the static network over this one's: median of the batches' own ratios, times that
-            of views.
-    """
-
-    test: TestResult
-    tune_s: float
-    rate: float | None
+    test: TestResult  # accuracy, loss, multiply-adds and active bins on the held-out videos
+    tune_s: float  # time of its training from the base; 0 where there was none
+    rate: float | None  # its learning rate, as a share of the recipe's; None where it was not trained
+    # forward pass of a batch over its clips, median, the networks taking turns; 0 until they have
     ms_per_clip: float = 0.0
+    # time per video of the static network over this one's: median of the batches' own ratios, times that of views
     speedup: float = 1.0
 
     @property
@@ -92,27 +85,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Ground:
-    """What all networks of a comparison have in common.
+    """What all networks of a comparison have in common."""
 
-    Attributes:
-        base: the network that they go on from.
-        splits: the lists "train", if anything is trained, and "test".
-        spec: the clips that they read.
-        epochs: of the training from the base; 0: nothing is trained.
-        views: of each tested video; `settled` is for the networks whose plan says so.
-    """
-
-    base: VideoModel
-    splits: Mapping[str, VideoList]
-    spec: ClipSpec
+    base: VideoModel  # the network that they go on from
+    splits: Mapping[str, VideoList]  # the lists "train", if anything is trained, and "test"
+    spec: ClipSpec  # the clips that they read
     recipe: Recipe
-    epochs: int
+    epochs: int  # of the training from the base; 0: nothing is trained
     seed: int
     out: Path
     device: torch.device
     say: Callable[[str], None] = lambda _: None
     watch: Watch = lambda _: nullcontext(lambda *_: None)
-    views: ViewSpec = ONE_VIEW
+    views: ViewSpec = ONE_VIEW  # of each tested video; `settled` is for the networks whose plan says so
 
     @property
     def task(self) -> Task:

@@ -31,19 +31,12 @@ TUNE_LEARNING_RATE = 2 / 3
 
 @dataclass(frozen=True)
 class Quickstart:
-    """What a quickstart found.
+    """What a quickstart found."""
 
-    Attributes:
-        rows: of each network, by its name.
-        over: how much more often the adaptive network is right than each other, on the same videos.
-        placement: where frames are kept, by network, in generated videos, whose truth is known.
-        conditions: what the figures depend on: videos, clips, training, machine and versions.
-    """
-
-    rows: dict[str, Row]
-    over: dict[str, Difference]
-    placement: dict[str, Placement]
-    conditions: dict[str, Any]
+    rows: dict[str, Row]  # of each network, by its name
+    over: dict[str, Difference]  # how much more often the adaptive network is right than each other, on the same videos
+    placement: dict[str, Placement]  # where frames are kept, by network, in generated videos, whose truth is known
+    conditions: dict[str, Any]  # what the figures depend on: videos, clips, training, machine and versions
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the comparison into plain JSON values."""

@@ -29,16 +29,12 @@ HELD_OUT = 0.2
 
 @dataclass
 class Rates:
-    """The losses of each kind at each rate, kept in a file as they come.
-
-    Attributes:
-        losses: by kind and rate.
-    """
+    """The losses of each kind at each rate, kept in a file as they come."""
 
     ground: Ground
     train: ClipDataset
     held_out: VideoList
-    losses: dict[str, dict[float, float]] = field(default_factory=dict)
+    losses: dict[str, dict[float, float]] = field(default_factory=dict)  # by kind and rate
 
     @property
     def path(self) -> Path:

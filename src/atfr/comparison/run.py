@@ -227,18 +227,12 @@ def digest(model: VideoModel) -> str:
 
 @dataclass
 class Run:
-    """A comparison as it goes on.
-
-    Attributes:
-        plans: the networks that there are to be; fewer, where time is short.
-        base_epochs: that are left.
-        begun_s: when it began, by `time.perf_counter`.
-    """
+    """A comparison as it goes on."""
 
     ground: Ground
-    plans: list[Plan]
-    base_epochs: int
-    begun_s: float
+    plans: list[Plan]  # the networks that there are to be; fewer, where time is short
+    base_epochs: int  # that are left
+    begun_s: float  # when it began, by `time.perf_counter`
     budget_min: float | None
     dropped: list[str] = field(default_factory=list)
     rows: dict[str, Row] = field(default_factory=dict)

@@ -17,17 +17,12 @@ LOOK_PX = 16
 
 @dataclass(frozen=True)
 class Problem:
-    """A video that cannot be used as it is.
+    """A video that cannot be used as it is."""
 
-    Attributes:
-        path: the file.
-        problem: "broken" (nothing decodes), "damaged" (only a part does), "short", or "leaked" (a copy is in training).
-        reason: what is wrong, in words.
-    """
-
-    path: Path
+    path: Path  # the file
+    # "broken" (nothing decodes), "damaged" (only a part does), "short", or "leaked" (a copy is in training)
     problem: str
-    reason: str
+    reason: str  # what is wrong, in words
 
 
 def look(path: Path) -> VideoFacts:

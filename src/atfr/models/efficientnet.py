@@ -120,17 +120,15 @@ class InflatedEfficientNet(VideoModel):
     Args:
         pretrained: Start with ImageNet weights. The classifier is theirs where there are 1000 classes, else new.
 
-    Attributes:
-        mean: What the ImageNet weights expect to be taken from pixels of [0, 1], by channel R, G, B.
-        std: What they expect pixels to be divided by then.
-
     Raises:
         CheckpointError: ``pretrained`` without the package of the weights.
     """
 
     variants: ClassVar[Mapping[str, None]] = MappingProxyType({"i3d_efficientnet_lite0": None})
     stage_paths: ClassVar[Mapping[str, str]] = BLOCKS
+    # what the ImageNet weights expect to be taken from pixels of [0, 1], by channel R, G, B
     mean: ClassVar[tuple[float, float, float]] = (127 / 255, 127 / 255, 127 / 255)
+    # what they expect pixels to be divided by then
     std: ClassVar[tuple[float, float, float]] = (128 / 255, 128 / 255, 128 / 255)
 
     def __init__(

@@ -31,15 +31,10 @@ ADAPTIVE: dict[Any, Any] = {F.adaptive_avg_pool2d: F.adaptive_avg_pool3d, F.adap
 
 @dataclass
 class ClipForward:
-    """Stands in for a module's forward; is pickled and copied with the module.
-
-    Attributes:
-        module: The module.
-        sources: What torch.fx wrote, for training (True) and evaluation.
-    """
+    """Stands in for a module's forward; is pickled and copied with the module."""
 
     module: nn.Module
-    sources: dict[bool, str]
+    sources: dict[bool, str]  # what torch.fx wrote, for training (True) and evaluation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it."""

@@ -56,18 +56,12 @@ STAND_INS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How large all is.
-
-    Attributes:
-        recipe: clips and training; its network is not used.
-        stand_ins: networks that stand for others, by the others' names.
-        about: what it ran on, in words.
-    """
+    """How large all is."""
 
     name: str
-    recipe: Recipe
-    stand_ins: Mapping[str, Network]
-    about: str
+    recipe: Recipe  # clips and training; its network is not used
+    stand_ins: Mapping[str, Network]  # networks that stand for others, by the others' names
+    about: str  # what it ran on, in words
 
 
 TINY = Scale(
@@ -99,13 +93,10 @@ def tiny_videos(root: Path, progress: Progress) -> dict[str, VideoList]:
 
 @dataclass
 class Here:
-    """Makes and tests networks in this process; what is there already is read.
-
-    Attributes:
-        splits: the lists "train" and "test", and "trimmed" where there are such videos, from which bases learn.
-    """
+    """Makes and tests networks in this process; what is there already is read."""
 
     scale: Scale
+    # the lists "train" and "test", and "trimmed" where there are such videos, from which bases learn
     splits: Mapping[str, VideoList]
     out: Path
     epochs: int | None = None

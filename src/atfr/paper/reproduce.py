@@ -43,26 +43,18 @@ Maker = Here | Commands
 
 @dataclass(frozen=True)
 class Found:
-    """What became of a line.
-
-    Attributes:
-        case: of the first split, at this scale; None where the line is cited.
-        tests: of the line, of what it is held against, and of as many evenly spaced frames as cost no more.
-        frames: of the latter, by test.
-        published: of the same network with published weights, one test for all seeds.
-        paper: by how many points the paper's line is above the one that it is held against; None where it does not say.
-        measured: on this machine, in the units of Table A.2.
-    """
+    """What became of a line."""
 
     line: Line
-    case: Case | None = None
-    tests: Tests = ()
+    case: Case | None = None  # of the first split, at this scale; None where the line is cited
+    tests: Tests = ()  # of the line, of what it is held against, and of as many evenly spaced frames as cost no more
     reference: Tests = ()
     control: Tests = ()
-    frames: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()  # of the latter, by test
+    # by how many points the paper's line is above the one that it is held against; None where it does not say
     paper: float | None = None
-    published: Tests = ()
-    measured: Mapping[str, float | None] = field(default_factory=dict)
+    published: Tests = ()  # of the same network with published weights, one test for all seeds
+    measured: Mapping[str, float | None] = field(default_factory=dict)  # on this machine, in the units of Table A.2
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the line into plain JSON values."""

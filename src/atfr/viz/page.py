@@ -32,22 +32,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what is to be said, and a figure with the same in words for those who do not see it.
-
-    Attributes:
-        text: plain text, a paragraph an entry.
-        figure: what is to be seen.
-        alt: what is to be seen in it, in words.
-        table: the same as numbers, folded away below the figure.
-        shown: a table that is not folded away, above the figure.
-    """
+    """A heading, what is to be said, and a figure with the same in words for those who do not see it."""
 
     title: str
-    text: Sequence[str] = ()
-    figure: Figure | None = None
-    alt: str = ""
-    table: Table | None = None
-    shown: Table | None = None
+    text: Sequence[str] = ()  # plain text, a paragraph an entry
+    figure: Figure | None = None  # what is to be seen
+    alt: str = ""  # what is to be seen in it, in words
+    table: Table | None = None  # the same as numbers, folded away below the figure
+    shown: Table | None = None  # a table that is not folded away, above the figure
 
 
 def page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:

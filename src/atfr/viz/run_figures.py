@@ -145,11 +145,11 @@ def accuracy_against_gflops(runs: Runs) -> Figure:
     axes.set_xlim(0, 1.1 * max(gflops.values()))
     axes.set_xlabel(f"GFLOPs (multiply-adds / 1e9) of a {of}", fontsize=8)
     axes.set_ylabel("top-1 (%)", fontsize=8)
-    legend(figure, len(results))
+    legend(figure)
     return figure
 
 
-def legend(figure: Figure, entries: int) -> None:
+def legend(figure: Figure) -> None:
     """Put the names of runs below a figure."""
     found = figure.legend(loc="outside lower left", fontsize=8, frameon=False, ncols=1)
     for text in found.get_texts():
@@ -354,5 +354,5 @@ def reliability(runs: Runs) -> Figure:
     below.set_ylim(bottom=0)
     below.set_ylabel("videos (%)", fontsize=8)
     below.set_xlabel("probability of the prediction (%)", fontsize=8)
-    legend(figure, len(results))
+    legend(figure)
     return figure
