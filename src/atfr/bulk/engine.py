@@ -110,6 +110,7 @@ class Engine:
         reading, making = ray.put(read), ray.put(make_network)
         self.decoders = Pool(lambda: decoder.remote(reading), DEPTH)
         self.runners = Pool(lambda: runner.remote(making), DEPTH)
+        self.pools = (self.decoders, self.runners)
 
     def run(self) -> Iterator[list[Outcome]]:
         """Yield what became of the videos, as it is known; an empty list now and then, where nothing is new.
@@ -133,13 +134,13 @@ class Engine:
                 out, self._out = self._out, []
                 yield out
         finally:
-            for pool in (self.decoders, self.runners):
+            for pool in self.pools:
                 pool.resize(0)
                 for member in list(pool.members):
                     pool.remove(member)
 
     def _done(self) -> bool:
-        busy = any(member.jobs for pool in (self.decoders, self.runners) for member in pool.members)
+        busy = any(member.jobs for pool in self.pools for member in pool.members)
         return self._exhausted and not (busy or self._alone or self._again or self._waiting or self._out)
 
     def _resize(self) -> None:
@@ -211,13 +212,12 @@ class Engine:
             member.jobs[member.actor.run.remote(*(task.payload for task in batch))] = Job(batch)
 
     def _receive(self) -> None:
-        owners = {pool: pool.references() for pool in (self.decoders, self.runners)}
+        owners = {pool: pool.references() for pool in self.pools}
         references = [one for found in owners.values() for one in found]
         came, _ = self.ray.wait(references, num_returns=1, timeout=TICK_S, fetch_local=False)
         if came:
             came, _ = self.ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-        pools = (self.decoders, self.runners)
-        self.measured.processes = tuple(one.pid for pool in pools for one in pool.members if one.pid)
+        self.measured.processes = tuple(one.pid for pool in self.pools for one in pool.members if one.pid)
         for reference in came:
             for pool, found in owners.items():
                 member = found.get(reference)
@@ -293,7 +293,7 @@ class Engine:
     def _end_slow(self) -> None:
         """End workers that are at work on something for too long."""
         now_s, limit_s = time.monotonic(), self.settings.time_limit_s
-        for pool in (self.decoders, self.runners):
+        for pool in self.pools:
             for member in list(pool.members):
                 if member.jobs and now_s - member.oldest.since_s > limit_s * len(member.oldest.tasks):
                     pool.remove(member)

@@ -108,8 +108,6 @@ def plans_for(
     Args:
         frames_kept: numbers of frames, of those that a clip has; by default an eighth, a quarter and a half.
         after: the stage that maps are taken behind; "none": only frames are.
-        recipe: says how SGS is set.
-        views: those of each tested video.
 
     Raises:
         InputError: a number of frames is out of range, or there is no such stage.

@@ -73,7 +73,7 @@ class Comparison:
             about |= {"gflops": found.gflops(name), "ms": row.ms, "views": row.test.views_per_video}
             about["gflops_share"] = found.gflops(name) / found.gflops(STATIC)
             test = {key: value for key, value in row.test.to_dict().items() if key not in ("videos", "classes")}
-            over = {"over_static": found.over_static(name).to_dict(), "over_control": control and control.to_dict()}
+            over = {"over_static": asdict(found.over_static(name)), "over_control": control and asdict(control)}
             networks[name] = (
                 about | {"time_share": row.time_share, "loss": row.test.loss} | over | row.to_dict() | {"test": test}
             )

@@ -3,8 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from atfr.comparison.making import Row
 from atfr.comparison.plans import ADAPTIVE, CHANGE, FEWER_FRAMES, FEWER_VIEWS, STATIC, UNTIL_SETTLED, Plan
@@ -25,10 +24,6 @@ class Beside:
     other: str
     top1: Difference  # how much more often it is right
     loss: LossDifference | None  # how much larger its loss is; None where a loss is not known
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn it into plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

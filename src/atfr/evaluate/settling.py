@@ -105,7 +105,6 @@ def least_lead(leads: Float64[Tensor, "N V"], right: Bool[Tensor, "N V"], loss: 
     Args:
         leads: after 1, 2, ... V views.
         right: whether these views tell the video right.
-        loss: the share of the videos that may be told wrong beyond those that all views tell wrong.
     """
     in_range("loss", loss, 0.0, 1.0)
     steps = torch.cat([leads.new_zeros(1), leads[leads.isfinite() & (leads > 0)].unique()])

@@ -100,7 +100,6 @@ def in_runtime(
 
     Args:
         adaptive: with SGS at one place, on the CPU; it stays as it is.
-        work: of this one clip; its A is forced.
         specialize: compile the late graph for this A, as `load_bundle(..., specialize=True)` does for each (OpenVINO).
 
     Raises:

@@ -98,7 +98,6 @@ def translate(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Trans
     """Give a file's tensors the names that a network has for them.
 
     Args:
-        tensors: By their names in the file.
         expected: The names of the network's state dict.
 
     Raises:
