@@ -206,8 +206,6 @@ class Views(Dataset[Loaded]):
     """The views of each file; one that does not decode is an item too, so that it cannot end the run of the others.
 
     Args:
-        paths: video files.
-        spec: the clip that is read.
         view_spec: how many there are of a video, and whether they stop.
         crop_seeds: of each file, for crops at random places; None: crops are spread uniformly.
         motion: whether to measure the motion in each view.

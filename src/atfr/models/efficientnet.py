@@ -72,8 +72,6 @@ class Block(nn.Module):
     """An inverted residual: widen, convolve channel by channel, narrow; a shortcut where the shape stays.
 
     Args:
-        in_channels: Channels C that come in.
-        out_channels: Channels that go out.
         size: Kernel size in height and width.
         temporal: Kernel size in time.
         stride: In height and width.

@@ -85,7 +85,6 @@ def forward_for_clips(module: nn.Module, name: str) -> dict[bool, str] | None:
 
     Args:
         module: One that may be changed: it is traced in training and in evaluation.
-        name: Its path and class, for messages.
 
     Raises:
         InputError: The forward cannot be traced, or has an operation that is not on the list.

@@ -46,7 +46,6 @@ class BasicBlock(nn.Module):
     Both pairs have the same width inside: the one at which the first has as many weights as a 3 x 3 x 3 convolution.
 
     Args:
-        in_channels: Channels C that come in.
         out_channels: Channels that go out; where they differ from C, or with a stride, the shortcut is a convolution.
         strides: Temporal and spatial stride of the first pair.
     """
