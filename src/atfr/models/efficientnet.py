@@ -124,9 +124,7 @@ class InflatedEfficientNet(VideoModel):
 
     variants: ClassVar[Mapping[str, None]] = MappingProxyType({"i3d_efficientnet_lite0": None})
     stage_paths: ClassVar[Mapping[str, str]] = BLOCKS
-    # what the ImageNet weights expect to be taken from pixels of [0, 1], by channel R, G, B
     mean: ClassVar[tuple[float, float, float]] = (127 / 255, 127 / 255, 127 / 255)
-    # what they expect pixels to be divided by then
     std: ClassVar[tuple[float, float, float]] = (128 / 255, 128 / 255, 128 / 255)
 
     def __init__(
