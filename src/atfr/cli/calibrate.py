@@ -72,21 +72,21 @@ def calibrate(
         return
     common.refuse(calibrate, {"data": data, "test_fold": test_fold}, "labels are for --views")
     common.refuse(calibrate, {"loss": loss, **batches}, "without --views the sampler is set")
-    calibrate_sampler(checkpoint, videos, share, gflops, most, device, json)
+    from atfr.data.walk import videos_among
+
+    calibrate_sampler(checkpoint, videos_among(videos), share, gflops, most, device, json)
 
 
 def calibrate_sampler(
-    checkpoint: Path, videos: list[Path], share: float | None, gflops: float | None, most: int, device: str, json: bool
+    checkpoint: Path, files: list[Path], share: float | None, gflops: float | None, most: int, device: str, json: bool
 ) -> None:
     """Set the noise floor and the number of bins."""
     model, task = common.load(checkpoint, device)
     from atfr.adapt.calibrate import calibrate_
-    from atfr.data.walk import videos_among
     from atfr.evaluate.task import save_checkpoint
     from atfr.video.file import VideoFile
     from atfr.video.transforms import test_clips
 
-    files = videos_among(videos)
     chosen = files[:: -(-len(files) // most)]
     clips = []
     with common.progress("reading videos", len(chosen)) as progress:
