@@ -9,11 +9,11 @@ import json
 import math
 import os
 import tempfile
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 @contextmanager
@@ -157,12 +157,15 @@ def finite(values: Any) -> Any:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
-class Closing(AbstractContextManager):
+class Closing(ABC):
     """What is closed at the end of a `with` statement."""
 
     @abstractmethod
     def close(self) -> None:
         """Close it."""
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

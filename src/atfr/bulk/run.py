@@ -83,7 +83,8 @@ class Writer:
     """Keeps outcomes until they are committed."""
 
     def __init__(self, bulk: Bulk, commits: Commits) -> None:
-        self.bulk, self.commits, self.broken = bulk, commits, False
+        self.bulk, self.commits = bulk, commits
+        self.broken = False  # a commit has failed
         self._rows: list[dict[str, Any]] = []
         self._errors: list[dict[str, Any]] = []
         self._since_s = time.monotonic()

@@ -48,7 +48,7 @@ def entries_in(
         try:
             entry = parse_json(line)
             found = {name: entry[name] for name in made_by if name in entry}
-            _ = entry["path"], entry["error"]
+            _ = entry["path"], entry["error"]  # which every line has
         except (ValueError, KeyError, TypeError) as error:
             what = f"line {number} of '{path}' is no prediction ({type(error).__name__}: {error})"
             raise InputError(f"{what}; {remedy}") from error

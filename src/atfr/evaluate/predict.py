@@ -245,7 +245,8 @@ def run_views(forward: Runner, views: list[VideoViews], batch_size: int) -> list
     """Run the views of some videos in batches, and give each video its own share of what came out."""
     if not views:
         return []
-    each, passes = itertools.chain.from_iterable([video.to(forward.device) for video in views]), []
+    each = itertools.chain.from_iterable([video.to(forward.device) for video in views])
+    passes = []
     while batch := list(itertools.islice(each, batch_size)):  # no more of them are held at a time
         passes.append(forward(torch.stack(batch)))
     found = Pass.joined(passes)

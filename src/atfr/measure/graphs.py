@@ -48,18 +48,6 @@ class Forced(nn.Module):
         return self.embedding + NEXT_TO_NOTHING * self.similarity(features)
 
 
-class Before(nn.Module):
-    """The stages before SGS."""
-
-    def __init__(self, stages: nn.Module) -> None:
-        super().__init__()
-        self.stages = stages
-
-    def forward(self, clip: Float[Tensor, "1 C T H W"]) -> list[Tensor]:
-        """Return the maps that come to each site."""
-        return list(self.stages(clip))
-
-
 @dataclass(frozen=True)
 class GraphPair:
     """The graphs of a network without SGS, of its stages before SGS, and of the network with it, early and late."""
@@ -111,7 +99,7 @@ def in_runtime(
     network = copy.deepcopy(adaptive).eval()
     static = without_sgs(network)
     with torch.no_grad():
-        programs = {BEFORE: torch.export.export(Before(split(network, shape).before).eval(), (clip,))}
+        programs = {BEFORE: torch.export.export(split(network, shape).before.eval(), (clip,))}
         programs |= graphs(static, shape)
         for site, sampler in site_names(network).items():
             layer: Any = forcible(sampler, site)
