@@ -116,8 +116,8 @@ def in_runtime(
     static_graph, both = StaticGraph(whole), AdaptedGraphs(first, late, list(work.active_bins))
     (array,) = one_by_one(clip)
     run_before, run_early = before.request(), first.request()
-    sites = both(clip).trace.sites
-    if (found := {site: tuple(one.lengths) for site, one in sites.items()}) != work.active_bins:
+    _, trace = both(clip)
+    if (found := {site: tuple(one.lengths) for site, one in trace.sites.items()}) != work.active_bins:
         raise InputError(f"the graph of {runtime} keeps {found} maps instead of {work.active_bins}")
     yield GraphPair(
         static=lambda: static_graph(clip),

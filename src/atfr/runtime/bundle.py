@@ -6,6 +6,7 @@ N batch, C channels, T frames in, H, W, K classes.
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atfr.adapt.cost import ClipCost
+from atfr.adapt.trace import SamplingTrace
 from atfr.errors import BundleError, InputError, VideoError
 from atfr.evaluate.forward import Pass, passed
 from atfr.evaluate.predict import Prediction, Views, check_batches, predictions
@@ -24,12 +26,25 @@ from atfr.optimize import optimize_for_inference
 from atfr.runtime.description import Description, Runtime
 from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO, Precision
 from atfr.runtime.graphs import EARLY, LATE, NETWORK
-from atfr.runtime.running import AdaptedGraphs, Answer, Eager, StaticGraph
+from atfr.runtime.running import AdaptedGraphs, Answers, Eager, StaticGraph
 from atfr.video.spec import ViewSpec
 from atfr.weights.checkpoint import first_line
 
 ENGINES: Mapping[Runtime, type[Engine]] = MappingProxyType({"openvino": OpenVINO, "onnx": ONNXRuntime})
 """The runtimes that run graphs; "torch" runs the network itself."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a bundle says of N clips.
+
+    Attributes:
+        logits: a row a clip.
+        trace: what SGS did with each clip, as `atfr.record` tells it; without sites for a static network.
+    """
+
+    logits: Float[Tensor, "N K"]
+    trace: SamplingTrace
 
 
 class Bundle:
@@ -41,7 +56,7 @@ class Bundle:
         description: what its bundle.json says.
     """
 
-    def __init__(self, description: Description, run: Callable[[Tensor], Answer]) -> None:
+    def __init__(self, description: Description, run: Callable[[Tensor], Answers]) -> None:
         self.description = description
         self._run = run
 
@@ -68,7 +83,7 @@ class Bundle:
                 f"this bundle takes float32 clips N x {shape}, got {clips.dtype} of shape {list(clips.shape)}; a "
                 "network is exported for the one shape of clip that its checkpoint names"
             )
-        return self._run(clips)
+        return Answer(*self._run(clips))
 
     def predict(
         self,
@@ -135,7 +150,7 @@ def load_bundle(
 
 def runner(
     description: Description, folder: Path, threads: int, precision: Precision = "float32", specialize: bool = False
-) -> Callable[[Tensor], Answer]:
+) -> Callable[[Tensor], Answers]:
     """Make ready what runs the files of a bundle."""
     if description.runtime != "openvino" and (precision != "float32" or specialize):
         raise BundleError(

@@ -8,7 +8,6 @@ N batch, C channels, T frames in, A maps a clip keeps, H, W, K classes.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,18 +21,8 @@ from atfr.runtime.engines import Engine
 from atfr.runtime.graphs import PER_SITE
 from atfr.samplers.sampling import Sampling
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What a bundle says of N clips.
-
-    Attributes:
-        logits: a row a clip.
-        trace: what SGS did with each clip, as `atfr.record` tells it; without sites for a static network.
-    """
-
-    logits: Float[Tensor, "N K"]
-    trace: SamplingTrace
+Answers = tuple[Float[Tensor, "N K"], SamplingTrace]
+"""The logits of clips, and what SGS did with each."""
 
 
 class StaticGraph:
@@ -42,11 +31,11 @@ class StaticGraph:
     def __init__(self, network: Engine) -> None:
         self.requests = Pool(network.request)
 
-    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answer:
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answers:
         """Run clips one by one."""
         with self.requests.lent() as run:
             logits = [torch.from_numpy(run(clip)[0].copy()) for clip in one_by_one(clips)]
-        return Answer(torch.cat(logits), SamplingTrace({}))
+        return torch.cat(logits), SamplingTrace({})
 
 
 class AdaptedGraphs:
@@ -60,7 +49,7 @@ class AdaptedGraphs:
         self.requests = Pool(lambda: (early.request(), late.request()))
         self.sites = tuple(sites)
 
-    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answer:
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answers:
         """Run clips one by one."""
         trace = SamplingTrace({site: SiteTrace() for site in self.sites})
         logits = []
@@ -73,7 +62,7 @@ class AdaptedGraphs:
                     site.samplings.append(sampling(*sampled))
                     kept.append(maps[: site.lengths[-1]])
                 logits.append(torch.from_numpy(late(*kept)[0].copy()))
-        return Answer(torch.cat(logits), trace)
+        return torch.cat(logits), trace
 
 
 class Eager:
@@ -83,11 +72,11 @@ class Eager:
         self.model = model
 
     @torch.inference_mode()
-    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answer:
+    def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answers:
         """Run clips together."""
         with record(self.model) as trace:
             logits = self.model(clips.to(next(self.model.parameters()).device))
-        return Answer(logits, trace)
+        return logits, trace
 
 
 class Pool:
