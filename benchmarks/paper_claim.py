@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import atfr
 from atfr.adapt.trace import site_names
-from atfr.comparison.making import here
+from atfr.checks import device_of
 from atfr.data.sample_footage import draw_disturbed
 from atfr.data.sample_motion import Motion, draw_motion, draw_video
 from atfr.data.samples import SAMPLE_CLASSES
@@ -167,7 +167,7 @@ def run(name: str, seed: int, size: Size, path: Path, options: argparse.Namespac
         if not reference:
             raise SystemExit(f"fewer_frames of seed {seed} costs as much as sgs: run that first")
         frames_kept = frames_for(float(reference[0]["gflops"]))
-    device, start_s = here(options.device), time.perf_counter()
+    device, start_s = device_of("--device", options.device), time.perf_counter()
     model = network(name, seed, frames_kept).to(device)
     how = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
     test = DataLoader(Videos("test", size.test, FRAMES, STRIDE, options.kept), BATCH, **how)

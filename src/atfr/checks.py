@@ -3,10 +3,14 @@
 import difflib
 import math
 import operator
+import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from atfr.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -54,3 +58,23 @@ def in_range(name: str, value: float, least: float, most: float) -> float:
         bounds = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
         raise InputError(f"{name} must be a number {bounds}, got {value!r}")
     return float(value)
+
+
+def device_of(name: str, device: str) -> "torch.device":
+    """Return the device that is meant, if it can be used; auto is a GPU where there is one, under torchrun one's own.
+
+    Raises:
+        InputError: it cannot.
+    """
+    import torch
+
+    if device == "auto":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"{name} {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return found

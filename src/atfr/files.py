@@ -83,6 +83,11 @@ def write_whole(path: Path, text: str) -> None:
         scratch.write_text(as_text(text), encoding="utf-8")
 
 
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
+    """Write JSON values whole or not at all; what is not finite is null."""
+    write_whole(path, json.dumps(finite(values), indent=indent, allow_nan=False) + "\n")
+
+
 def as_text(text: str) -> str:
     """Return text that UTF-8 can hold: of names in any bytes, those that are no text are spelt out."""
     try:

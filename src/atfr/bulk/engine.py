@@ -32,25 +32,16 @@ MEASURED = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """How the engine works; none of it changes a prediction.
+    """How the engine works; none of it changes a prediction."""
 
-    Attributes:
-        decoders: processes that decode, where the cluster has room; None: all there is, balanced with the runners.
-        runners: processes with a network; None likewise.
-        gpu: whether each runner has a GPU.
-        tries: workers that may die, fail or hang with a video before it is given up.
-        time_limit_s: for a video in a worker.
-        together: videos that a runner is handed at a time.
-        most_bytes: of decoded videos that wait for a runner.
-    """
-
+    # processes that decode, where the cluster has room; None: all there is, balanced with the runners
     decoders: int | None = None
-    runners: int | None = None
-    gpu: bool = False
-    tries: int = 3
-    time_limit_s: float = 600.0
-    together: int = 8
-    most_bytes: int = 2**30
+    runners: int | None = None  # processes with a network; None likewise
+    gpu: bool = False  # whether each runner has a GPU
+    tries: int = 3  # workers that may die, fail or hang with a video before it is given up
+    time_limit_s: float = 600.0  # for a video in a worker
+    together: int = 8  # videos that a runner is handed at a time
+    most_bytes: int = 2**30  # of decoded videos that wait for a runner
 
 
 @dataclass(eq=False)
@@ -98,17 +89,7 @@ class Measured:
 
 
 class Engine:
-    """Runs videos through decoders and runners on the Ray cluster that this process is connected to.
-
-    Args:
-        videos: what is to be done; taken as needed.
-        read: decodes a file, in decoders.
-        make_network: makes the network, in runners.
-        settings: how.
-
-    Attributes:
-        measured: what was seen so far.
-    """
+    """Runs videos through decoders and runners on the Ray cluster that this process is connected to."""
 
     def __init__(
         self, videos: Iterator[Video], read: Read, make_network: Callable[[], Network], settings: Settings
@@ -129,6 +110,7 @@ class Engine:
         reading, making = ray.put(read), ray.put(make_network)
         self.decoders = Pool(lambda: decoder.remote(reading), DEPTH)
         self.runners = Pool(lambda: runner.remote(making), DEPTH)
+        self.pools = (self.decoders, self.runners)
 
     def run(self) -> Iterator[list[Outcome]]:
         """Yield what became of the videos, as it is known; an empty list now and then, where nothing is new.
@@ -152,13 +134,13 @@ class Engine:
                 out, self._out = self._out, []
                 yield out
         finally:
-            for pool in (self.decoders, self.runners):
+            for pool in self.pools:
                 pool.resize(0)
                 for member in list(pool.members):
                     pool.remove(member)
 
     def _done(self) -> bool:
-        busy = any(member.jobs for pool in (self.decoders, self.runners) for member in pool.members)
+        busy = any(member.jobs for pool in self.pools for member in pool.members)
         return self._exhausted and not (busy or self._alone or self._again or self._waiting or self._out)
 
     def _resize(self) -> None:
@@ -230,14 +212,12 @@ class Engine:
             member.jobs[member.actor.run.remote(*(task.payload for task in batch))] = Job(batch)
 
     def _receive(self) -> None:
-        """Wait for whatever comes next, and take all that has come."""
-        owners = {pool: pool.references() for pool in (self.decoders, self.runners)}
+        owners = {pool: pool.references() for pool in self.pools}
         references = [one for found in owners.values() for one in found]
         came, _ = self.ray.wait(references, num_returns=1, timeout=TICK_S, fetch_local=False)
         if came:
             came, _ = self.ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-        pools = (self.decoders, self.runners)
-        self.measured.processes = tuple(one.pid for pool in pools for one in pool.members if one.pid)
+        self.measured.processes = tuple(one.pid for pool in self.pools for one in pool.members if one.pid)
         for reference in came:
             for pool, found in owners.items():
                 member = found.get(reference)
@@ -313,7 +293,7 @@ class Engine:
     def _end_slow(self) -> None:
         """End workers that are at work on something for too long."""
         now_s, limit_s = time.monotonic(), self.settings.time_limit_s
-        for pool in (self.decoders, self.runners):
+        for pool in self.pools:
             for member in list(pool.members):
                 if member.jobs and now_s - member.oldest.since_s > limit_s * len(member.oldest.tasks):
                     pool.remove(member)

@@ -76,7 +76,6 @@ def _listed(names: list[str], fs: fsspec.AbstractFileSystem) -> Iterator[list[Vi
 
 
 def _table(manifest: str, fs: fsspec.AbstractFileSystem, path: str, ending: str) -> Iterator[list[Video]]:
-    """The rows of a CSV or Parquet file."""
     folder = manifest.rpartition("/")[0]
     with fs.open(path, "rb") as file:
         try:

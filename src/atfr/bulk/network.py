@@ -33,13 +33,7 @@ MOST_TIMES = 8
 
 @dataclass(frozen=True)
 class ViewReader:
-    """Reads the views of a video: in decoders.
-
-    Attributes:
-        spec: the clip.
-        views: how many there are of a video.
-        motion: whether to measure the motion in each.
-    """
+    """Reads the views of a video: in decoders."""
 
     spec: ClipSpec
     views: ViewSpec
@@ -66,11 +60,8 @@ class Predictor:
     """Runs a network on views: in runners.
 
     Args:
-        forward: the network.
-        task: its labels and its clip.
         batch_size: clips in one pass, with all their maps; more where a sampler at the input keeps fewer maps, so that
             the sum of A, and with it the memory, stays. Half, where the memory is too small.
-        views: whether the views of a video stop.
     """
 
     def __init__(self, forward: Runner, task: Task, batch_size: int, views: ViewSpec) -> None:

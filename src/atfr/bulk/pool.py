@@ -38,12 +38,7 @@ class Member:
 
 
 class Pool:
-    """Workers of one kind.
-
-    Args:
-        make: makes an actor.
-        depth: jobs that a worker has at a time, at most.
-    """
+    """Workers of one kind."""
 
     def __init__(self, make: Callable[[], Any], depth: int) -> None:
         self.make, self.depth = make, depth

@@ -17,35 +17,20 @@ MOST_LABELS, MOST_ERRORS = 40, 100
 
 @dataclass
 class BulkReport:
-    """What is in the tables of one configuration; its size does not depend on the number of rows.
+    """What is in the tables of one configuration; its size does not depend on the number of rows."""
 
-    Attributes:
-        configuration: what the key stands for, as far as it is known.
-        summary: figures of the last run, likewise.
-        videos: rows of predictions.
-        views: of all of them.
-        labels: how often each is the most probable.
-        sure: videos by the probability of their label, in tenths.
-        active_bins: by site, views by the maps that they kept.
-        gflops: multiply-adds / 1e9 of all views.
-        static_gflops: what they would be without the sampler.
-        warnings: videos of which only a part could be used.
-        errors: rows of errors, by kind.
-        some_errors: id, kind and message of the first ones.
-    """
-
-    configuration: dict[str, Any]
-    summary: dict[str, Any]
-    videos: int = 0
-    views: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    sure: Counter[int] = field(default_factory=Counter)
-    active_bins: dict[str, Counter[int]] = field(default_factory=dict)
-    gflops: float = 0.0
-    static_gflops: float = 0.0
-    warnings: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    some_errors: list[tuple[str, str, str]] = field(default_factory=list)
+    configuration: dict[str, Any]  # what the key stands for, as far as it is known
+    summary: dict[str, Any]  # figures of the last run, likewise
+    videos: int = 0  # rows of predictions
+    views: int = 0  # of all of them
+    labels: Counter[str] = field(default_factory=Counter)  # how often each is the most probable
+    sure: Counter[int] = field(default_factory=Counter)  # videos by the probability of their label, in tenths
+    active_bins: dict[str, Counter[int]] = field(default_factory=dict)  # by site, views by the maps that they kept
+    gflops: float = 0.0  # multiply-adds / 1e9 of all views
+    static_gflops: float = 0.0  # what they would be without the sampler
+    warnings: int = 0  # videos of which only a part could be used
+    errors: Counter[str] = field(default_factory=Counter)  # rows of errors, by kind
+    some_errors: list[tuple[str, str, str]] = field(default_factory=list)  # id, kind and message of the first ones
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the report into plain JSON values."""
@@ -117,7 +102,6 @@ def bulk_page(report: BulkReport) -> str:
 
 
 def _sections(report: BulkReport) -> list[Section]:
-    """Return what the page shows."""
     common = report.labels.most_common(MOST_LABELS)
     rows = [(short(label), count, f"{100 * count / report.videos:.2f} %") for label, count in common]
     more = len(report.labels) - len(common)

@@ -14,23 +14,16 @@ from atfr.bulk.workers import Network, Read
 
 @dataclass(frozen=True)
 class Commits:
-    """When rows go to disk; what a run that is killed has not committed, the next does again.
+    """When rows go to disk; what a run that is killed has not committed, the next does again."""
 
-    Attributes:
-        rows: of a part, at most.
-        every_s: however few they are.
-    """
-
-    rows: int = 10_000
-    every_s: float = 60.0
+    rows: int = 10_000  # of a part, at most
+    every_s: float = 60.0  # however few they are
 
 
 def left_of(bulk: Bulk, manifest: str, again: bool = False) -> Ledger:
     """Return what is left of a manifest, by what the tables have.
 
     Args:
-        bulk: the tables.
-        manifest: see `read_manifest`.
         again: try again too what was given up for good.
     """
     ledger = Ledger(read_manifest(manifest))
@@ -60,13 +53,8 @@ def run(
     """Predict what is left of a manifest, on the Ray cluster that this process is connected to.
 
     Args:
-        bulk: the tables of the configuration.
         manifest: see `read_manifest`.
         ledger: what is left of it, as `left_of` says.
-        read: decodes a file, in decoders.
-        make_network: makes the network, in runners.
-        settings: of the engine.
-        commits: when rows go to disk.
         progress: called with the figures so far, every second or so.
 
     Raises:
@@ -92,14 +80,11 @@ def run(
 
 
 class Writer:
-    """Keeps outcomes until they are committed.
-
-    Attributes:
-        broken: a commit has failed.
-    """
+    """Keeps outcomes until they are committed."""
 
     def __init__(self, bulk: Bulk, commits: Commits) -> None:
-        self.bulk, self.commits, self.broken = bulk, commits, False
+        self.bulk, self.commits = bulk, commits
+        self.broken = False  # a commit has failed
         self._rows: list[dict[str, Any]] = []
         self._errors: list[dict[str, Any]] = []
         self._since_s = time.monotonic()

@@ -12,33 +12,20 @@ from atfr.bulk.engine import Measured, Outcome
 
 @dataclass
 class Summary:
-    """What a run has done so far.
+    """What a run has done so far."""
 
-    Attributes:
-        configuration: the key of the tables.
-        listed: videos in the manifest.
-        were_there: of them, predicted before this run.
-        had_failed: of them, given up before this run.
-        predicted: in this run.
-        failed: in this run, by kind.
-        gflops: multiply-adds / 1e9 of this run's views.
-        static_gflops: what they would be in the network without the sampler.
-        kept: by site, the views and the maps that they kept together.
-        measured: what the engine saw.
-        price: of all that it runs on, an hour.
-    """
-
-    configuration: str
-    listed: int
-    were_there: int = 0
-    had_failed: int = 0
-    predicted: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    gflops: float = 0.0
-    static_gflops: float = 0.0
+    configuration: str  # the key of the tables
+    listed: int  # videos in the manifest
+    were_there: int = 0  # of them, predicted before this run
+    had_failed: int = 0  # of them, given up before this run
+    predicted: int = 0  # in this run
+    failed: Counter[str] = field(default_factory=Counter)  # in this run, by kind
+    gflops: float = 0.0  # multiply-adds / 1e9 of this run's views
+    static_gflops: float = 0.0  # what they would be in the network without the sampler
+    # by site, the views and the maps that they kept together
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)
-    measured: Measured = field(default_factory=Measured)
-    price: float | None = None
+    measured: Measured = field(default_factory=Measured)  # what the engine saw
+    price: float | None = None  # of all that it runs on, an hour
     start_s: float = field(default_factory=time.monotonic)
     _since: tuple[float, int] | None = None
 

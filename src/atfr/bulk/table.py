@@ -35,7 +35,6 @@ class Table:
 
     Args:
         folder: a path, or a URL that fsspec knows (s3://, gs://).
-        schema: of its rows.
     """
 
     def __init__(self, folder: str, schema: pa.Schema) -> None:

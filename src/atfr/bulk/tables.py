@@ -54,7 +54,6 @@ class Bulk:
 
     Args:
         out: the folder, or a URL that fsspec knows.
-        key: of the configuration.
     """
 
     def __init__(self, out: str, key: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from atfr.bulk.manifest import digests
 from atfr.bulk.tables import Bulk
-from atfr.errors import InputError
-from atfr.files import parse_json, sha256_of
+from atfr.evaluate.log import entries_in
+from atfr.files import sha256_of
 
 ROWS = 10_000
 """Of a part."""
@@ -24,7 +24,7 @@ def take_over(bulk: Bulk, files: Iterable[Path], made_by: Mapping[str, Any]) -> 
     there = {one for ids in bulk.predicted() for one in digests(ids).tolist()}
     rows: list[dict[str, Any]] = []
     count = 0
-    for entry in _entries(files, made_by):
+    for entry in _predictions(files, made_by):
         path = Path(entry["path"]).absolute()
         (name,) = digests([str(path)]).tolist()
         if name in there or not entry["top"]:
@@ -45,20 +45,9 @@ def take_over(bulk: Bulk, files: Iterable[Path], made_by: Mapping[str, Any]) -> 
     return count
 
 
-def _entries(files: Iterable[Path], made_by: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the predictions in some files."""
+def _predictions(files: Iterable[Path], made_by: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for file in files:
         with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break  # a crash has cut it off
-                try:
-                    entry = parse_json(line)
-                    found = {name: entry[name] for name in made_by if name in entry}
-                    failed = entry["error"] is not None
-                except (ValueError, KeyError, TypeError) as error:
-                    raise InputError(f"line {number} of '{file}' is no prediction ({error})") from error
-                if found != made_by:
-                    raise InputError(f"'{file}' has predictions of {found}, not of {made_by}; it cannot be taken over")
-                if not failed:
+            for _, entry in entries_in(lines, file, made_by, "it cannot be taken over"):
+                if entry["error"] is None:
                     yield entry

@@ -15,31 +15,18 @@ SHOWN = 1000
 
 @dataclass
 class Verified:
-    """What the tables of one configuration have of a manifest.
+    """What the tables of one configuration have of a manifest."""
 
-    Attributes:
-        configuration: the key.
-        videos: of the manifest.
-        predicted: of them, with exactly one row.
-        failed: of them, with none and an error, by kind.
-        missing: ids with neither, some.
-        num_missing: how many.
-        twice: ids with several rows, some.
-        num_twice: how many.
-        foreign: rows with the key of another configuration.
-        unlisted: rows of videos that are not in the manifest.
-    """
-
-    configuration: str
-    videos: int
-    predicted: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    num_missing: int = 0
-    twice: list[str] = field(default_factory=list)
-    num_twice: int = 0
-    foreign: int = 0
-    unlisted: int = 0
+    configuration: str  # the key
+    videos: int  # of the manifest
+    predicted: int = 0  # of them, with exactly one row
+    failed: dict[str, int] = field(default_factory=dict)  # of them, with none and an error, by kind
+    missing: list[str] = field(default_factory=list)  # ids with neither, some
+    num_missing: int = 0  # how many
+    twice: list[str] = field(default_factory=list)  # ids with several rows, some
+    num_twice: int = 0  # how many
+    foreign: int = 0  # rows with the key of another configuration
+    unlisted: int = 0  # rows of videos that are not in the manifest
 
     @property
     def whole(self) -> bool:
@@ -87,7 +74,6 @@ def verify(bulk: Bulk, manifest: str) -> Verified:
 
 
 def _named(ledger: Ledger, chosen: np.ndarray, manifest: str) -> Iterator[str]:
-    """Yield the ids at some places of a ledger, the first ones."""
     named = 0
     for block in read_manifest(manifest):
         for video, place in zip(block, ledger.places(video.id for video in block).tolist(), strict=True):

@@ -24,36 +24,23 @@ Network = Callable[[Sequence[Payload]], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoder says of a video, beside the payload.
+    """What a decoder says of a video, beside the payload."""
 
-    Attributes:
-        content: the SHA-256 of its bytes.
-        kind: of what went wrong: "video" (it does not decode) or "fetch" (its bytes do not come); "" where nothing did.
-        message: what went wrong.
-        num_bytes: of the payload.
-        seconds: that decoding took, with no time spent waiting for the bytes.
-    """
-
-    content: str | None
+    content: str | None  # the SHA-256 of its bytes
+    # of what went wrong: "video" (it does not decode) or "fetch" (its bytes do not come); "" where nothing did
     kind: str = ""
-    message: str = ""
-    num_bytes: int = 0
-    seconds: float = 0.0
+    message: str = ""  # what went wrong
+    num_bytes: int = 0  # of the payload
+    seconds: float = 0.0  # that decoding took, with no time spent waiting for the bytes
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a runner says of some videos.
+    """What a runner says of some videos."""
 
-    Attributes:
-        rows: one of each.
-        seconds: that the network took.
-        ceiling_s: what a video takes where nothing is decoded: measured once, on the first ones, run again.
-    """
-
-    rows: list[dict[str, Any]]
-    seconds: float
-    ceiling_s: float
+    rows: list[dict[str, Any]]  # one of each
+    seconds: float  # that the network took
+    ceiling_s: float  # what a video takes where nothing is decoded: measured once, on the first ones, run again
 
 
 class Worker:

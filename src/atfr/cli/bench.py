@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from atfr.checks import device_of
 from atfr.cli import common
 from atfr.errors import InputError
 
@@ -171,7 +172,7 @@ def load(
     assert model is not None
     network = atfr.create_model(model)
     atfr.adapt_(network, after or AFTER, num_bins=num_bins)
-    return common.to_device(network, device), network.clip_shape
+    return network.to(device_of("--device", device)), network.clip_shape
 
 
 def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:

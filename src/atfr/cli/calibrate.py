@@ -72,14 +72,9 @@ def calibrate(
         return
     common.refuse(calibrate, {"data": data, "test_fold": test_fold}, "labels are for --views")
     common.refuse(calibrate, {"loss": loss, **batches}, "without --views the sampler is set")
-    calibrate_sampler(checkpoint, below(videos), share, gflops, most, device, json)
+    from atfr.data.walk import videos_among
 
-
-def below(videos: list[Path]) -> list[Path]:
-    """Return the files among some files and folders, and below them."""
-    from atfr.data.walk import videos_below
-
-    return [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
+    calibrate_sampler(checkpoint, videos_among(videos), share, gflops, most, device, json)
 
 
 def calibrate_sampler(
@@ -142,9 +137,10 @@ def calibrate_views(
             "published network make one with `create_model(..., pretrained=True)` and `save_checkpoint`"
         )
     model, task = common.load(checkpoint, device)
+    from atfr.data.walk import videos_among
     from atfr.evaluate.settling import settle_views
 
-    files, labels = below(videos), None
+    files, labels = videos_among(videos), None
     if labelled is not None:
         data, test_fold = labelled
         splits = common.read_data(data, task.labels, test_fold)

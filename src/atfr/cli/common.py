@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import re
 import sys
 import time
@@ -31,7 +30,7 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
-from atfr.checks import in_range
+from atfr.checks import device_of, in_range
 from atfr.cli.plain import one_line, plain
 from atfr.errors import InputError
 from atfr.files import finite
@@ -107,21 +106,7 @@ def load(checkpoint: Path, device: str, num_bins: int | list[int] | None = None)
         model, task = load_checkpoint(checkpoint)
         if num_bins is not None:
             set_num_bins_(model, num_bins)
-        return to_device(model, device), task
-
-
-def to_device(model: "VideoModel", device: str) -> "VideoModel":
-    """Move a network to where the option --device says; "auto" is a GPU where there is one."""
-    import torch
-
-    if device == "auto":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        if torch.device(device).type == "meta":
-            raise RuntimeError("it holds no numbers")
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        return model.to(device_of("--device", device)), task
 
 
 def refuse(command: Callable[..., object], options: Mapping[str, Any], because: str) -> None:

@@ -74,7 +74,7 @@ def guess(weights: "Weights", file: Path) -> str:
 
     fitting = [name for name in atfr.list_models() if classes_of(weights, name, whole=True)]
     if len(fitting) > 1 and weights.frames:
-        fitting = [name for name in fitting if frames_of(name) == weights.frames] or fitting
+        fitting = [name for name in fitting if outline(name).clip_shape[1] == weights.frames] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -94,11 +94,6 @@ def classes_of(weights: "Weights", name: str, whole: bool = False) -> int | None
 
     found = compare(weights, outline(name))
     return None if whole and troubles(found.report) else found.num_classes
-
-
-def frames_of(name: str) -> int:
-    """Return the frames of the clip that a network is designed for."""
-    return outline(name).clip_shape[1]
 
 
 def outline(name: str) -> "VideoModel":

@@ -5,7 +5,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,23 +49,14 @@ class NotHereError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of trying one thing.
+    """What came of trying one thing."""
 
-    Attributes:
-        kind: decoder, device or runtime.
-        name: what was tried.
-        works: None where it is not installed.
-        needed: whether atfr cannot do without it.
-        detail: what was seen, or what is wrong.
-        ms: how long the trial took.
-    """
-
-    kind: str
-    name: str
-    works: bool | None
-    needed: bool
-    detail: str
-    ms: float
+    kind: str  # decoder, device or runtime
+    name: str  # what was tried
+    works: bool | None  # None where it is not installed
+    needed: bool  # whether atfr cannot do without it
+    detail: str  # what was seen, or what is wrong
+    ms: float  # how long the trial took
 
 
 def doctor(*, json: bool = False) -> int:
@@ -222,13 +213,17 @@ def try_convolution(device: str, dtype: torch.dtype) -> str:
         assert weight.grad is not None
         return result.detach(), weight.grad
 
-    off = 0.0
-    for ours, exact in zip(run(device, dtype), run("cpu", torch.float64), strict=True):
-        off = max(off, float((ours.cpu().double() - exact).abs().max() / exact.abs().max()))
+    off = furthest(run(device, dtype), run("cpu", torch.float64))
     if not off <= SAME.get((device, dtype), ABOUT_THE_SAME):
         raise ValueError(f"a convolution or its gradient is off by {off:.2g} of its largest value")
     name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
     return f"convolution and gradient within {off:.1g} of float64{name}"
+
+
+def furthest(ours: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
+    """Return by how much results are off at most, relative to the largest value of each."""
+    pairs = zip(ours, exact, strict=True)
+    return max(float((one.cpu().double() - other).abs().max() / other.abs().max()) for one, other in pairs)
 
 
 def try_depthwise(device: str) -> str:
@@ -246,8 +241,7 @@ def try_depthwise(device: str) -> str:
         output = conv3d(maps, weight, None, *layer)
         return output.detach(), *torch.autograd.grad(output.square().mean(), (maps, weight))
 
-    pairs = zip(run(device, torch.bfloat16), run("cpu", torch.float64), strict=True)
-    off = max(float((ours.cpu().double() - exact).abs().max() / exact.abs().max()) for ours, exact in pairs)
+    off = furthest(run(device, torch.bfloat16), run("cpu", torch.float64))
     if not off <= ABOUT_THE_SAME:
         raise ValueError(f"it or its gradients are off by {off:.2g} of their largest value")
     return f"results and gradients within {off:.1g} of float64"

@@ -38,28 +38,30 @@ class Command(NamedTuple):
     help: str
 
 
-COMMANDS = {
-    "quickstart": Command("atfr.cli.quickstart", "quickstart", "train and compare a static and an adaptive network"),
-    "compare": Command("atfr.cli.compare", "compare", "say what a sampler is worth on some videos, and what to take"),
-    "train": Command("atfr.cli.train", "train", "train a network on a folder of classes or a CSV file"),
-    "calibrate": Command("atfr.cli.calibrate", "calibrate", "set a sampler's noise floor and bins by some videos"),
-    "test": Command("atfr.cli.test", "test", "test a trained network: accuracy, GFLOPs and time per clip"),
-    "predict": Command("atfr.cli.predict", "predict", "name the action in videos"),
-    "bulk": Command("atfr.cli.bulk", "bulk", "predict an archive into Parquet, on this machine or a Ray cluster"),
-    "bulk verify": Command("atfr.cli.bulk", "verify", "prove that a bulk prediction has each video exactly once"),
-    "explain": Command("atfr.cli.explain", "explain", "show on a page what is merged in a video, and the saving"),
-    "report": Command("atfr.cli.report", "report", "show on a page what tests found, of runs side by side"),
-    "demo": Command("atfr.cli.demo", "demo", "serve a page that takes videos and shows what is merged"),
-    "export": Command("atfr.cli.export", "export", "write a trained network for an inference runtime"),
-    "cost": Command("atfr.cli.cost", "cost", "count a network's multiply-adds by active bins"),
-    "reproduce": Command("atfr.cli.reproduce", "reproduce", "make a table or figure of the paper, ours beside it"),
-    "bench": Command("atfr.cli.bench", "bench", "time a network with SGS beside the same without, on this machine"),
-    "data check": Command("atfr.cli.data", "check", "find what is missing, broken or too short in a data set"),
-    "data resize": Command("atfr.cli.data", "resize", "write a data set again with smaller frames"),
-    "doctor": Command("atfr.cli.doctor", "doctor", "try what works here: decoders, devices, runtimes"),
-    "weights": Command("atfr.cli.weights", "weights", "get the published weights of a network"),
-    "convert": Command("atfr.cli.convert", "convert", "make a checkpoint folder of a file of weights"),
+HELP = {
+    "quickstart": "train and compare a static and an adaptive network",
+    "compare": "say what a sampler is worth on some videos, and what to take",
+    "train": "train a network on a folder of classes or a CSV file",
+    "calibrate": "set a sampler's noise floor and bins by some videos",
+    "test": "test a trained network: accuracy, GFLOPs and time per clip",
+    "predict": "name the action in videos",
+    "bulk": "predict an archive into Parquet, on this machine or a Ray cluster",
+    "bulk verify": "prove that a bulk prediction has each video exactly once",
+    "explain": "show on a page what is merged in a video, and the saving",
+    "report": "show on a page what tests found, of runs side by side",
+    "demo": "serve a page that takes videos and shows what is merged",
+    "export": "write a trained network for an inference runtime",
+    "cost": "count a network's multiply-adds by active bins",
+    "reproduce": "make a table or figure of the paper, ours beside it",
+    "bench": "time a network with SGS beside the same without, on this machine",
+    "data check": "find what is missing, broken or too short in a data set",
+    "data resize": "write a data set again with smaller frames",
+    "doctor": "try what works here: decoders, devices, runtimes",
+    "weights": "get the published weights of a network",
+    "convert": "make a checkpoint folder of a file of weights",
 }
+COMMANDS = {name: Command(f"atfr.cli.{name.split()[0]}", name.split()[-1], told) for name, told in HELP.items()}
+"""A command's function has its name: `data check` is `check` in `atfr.cli.data`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

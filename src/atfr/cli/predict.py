@@ -47,23 +47,22 @@ def predict(
         json: Print JSON instead of a table; with --out, of how many there are and what they cost.
     """
     asked = common.parse_views(views)
-    from atfr.data.walk import videos_below
+    from atfr.data.walk import videos_among
 
-    videos = [file for path in videos for file in (videos_below(path) if path.is_dir() else [path])]
+    videos = videos_among(videos)
     if checkpoint is not None and bundle is not None:
         raise InputError("give one network: --checkpoint FOLDER of `atfr train`, or --bundle FOLDER of `atfr export`")
     if bundle is not None:
         common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
     unsaid = checkpoint is None and bundle is None
-    checkpoint = Path(KINETICS) if unsaid else checkpoint
-    predict_with, task, identity = predictor(checkpoint, bundle, device, num_bins)
-    changed = None if num_bins is None else "--num_bins"
-    view_spec = common.views_of(asked, task, bundle or checkpoint or Path(KINETICS), changed)
+    network = bundle or checkpoint or Path(KINETICS)
+    predict_with, task, identity = predictor(network, bundle is not None, device, num_bins)
+    view_spec = common.views_of(asked, task, network, None if num_bins is None else "--num_bins")
     run = functools.partial(predict_with, num_workers=num_workers, batch_size=batch_size, **asdict(view_spec))
     if unsaid:
         common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if out is not None:
-        made_by = {"network": str(checkpoint or bundle), "sha256": identity, "num_bins": num_bins}
+        made_by = {"network": str(network), "sha256": identity, "num_bins": num_bins}
         return written(run, videos, out, made_by | view_spec.made_by(), view_spec.total, json)
     predictions: list[Prediction] = []
     code = told(run, videos, predictions.append)
@@ -134,20 +133,17 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
     return code
 
 
-def predictor(
-    checkpoint: Path | None, bundle: Path | None, device: str, num_bins: int | list[int] | None
-) -> "tuple[Run, Task, str]":
+def predictor(network: Path, is_bundle: bool, device: str, num_bins: int | list[int] | None) -> "tuple[Run, Task, str]":
     """Return what predicts videos, the network of a checkpoint or a bundle, with its task and a hash of what it is."""
-    if bundle is not None:
+    if is_bundle:
         with common.busy("loading the bundle"):
             import atfr
             from atfr.files import sha256_of
             from atfr.runtime.description import BUNDLE
 
-            network = atfr.load_bundle(bundle)
-            return network.predict, network.task, sha256_of(bundle / BUNDLE)  # which has those of the other files
-    assert checkpoint is not None
-    model, task = common.load(checkpoint, device, num_bins)
+            bundle = atfr.load_bundle(network)
+            return bundle.predict, bundle.task, sha256_of(network / BUNDLE)  # which has those of the other files
+    model, task = common.load(network, device, num_bins)
     from atfr.evaluate.log import identity
     from atfr.evaluate.predict import predict
 

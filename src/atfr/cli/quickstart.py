@@ -75,14 +75,11 @@ def real_answer(video: Path, drawn: bool) -> str:
 
 def generated(root: Path) -> "dict[str, VideoList]":
     """Render the sample action set and its trimmed training videos, or take those that are there; return the splits."""
-    from atfr.data.records import read_folder
-    from atfr.data.samples import render_samples
+    from atfr.data.samples import whole_and_trimmed
 
     common.note(f"rendering the sample videos to {root}")
     with common.progress("rendering videos") as progress:
-        splits = read_folder(render_samples(root / "whole", clips_per_class_test=TEST_VIDEOS, progress=progress))
-        trimmed = read_folder(render_samples(root / "trimmed", clips_per_class_test=1, trimmed=True, progress=progress))
-    return splits | {"trimmed": trimmed["train"]}
+        return whole_and_trimmed(root, clips_per_class_test=TEST_VIDEOS, progress=progress)
 
 
 def print_comparison(comparison: "Quickstart", out: Path) -> None:

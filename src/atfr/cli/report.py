@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from atfr.cli import common
 from atfr.errors import InputError
-from atfr.files import write_whole
+from atfr.files import write_json, write_whole
 
 if TYPE_CHECKING:
     from atfr.viz import Report
@@ -34,16 +34,15 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
         report_bulk(runs[0], out, json)
         return
     with common.busy("reading the results"):
-        from json import dumps
-
         from atfr import viz
 
         found = viz.report(runs)
     with common.busy("drawing"):
         page, values = viz.report_page(found), found.to_dict()
-        others = {out.with_suffix(".json"): dumps(values, indent=2) + "\n", out.with_suffix(".csv"): found.to_csv()}
-        for path, text in {**others, out: page}.items():
-            write_whole(path, text)
+        others = [out.with_suffix(".json"), out.with_suffix(".csv")]
+        write_json(others[0], values)
+        write_whole(others[1], found.to_csv())
+        write_whole(out, page)
     if json:
         common.print_json(values)
     else:
@@ -53,13 +52,11 @@ def report(runs: list[Path], *, out: Path = Path("report.html"), json: bool = Fa
 def report_bulk(folder: Path, out: Path, json: bool) -> None:
     """Show what a bulk prediction has found, of one configuration."""
     with common.busy("reading the predictions"):
-        from json import dumps
-
         from atfr.bulk.report import bulk_page, bulk_report
         from atfr.bulk.tables import Bulk
 
         found = bulk_report(Bulk(str(folder.parent), folder.name))
-        write_whole(out.with_suffix(".json"), dumps(found.to_dict(), indent=2) + "\n")
+        write_json(out.with_suffix(".json"), found.to_dict())
         write_whole(out, bulk_page(found))
     if json:
         common.print_json(found.to_dict())

@@ -6,13 +6,12 @@ its folder (`data.json`), and `atfr test` refuses others.
 
 import statistics
 from collections.abc import Mapping
-from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atfr.cli import common
 from atfr.errors import CheckpointError, InputError
-from atfr.files import write_whole
+from atfr.files import read_json, write_json
 
 if TYPE_CHECKING:
     from atfr.evaluate.result import TestResult
@@ -30,7 +29,7 @@ def remember(out: Path, dataset: str, split: int | None) -> None:
     ours, begun = {"dataset": dataset, "split": split}, _trained_on(out)
     if begun is not None and begun != ours:
         raise CheckpointError(f"the training in '{out}' was begun on {begun}, not on {ours}; go on with the same")
-    write_whole(out / DATA, dumps(ours) + "\n")
+    write_json(out / DATA, ours, indent=None)
 
 
 def check_split(checkpoint: Path, dataset: str | None, split: int | None) -> None:
@@ -52,7 +51,7 @@ def _trained_on(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         return {"dataset": found["dataset"], "split": found["split"]}
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); remove it if you know what is in it") from error
@@ -129,7 +128,7 @@ def report_all(results: Mapping[int, "TestResult"], out: Path | None, json: bool
     """Write and print the figures of all splits and their means."""
     figures = summary(results)
     if out is not None:
-        write_whole(out / "result.json", dumps(figures, indent=2) + "\n")
+        write_json(out / "result.json", figures)
     if json:
         common.print_json(figures)
         return

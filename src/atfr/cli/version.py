@@ -23,7 +23,6 @@ def versions() -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    """The version of an installed package, or nothing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

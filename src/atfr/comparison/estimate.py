@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,19 +27,12 @@ SETUP_S = 2.0
 
 @dataclass
 class Pace:
-    """How fast it goes here.
+    """How fast it goes here."""
 
-    Attributes:
-        train_s: a clip through the static network, forward and backward.
-        test_s: a clip forward.
-        decode_s: a video.
-        scale: what networks took, over what was expected of them.
-    """
-
-    train_s: float
-    test_s: float
-    decode_s: float
-    scale: float = 1.0
+    train_s: float  # a clip through the static network, forward and backward
+    test_s: float  # a clip forward
+    decode_s: float  # a video
+    scale: float = 1.0  # what networks took, over what was expected of them
 
     def network_s(self, plan: Plan, epochs: int, train_videos: float, test_videos: float, views: int = 1) -> float:
         """Return the seconds that it takes to train a network on from the base, and to test it on views of videos."""
@@ -74,29 +68,18 @@ def pace_of(ground: Ground) -> Pace:
 def seconds_of(work: Callable[[], None]) -> float:
     """Return the seconds of the quickest of some runs, after a first one."""
     work()
-    times = []
-    for _ in range(RUNS):
-        start_s = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start_s)
-    return min(times)
+    return min(timeit.repeat(work, repeat=RUNS, number=1))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a comparison has to do.
-
-    Attributes:
-        base_epochs: of the base; 0 where it is there.
-        tuned: kinds whose learning rate is chosen already.
-        done: names of networks that are there.
-    """
+    """What a comparison has to do."""
 
     ground: Ground
     pace: Pace
-    base_epochs: int
-    tuned: frozenset[str]
-    done: frozenset[str]
+    base_epochs: int  # of the base; 0 where it is there
+    tuned: frozenset[str]  # kinds whose learning rate is chosen already
+    done: frozenset[str]  # names of networks that are there
 
     def seconds(self, plans: Sequence[Plan]) -> float:
         """Return the seconds that is takes, for these networks."""

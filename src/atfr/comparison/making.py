@@ -8,7 +8,6 @@ out/NAME/made.json           its learning rate, and the time of its training
 import copy
 import gc
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -26,14 +25,13 @@ from atfr.adapt.trace import site_names
 from atfr.comparison.plans import ONE_VIEW, SGS, STATIC, Plan
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
-from atfr.errors import DataError, InputError, VideoError
+from atfr.errors import DataError, VideoError
 from atfr.evaluate.result import RESULT, TestResult, folder_of
 from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.evaluate.test import test
-from atfr.files import write_whole
+from atfr.files import read_json, write_json
 from atfr.measure.eager import forward_in_turns
-from atfr.measure.turns import Timing
 from atfr.models import VideoModel, create_model
 from atfr.train.fit import fit
 from atfr.train.recipe import Recipe
@@ -41,6 +39,7 @@ from atfr.video.spec import ClipSpec, ViewSpec
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
+"""Shows how far something is, as `cli.common.progress` does: entered with what is done, it gives a `Progress`."""
 
 MADE = "made.json"
 
@@ -58,21 +57,14 @@ SLACK = 1.01
 
 @dataclass(frozen=True)
 class Row:
-    """One network's line of the comparison.
+    """One network's line of the comparison."""
 
-    Attributes:
-        test: accuracy, loss, multiply-adds and active bins on the held-out videos.
-        tune_s: time of its training from the base; 0 where there was none.
-        rate: its learning rate, as a share of the recipe's; None where it was not trained.
-        ms_per_clip: forward pass of a batch over its clips, median, the networks taking turns; 0 until they have.
-        speedup: time per video of the static network over this one's: median of the batches' own ratios, times that
-            of views.
-    """
-
-    test: TestResult
-    tune_s: float
-    rate: float | None
+    test: TestResult  # accuracy, loss, multiply-adds and active bins on the held-out videos
+    tune_s: float  # time of its training from the base; 0 where there was none
+    rate: float | None  # its learning rate, as a share of the recipe's; None where it was not trained
+    # forward pass of a batch over its clips, median, the networks taking turns; 0 until they have
     ms_per_clip: float = 0.0
+    # time per video of the static network over this one's: median of the batches' own ratios, times that of views
     speedup: float = 1.0
 
     @property
@@ -93,31 +85,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Ground:
-    """What all networks of a comparison have in common.
+    """What all networks of a comparison have in common."""
 
-    Attributes:
-        base: the network that they go on from.
-        splits: the lists "train", if anything is trained, and "test".
-        spec: the clips that they read.
-        epochs: of the training from the base; 0: nothing is trained.
-        seed: of weights, clips and order.
-        views: of each tested video; `settled` is for the networks whose plan says so.
-        say: told what begins, a line each.
-        watch: shows how far a test or the timing is, as `cli.common.progress` does; entered with what is done, it gives
-            what is called with (done, total).
-    """
-
-    base: VideoModel
-    splits: Mapping[str, VideoList]
-    spec: ClipSpec
+    base: VideoModel  # the network that they go on from
+    splits: Mapping[str, VideoList]  # the lists "train", if anything is trained, and "test"
+    spec: ClipSpec  # the clips that they read
     recipe: Recipe
-    epochs: int
+    epochs: int  # of the training from the base; 0: nothing is trained
     seed: int
     out: Path
     device: torch.device
     say: Callable[[str], None] = lambda _: None
     watch: Watch = lambda _: nullcontext(lambda *_: None)
-    views: ViewSpec = ONE_VIEW
+    views: ViewSpec = ONE_VIEW  # of each tested video; `settled` is for the networks whose plan says so
 
     @property
     def task(self) -> Task:
@@ -129,17 +109,16 @@ class Ground:
 
         Args:
             rate: the learning rate, as a share of the recipe's; None trains nothing.
-            clips: what it learns from.
         """
         out = self.out / plan.name
         network, tune_s = self.adapted(plan), 0.0
         if rate is not None and clips is not None:
-            tune_s = self.trained(network, clips, rate, out, epochs=self.epochs)
+            tune_s = self.trained(network, clips, rate, out, self.epochs)
         else:
             stops = plan.views is not None and plan.views.settled is not None
             save_checkpoint(network, replace(self.task, views=plan.views if stops else None), out)
         result = self.tested(network, self.splits["test"], plan.name, plan.views)
-        write_whole(out / MADE, json.dumps({"tune_s": tune_s, "rate": rate}) + "\n")
+        write_json(out / MADE, {"tune_s": tune_s, "rate": rate}, indent=None)
         result.save(folder_of(out))
         return network, Row(result, tune_s, rate)
 
@@ -148,11 +127,35 @@ class Ground:
         out = self.out / plan.name
         if not (folder_of(out) / RESULT).is_file():
             return None
-        return Row(read_result(out), **json.loads((out / MADE).read_text(encoding="utf-8")))
+        return Row(read_result(out), **read_json(out / MADE))
 
-    def trained(self, network: VideoModel, clips: ClipDataset, rate: float, out: Path, *, epochs: int) -> float:
-        """Train a network on from the base in place; return the seconds that took."""
-        return train(network, clips, self.recipe, out, epochs=epochs, rate=rate, device=self.device)
+    def train_base_(self, videos: VideoList, epochs: int) -> None:
+        """Train the base in place, on clips of fewer frames, and keep it."""
+        spec = replace(self.spec, frames=self.recipe.base_frames)
+        self.trained(self.base, ClipDataset(videos, spec, train=True, seed=self.seed), 1, self.out / "base", epochs)
+
+    def trained(self, network: VideoModel, clips: ClipDataset, rate: float, out: Path, epochs: int) -> float:
+        """Train a network in place, at a share `rate` of the recipe's learning rate; return the seconds that took."""
+        recipe, device, start_s = self.recipe, self.device, time.perf_counter()
+        fit(
+            network,
+            clips,
+            out=out,
+            epochs=epochs,
+            warmup_epochs=epochs / 10,
+            batch_size=recipe.batch_size,
+            optimizer=recipe.optimizer,
+            learning_rate=rate * recipe.learning_rate,
+            num_workers=0,
+            seed=clips.seed,
+            tuning=recipe.tuning,
+            logger=False,
+            enable_checkpointing=False,
+            accelerator=device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+        )
+        gc.collect()  # Lightning's objects hold each other, and with them the decoded videos
+        return time.perf_counter() - start_s
 
     def adapted(self, plan: Plan) -> VideoModel:
         """Return the base with the plan's sampler; the bins of SGS are such that clips keep as many maps as wanted."""
@@ -176,8 +179,13 @@ class Ground:
                 self.say(f"left out: {skipped.reason}")
         return found
 
-    def timed(self, networks: Mapping[str, VideoModel], static: TestResult) -> tuple[Timing, int]:
-        """Time forward passes in turns, on clips of the tested videos; return the times, and the size of a batch."""
+    def with_times(self, rows: Mapping[str, Row], networks: Mapping[str, VideoModel]) -> tuple[dict[str, Row], int]:
+        """Time forward passes in turns, on clips of the tested videos.
+
+        Return the rows with their times, and the size of a timed batch. The first row is static, and so is a clip's
+        time in a row that has no network of its own.
+        """
+        first, static = next((name, row.test) for name, row in rows.items())
         size = min(TIMED_BATCH, max(1, TIMED_NUMBERS // torch.Size(self.task.clip_shape).numel()))
         self.say(f"timing them in turns, {size} clips at a time")
         decoded = {video.path for video in static.videos}
@@ -188,19 +196,10 @@ class Ground:
         on_device = {name: network.to(self.device) for name, network in networks.items()}
         with self.watch("timing") as progress:
             timing = forward_in_turns(on_device, batches, at_least=len(batches), budget_s=0, progress=progress)
-        return timing, size
-
-    def with_times(self, rows: Mapping[str, Row], networks: Mapping[str, VideoModel]) -> tuple[dict[str, Row], int]:
-        """Time the networks; return the rows with their times, and the size of a timed batch.
-
-        The first is static, and so is a clip's time in a row that has no network of its own.
-        """
-        first, static = next(iter(rows.items()))
-        timing, size = self.timed(networks, static.test)
         timed = {}
         for name, row in rows.items():
             own = name if name in networks else first
-            speedup = timing.speedup(own, over=first).median * static.test.views_per_video / row.test.views_per_video
+            speedup = timing.speedup(own, over=first).median * static.views_per_video / row.test.views_per_video
             timed[name] = replace(row, ms_per_clip=timing.ms(own).median / size, speedup=speedup)
         return timed, size
 
@@ -240,62 +239,8 @@ def some_clips(videos: VideoList, spec: ClipSpec, wanted: int) -> Iterator[Tenso
         raise DataError(f"none of the videos that were tried decodes; the last: {reason}")
 
 
-def here(device: str = "auto") -> torch.device:
-    """Return the device that is meant; auto is a GPU where there is one.
-
-    Raises:
-        InputError: it cannot be used.
-    """
-    try:
-        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return found
-
-
 def new_base(recipe: Recipe, num_classes: int, seed: int) -> VideoModel:
     """Return a network to train, with the weights that the recipe says."""
     torch.manual_seed(seed)
     start = {"pretrained": True} if recipe.pretrained else {}
     return create_model(recipe.model, num_classes=num_classes, **start)
-
-
-def train_base_(ground: Ground, videos: VideoList, epochs: int) -> None:
-    """Train the base in place, on clips of fewer frames, and keep it."""
-    spec = replace(ground.spec, frames=ground.recipe.base_frames)
-    clips = ClipDataset(videos, spec, train=True, seed=ground.seed)
-    train(ground.base, clips, ground.recipe, ground.out / "base", epochs=epochs, rate=1, device=ground.device)
-
-
-def train(
-    network: VideoModel,
-    clips: ClipDataset,
-    recipe: Recipe,
-    out: Path,
-    *,
-    epochs: int,
-    rate: float,
-    device: torch.device,
-) -> float:
-    """Train a network in place, at a share `rate` of the recipe's learning rate, and return the seconds that took."""
-    start_s = time.perf_counter()
-    fit(
-        network,
-        clips,
-        out=out,
-        epochs=epochs,
-        warmup_epochs=epochs / 10,
-        batch_size=recipe.batch_size,
-        optimizer=recipe.optimizer,
-        learning_rate=rate * recipe.learning_rate,
-        num_workers=0,
-        seed=clips.seed,
-        tuning=recipe.tuning,
-        logger=False,
-        enable_checkpointing=False,
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-    )
-    gc.collect()  # Lightning's objects hold each other, and with them the decoded videos
-    return time.perf_counter() - start_s

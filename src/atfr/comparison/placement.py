@@ -18,14 +18,10 @@ from atfr.video.spec import ClipSpec
 
 @dataclass(frozen=True)
 class Placement:
-    """Where frames were kept in N videos.
+    """Where frames were kept in N videos."""
 
-    Attributes:
-        inside: the share of the kept frames that lie between the start and the stop of the motion.
-        correlation: rank correlation, over videos, of the mean time of the kept frames with the middle of the motion.
-    """
-
-    inside: float
+    inside: float  # the share of the kept frames that lie between the start and the stop of the motion
+    # rank correlation, over videos, of the mean time of the kept frames with the middle of the motion
     correlation: float
 
 

@@ -40,26 +40,16 @@ LEAST = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """A network to make of the base.
-
-    Attributes:
-        kind: what chooses, and where; all of a kind are trained at one learning rate.
-        sampler: the arguments of `adapt_`; None: there is no sampler.
-        kept: frames or maps that a clip keeps at most, or on average; of fewer views, how many.
-        of: frames or maps that there are.
-        share: of the base's multiply-adds, where a clip keeps as many, or a video has as many views.
-        gflops: the same in multiply-adds / 1e9.
-        views: of a video, where they are not those of all others.
-    """
+    """A network to make of the base."""
 
     name: str
-    kind: str
-    sampler: Mapping[str, Any] | None = None
-    kept: int = 0
-    of: int = 0
-    share: float = 1.0
-    gflops: float = 0.0
-    views: ViewSpec | None = None
+    kind: str  # what chooses, and where; all of a kind are trained at one learning rate
+    sampler: Mapping[str, Any] | None = None  # the arguments of `adapt_`; None: there is no sampler
+    kept: int = 0  # frames or maps that a clip keeps at most, or on average; of fewer views, how many
+    of: int = 0  # frames or maps that there are
+    share: float = 1.0  # of the base's multiply-adds, where a clip keeps as many, or a video has as many views
+    gflops: float = 0.0  # the same in multiply-adds / 1e9
+    views: ViewSpec | None = None  # of a video, where they are not those of all others
 
     @property
     def group(self) -> tuple[str, int]:
@@ -83,16 +73,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Place:
-    """Where samplers stand, tried out in a copy of a base with evenly spaced maps there.
-
-    Attributes:
-        maps: how many maps of a clip come there; of several pathways, each.
-    """
+    """Where samplers stand, tried out in a copy of a base with evenly spaced maps there."""
 
     after: str
     network: VideoModel
     clip_shape: tuple[int, ...]
-    maps: tuple[int, ...]
+    maps: tuple[int, ...]  # how many maps of a clip come there; of several pathways, each
 
     def cost(self, kept: tuple[int, ...]) -> tuple[float, float]:
         """Return the multiply-adds / 1e9 of a clip that keeps so many maps, and of one that keeps all."""
@@ -122,8 +108,6 @@ def plans_for(
     Args:
         frames_kept: numbers of frames, of those that a clip has; by default an eighth, a quarter and a half.
         after: the stage that maps are taken behind; "none": only frames are.
-        recipe: says how SGS is set.
-        views: those of each tested video.
 
     Raises:
         InputError: a number of frames is out of range, or there is no such stage.

@@ -6,7 +6,6 @@ out/quickstart.json                              every figure, with its conditio
 out/quickstart.png                               the same as a picture
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -14,14 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from atfr.checks import device_of
 from atfr.comparison.figure import draw
-from atfr.comparison.making import Ground, Row, Watch, here, new_base, train_base_
+from atfr.comparison.making import Ground, Row, Watch, new_base
 from atfr.comparison.placement import Placement, placements
 from atfr.comparison.plans import Plan
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.evaluate.runs import Difference, paired_difference
-from atfr.files import finite, whole, write_whole
+from atfr.files import whole, write_json
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
 
@@ -31,19 +31,12 @@ TUNE_LEARNING_RATE = 2 / 3
 
 @dataclass(frozen=True)
 class Quickstart:
-    """What a quickstart found.
+    """What a quickstart found."""
 
-    Attributes:
-        rows: of each network, by its name.
-        over: how much more often the adaptive network is right than each other, on the same videos.
-        placement: where frames are kept, by network, in generated videos, whose truth is known.
-        conditions: what the figures depend on: videos, clips, training, machine and versions.
-    """
-
-    rows: dict[str, Row]
-    over: dict[str, Difference]
-    placement: dict[str, Placement]
-    conditions: dict[str, Any]
+    rows: dict[str, Row]  # of each network, by its name
+    over: dict[str, Difference]  # how much more often the adaptive network is right than each other, on the same videos
+    placement: dict[str, Placement]  # where frames are kept, by network, in generated videos, whose truth is known
+    conditions: dict[str, Any]  # what the figures depend on: videos, clips, training, machine and versions
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the comparison into plain JSON values."""
@@ -82,23 +75,18 @@ def quickstart(
 
     Args:
         splits: the lists "train" and "test", and "trimmed" where there are such videos, from which the base learns.
-        recipe: how they are made and trained.
-        out: the folder for checkpoints, JSON and picture.
         epochs: of the base; by default the recipe's, for so many videos.
-        seed: of weights, clips and order.
-        say: told what begins, a line each.
-        watch: shows how far a test or the timing is, as `cli.common.progress` does; entered with what is done, it gives
-            what is called with (done, total).
     """
     base = new_base(recipe, len(splits["train"].labels), seed)
     spec = replace(recipe.clip, mean=base.mean, std=base.std)
     epochs = epochs or recipe.epochs(len(splits["train"]))
-    ground = Ground(base, splits, spec, recipe, math.ceil(recipe.tune_share * epochs), seed, out, here(), say, watch)
+    tune_epochs, device = math.ceil(recipe.tune_share * epochs), device_of("device", "auto")
+    ground = Ground(base, splits, spec, recipe, tune_epochs, seed, out, device, say, watch)
     origin = "ImageNet" if recipe.pretrained else "random"
     first = splits.get("trimmed", splits["train"])
     kind = "trimmed videos" if "trimmed" in splits else "videos"
     say(f"training the base, {recipe.model} from {origin} weights: {epochs} epochs of {len(first)} {kind}")
-    train_base_(ground, first, epochs)
+    ground.train_base_(first, epochs)
     clips = ClipDataset(splits["train"], spec, train=True, seed=seed + 1)
     networks: dict[str, VideoModel] = {}
     made: dict[str, Row] = {}
@@ -111,7 +99,7 @@ def quickstart(
     at_input = {name: networks[name].cpu() for name in ("fewer_frames", "adaptive")}
     found = ground.conditions(timed_batch) | {"base_epochs": epochs}
     comparison = Quickstart(rows, over, placements(at_input, splits["test"], spec), found)
-    write_whole(out / "quickstart.json", json.dumps(finite(comparison.to_dict()), indent=2, allow_nan=False) + "\n")
+    write_json(out / "quickstart.json", comparison.to_dict())
     with whole(out / "quickstart.png") as scratch:
         draw(comparison.to_dict(), scratch)
     return comparison

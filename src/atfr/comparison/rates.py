@@ -29,16 +29,12 @@ HELD_OUT = 0.2
 
 @dataclass
 class Rates:
-    """The losses of each kind at each rate, kept in a file as they come.
-
-    Attributes:
-        losses: by kind and rate.
-    """
+    """The losses of each kind at each rate, kept in a file as they come."""
 
     ground: Ground
     train: ClipDataset
     held_out: VideoList
-    losses: dict[str, dict[float, float]] = field(default_factory=dict)
+    losses: dict[str, dict[float, float]] = field(default_factory=dict)  # by kind and rate
 
     @property
     def path(self) -> Path:
@@ -63,7 +59,7 @@ class Rates:
         ground, folder = self.ground, self.ground.out / ".rates"
         ground.say(f"choosing the learning rate of {plan.kind}: {rate * ground.recipe.learning_rate:.2g}")
         network = ground.adapted(plan)
-        ground.trained(network, self.train, rate, folder, epochs=math.ceil(TRIAL * ground.epochs))
+        ground.trained(network, self.train, rate, folder, math.ceil(TRIAL * ground.epochs))
         shutil.rmtree(folder)
         loss = ground.tested(network, self.held_out, plan.name).loss
         return math.inf if loss is None or math.isnan(loss) else loss

@@ -21,9 +21,10 @@ import torch
 
 from atfr.adapt import restore_
 from atfr.adapt.trace import site_names
+from atfr.checks import device_of
 from atfr.comparison.estimate import Pace, Work, pace_of
 from atfr.comparison.frontier import draw
-from atfr.comparison.making import Ground, Row, Watch, here, new_base, train_base_
+from atfr.comparison.making import Ground, Row, Watch, new_base
 from atfr.comparison.plans import LEAST, ONE_VIEW, STATIC, UNTIL_SETTLED, Plan, by_kind, fewer_views, plans_for
 from atfr.comparison.rates import RATES, Rates, read_rates
 from atfr.comparison.recipes import as_it_is, whole_videos
@@ -32,7 +33,7 @@ from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.errors import CheckpointError, InputError
 from atfr.evaluate.task import TASK, Task, check_classes, load_checkpoint
-from atfr.files import finite, whole, write_whole
+from atfr.files import finite, whole, write_json
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec, ViewSpec
@@ -72,7 +73,7 @@ class Comparison:
             about |= {"gflops": found.gflops(name), "ms": row.ms, "views": row.test.views_per_video}
             about["gflops_share"] = found.gflops(name) / found.gflops(STATIC)
             test = {key: value for key, value in row.test.to_dict().items() if key not in ("videos", "classes")}
-            over = {"over_static": found.over_static(name).to_dict(), "over_control": control and control.to_dict()}
+            over = {"over_static": asdict(found.over_static(name)), "over_control": control and asdict(control)}
             networks[name] = (
                 about | {"time_share": row.time_share, "loss": row.test.loss} | over | row.to_dict() | {"test": test}
             )
@@ -155,10 +156,11 @@ def compare(
     there = bool(base_epochs) and (out / "base" / TASK).is_file()
     if there:
         base = load_checkpoint(out / "base")[0]
-    ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, here(device), say, watch, views)
+    on = device_of("device", device)
+    ground = Ground(base.cpu(), splits, spec, recipe, tune_epochs, seed, out, on, say, watch, views)
     run = Run(ground, plans, 0 if there else base_epochs, begun_s, budget_min)
     run.begin()
-    write_whole(out / ARGUMENTS, json.dumps(arguments, indent=1) + "\n")
+    write_json(out / ARGUMENTS, arguments, indent=1)
     run.make_all()
     return run.found(margin, base_epochs)
 
@@ -225,19 +227,12 @@ def digest(model: VideoModel) -> str:
 
 @dataclass
 class Run:
-    """A comparison as it goes on.
-
-    Attributes:
-        plans: the networks that there are to be; fewer, where time is short.
-        base_epochs: that are left.
-        begun_s: when it began, by `time.perf_counter`.
-        budget_min: minutes for all of it.
-    """
+    """A comparison as it goes on."""
 
     ground: Ground
-    plans: list[Plan]
-    base_epochs: int
-    begun_s: float
+    plans: list[Plan]  # the networks that there are to be; fewer, where time is short
+    base_epochs: int  # that are left
+    begun_s: float  # when it began, by `time.perf_counter`
     budget_min: float | None
     dropped: list[str] = field(default_factory=list)
     rows: dict[str, Row] = field(default_factory=dict)
@@ -257,7 +252,7 @@ class Run:
             videos = ground.splits["train"]
             ground.say(f"training the base, {ground.recipe.model}: {self.base_epochs} epochs of {len(videos)} videos")
             with self.timed():
-                train_base_(ground, videos, self.base_epochs)
+                ground.train_base_(videos, self.base_epochs)
                 self.base_epochs = 0
         clips = (
             ClipDataset(ground.splits["train"], ground.spec, train=True, seed=ground.seed + 1) if self.rates else None
@@ -337,7 +332,7 @@ class Run:
         conditions = ground.conditions(timed_batch) | {"base_epochs": base_epochs, "rates": list(RATES)}
         comparison = Comparison(findings, findings.verdict(), tuple(self.dropped), conditions)
         values = finite(comparison.to_dict())
-        write_whole(ground.out / "compare.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
+        write_json(ground.out / "compare.json", values)
         with whole(ground.out / "compare.png") as scratch:
             draw(values, scratch)
         return comparison

@@ -3,8 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from atfr.comparison.making import Row
 from atfr.comparison.plans import ADAPTIVE, CHANGE, FEWER_FRAMES, FEWER_VIEWS, STATIC, UNTIL_SETTLED, Plan
@@ -20,20 +19,11 @@ SAME_TIME = 1.1
 
 @dataclass(frozen=True)
 class Beside:
-    """A network beside another, on the same videos.
-
-    Attributes:
-        top1: how much more often it is right.
-        loss: how much larger its loss is; None where a loss is not known.
-    """
+    """A network beside another, on the same videos."""
 
     other: str
-    top1: Difference
-    loss: LossDifference | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn it into plain JSON values."""
-        return asdict(self)
+    top1: Difference  # how much more often it is right
+    loss: LossDifference | None  # how much larger its loss is; None where a loss is not known
 
 
 @dataclass(frozen=True)
@@ -83,16 +73,11 @@ def end_of_score_interval(difference: Difference, start: float, stop: float) -> 
 
 @dataclass(frozen=True)
 class Findings:
-    """The rows of a comparison, and what they say.
+    """The rows of a comparison, and what they say."""
 
-    Attributes:
-        plans: of the rows, by name.
-        margin: the share of the videos that may be lost: within it a network is level with static.
-    """
-
-    plans: Mapping[str, Plan]
+    plans: Mapping[str, Plan]  # of the rows, by name
     rows: Mapping[str, Row]
-    margin: float
+    margin: float  # the share of the videos that may be lost: within it a network is level with static
 
     def over_static(self, name: str) -> Beside:
         """Hold a network against all frames."""

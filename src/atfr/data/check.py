@@ -17,17 +17,12 @@ LOOK_PX = 16
 
 @dataclass(frozen=True)
 class Problem:
-    """A video that cannot be used as it is.
+    """A video that cannot be used as it is."""
 
-    Attributes:
-        path: the file.
-        problem: "broken" (nothing decodes), "damaged" (only a part does), "short", or "leaked" (a copy is in training).
-        reason: what is wrong, in words.
-    """
-
-    path: Path
+    path: Path  # the file
+    # "broken" (nothing decodes), "damaged" (only a part does), "short", or "leaked" (a copy is in training)
     problem: str
-    reason: str
+    reason: str  # what is wrong, in words
 
 
 def look(path: Path) -> VideoFacts:
@@ -57,11 +52,8 @@ def check_videos(
     one on a checked data set decodes nothing but the files that have changed.
 
     Args:
-        paths: the videos; each is decoded once.
         root: the folder of the data, whose index is used.
         min_frames: a video of fewer frames is short.
-        num_workers: processes that decode.
-        progress: called with (videos done, videos in all).
     """
     unique = list(dict.fromkeys(paths))
     problems: dict[Path, Problem] = {}

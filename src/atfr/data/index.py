@@ -24,23 +24,14 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a whole decoding of a video found.
+    """What a whole decoding of a video found."""
 
-    Attributes:
-        frames: frames that decode; 0 for a file that is no video.
-        duration_s: the time from the first frame to the end of the last.
-        fps: the mean rate, frames/s.
-        problem: "broken" where nothing decodes, "damaged" where only a part does, or None.
-        reason: what was wrong.
-        source: what the video was made of, if it was made of another: its `fingerprint`.
-    """
-
-    frames: int
-    duration_s: float = 0.0
-    fps: float = 0.0
-    problem: str | None = None
-    reason: str = ""
-    source: str = ""
+    frames: int  # frames that decode; 0 for a file that is no video
+    duration_s: float = 0.0  # the time from the first frame to the end of the last
+    fps: float = 0.0  # the mean rate, frames/s
+    problem: str | None = None  # "broken" where nothing decodes, "damaged" where only a part does, or None
+    reason: str = ""  # what was wrong
+    source: str = ""  # what the video was made of, if it was made of another: its `fingerprint`
 
     def __post_init__(self) -> None:
         """Refuse what an index of others may hold.

@@ -90,10 +90,7 @@ def resize_videos(
     Args:
         source: the folder of the data; only read, but for `remove_source`.
         target: another folder, new or of an earlier call with the same side.
-        side: the shorter side, px.
-        num_workers: processes.
         remove_source: remove each video from `source` as soon as it is safely in `target`.
-        progress: called with (videos done, videos in all).
 
     Raises:
         DataError: a folder is missing or holds something else, or two videos would get one name.
@@ -179,7 +176,6 @@ def _write(place: Path, write: Callable[[Path], int]) -> VideoFacts:
 
 
 def _copy_video(source: Path, path: Path) -> int:
-    """Copy a video as it is, if it is one."""
     reading = Reading(source, shorter_side=LOOK_PX)
     frames = sum(1 for _ in reading)
     shutil.copyfile(source, path)

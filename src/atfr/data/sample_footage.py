@@ -27,26 +27,16 @@ MOST_CUTS = 2
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What happens to one video, besides what moves in it.
+    """What happens to one video, besides what moves in it."""
 
-    Attributes:
-        noise: standard deviation of a pixel from frame to frame, of [0, 1].
-        camera: where the camera looks in each frame (x, y), from where the video begins.
-        drift: how far it drifts a frame (x, y).
-        shake: standard deviation of its place around that.
-        frozen_to, frozen_from: frames before the one repeat it, frames behind the other repeat that.
-        flash: the frame that is brighter, with the next; -1 for none.
-        cuts: the frames at which another scene begins behind the shape.
-    """
-
-    noise: float
-    camera: Float[np.ndarray, "T 2"]
-    drift: tuple[float, float]
-    shake: float
-    frozen_to: int
+    noise: float  # standard deviation of a pixel from frame to frame, of [0, 1]
+    camera: Float[np.ndarray, "T 2"]  # where the camera looks in each frame (x, y), from where the video begins
+    drift: tuple[float, float]  # how far it drifts a frame (x, y)
+    shake: float  # standard deviation of its place around that
+    frozen_to: int  # frames before the one repeat it, frames behind the other repeat that
     frozen_from: int
-    flash: int
-    cuts: tuple[int, ...]
+    flash: int  # the frame that is brighter, with the next; -1 for none
+    cuts: tuple[int, ...]  # the frames at which another scene begins behind the shape
 
 
 def draw_disturbed(footage: Footage, frames: int, start: int, stop: int, rng: np.random.Generator) -> Disturbed:

@@ -23,23 +23,22 @@ Since left and right are classes, train on this set with `ClipSpec(flip=False)`.
 
 import csv
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import av
 import numpy as np
 from jaxtyping import UInt8
 
-from atfr.data.records import VideoList
+from atfr.data.records import VideoList, read_folder
 from atfr.data.sample_footage import Footage, draw_disturbed
 from atfr.data.sample_motion import CHANGES, draw_motion, draw_video
 from atfr.errors import DataError, InputError
-from atfr.files import csv_text, read_json, whole, write_whole
+from atfr.files import csv_text, read_json, whole, write_json, write_whole
 
 SAMPLE_CLASSES = tuple(sorted(CHANGES))
 META_FILE, MANIFEST_FILE = "samples.json", "manifest.csv"
@@ -146,6 +145,13 @@ def render_samples(
     return root
 
 
+def whole_and_trimmed(root: Path, *, clips_per_class_test: int, **settings: Any) -> dict[str, VideoList]:
+    """Render a set, and its training videos trimmed too; return the lists "train" and "test", and "trimmed"."""
+    splits = read_folder(render_samples(root / "whole", clips_per_class_test=clips_per_class_test, **settings))
+    trimmed = read_folder(render_samples(root / "trimmed", clips_per_class_test=1, trimmed=True, **settings))
+    return splits | {"trimmed": trimmed["train"]}
+
+
 def read_manifest(root: str | os.PathLike[str]) -> list[SampleClip]:
     """Read the true motion of every video from `root/manifest.csv`."""
     path = Path(root) / MANIFEST_FILE
@@ -215,7 +221,7 @@ def _render_missing(root: Path, settings: SampleSettings, progress: Callable[[in
     if not (root / META_FILE).is_file() or not (root / MANIFEST_FILE).is_file():
         columns = [field.name for field in fields(SampleClip)]
         write_whole(root / MANIFEST_FILE, csv_text(columns, [astuple(clip) for clip in clips]))
-        write_whole(root / META_FILE, json.dumps(asdict(settings), indent=1) + "\n")
+        write_json(root / META_FILE, asdict(settings), indent=1)
 
 
 def _render_clip(root: Path, settings: SampleSettings, split: str, number: int, label: int) -> SampleClip:

@@ -60,3 +60,8 @@ def videos_below(folder: Path) -> list[Path]:
         raise DataError(f"there is no video in '{folder}' or below; videos end in {', '.join(sorted(VIDEO_ENDINGS))}")
     say_passed_over(folder, others)
     return found
+
+
+def videos_among(paths: Iterable[Path]) -> list[Path]:
+    """Return some files as they are, and of folders among them the videos in each and below."""
+    return [file for path in paths for file in (videos_below(path) if path.is_dir() else [path])]

@@ -133,10 +133,7 @@ class WatchedLoader(DataLoader):
     """A loader of videos that says which file was being read when one of its workers died.
 
     Args:
-        dataset: what is loaded; it notes what it reads in `readings`.
-        readings: those notes.
         path_of: the file of a video, by its number.
-        options: those of `torch.utils.data.DataLoader`.
     """
 
     def __init__(self, dataset: Dataset, *, readings: Readings, path_of: Callable[[int], Path], **options: Any) -> None:

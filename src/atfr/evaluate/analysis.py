@@ -45,10 +45,7 @@ def motion_relation(result: TestResult, site: str) -> MotionRelation:
     """Correlate the maps that clips keep at a site with the motion in the same clips."""
     kept = [count for video in result.videos for count in video.active_bins[site]]
     motion = [energy for video in result.videos for energy in video.motion]
-    of_class: dict[str, list[VideoResult]] = {}
-    for video in result.videos:
-        of_class.setdefault(video.label, []).append(video)
-    within = [rank_correlation(*video_means(videos, site)) for videos in of_class.values()]
+    within = [rank_correlation(*video_means(videos, site)) for videos in result.by_class.values()]
     within = [value for value in within if not math.isnan(value)]
     return MotionRelation(
         rank_correlation(kept, motion),

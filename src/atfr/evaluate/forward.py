@@ -16,19 +16,12 @@ from atfr.adapt.trace import MapCounts, SamplingTrace, record
 
 @dataclass(frozen=True)
 class Pass:
-    """What a network made of N clips.
+    """What a network made of N clips."""
 
-    Attributes:
-        scores: softmax of the logits.
-        sites: what became of the clips' maps at each site; empty for a network without SGS.
-        multiply_adds: of each clip, by its own number of active bins.
-        times_ms: of each clip: the time of the forward pass that it was in, over the number of clips in it.
-    """
-
-    scores: Float64[Tensor, "N K"]
-    sites: dict[str, MapCounts]
-    multiply_adds: list[int]
-    times_ms: list[float]
+    scores: Float64[Tensor, "N K"]  # softmax of the logits
+    sites: dict[str, MapCounts]  # what became of the clips' maps at each site; empty for a network without SGS
+    multiply_adds: list[int]  # of each clip, by its own number of active bins
+    times_ms: list[float]  # of each clip: the time of the forward pass that it was in, over the number of clips in it
 
     def of(self, clips: slice) -> "Pass":
         """Return what the network made of some of the clips."""
@@ -73,12 +66,7 @@ def passed(logits: Float[Tensor, "N K"], trace: SamplingTrace, cost: ClipCost, e
 
 
 class Forward:
-    """Runs a network on clips of one shape; its cost table is counted once, here.
-
-    Args:
-        model: a network, static or adaptive.
-        clip_shape: C T H W of the clips.
-    """
+    """Runs a network on clips of one shape, C T H W; its cost table is counted once, here."""
 
     def __init__(self, model: nn.Module, clip_shape: Sequence[int]) -> None:
         self.model = model

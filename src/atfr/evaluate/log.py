@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,29 @@ def identity(model: "VideoModel", task: Task) -> str:
 
 BEGINNING = b'{"path": "'
 """Of every line."""
+
+
+def entries_in(
+    lines: Iterable[bytes], path: Path, made_by: Mapping[str, Any], remedy: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the bytes of each line of a file of predictions, and what it says; not of one that a crash has cut off.
+
+    Raises:
+        InputError: a line is none, or was made by something else.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n") and BEGINNING.startswith(line[: len(BEGINNING)]):
+            return
+        try:
+            entry = parse_json(line)
+            found = {name: entry[name] for name in made_by if name in entry}
+            _ = entry["path"], entry["error"]  # which every line has
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"line {number} of '{path}' is no prediction ({type(error).__name__}: {error})"
+            raise InputError(f"{what}; {remedy}") from error
+        if found != made_by:
+            raise InputError(f"'{path}' has predictions of {found}, not of {made_by}; {remedy}")
+        yield len(line), entry
 
 
 class PredictionLog(Closing):
@@ -74,21 +97,10 @@ class PredictionLog(Closing):
         """Take up what is there, and return the bytes that whole lines take."""
         self._file.seek(0)
         end = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n") and BEGINNING.startswith(line[: len(BEGINNING)]):
-                break  # a crash has cut it off
-            end += len(line)
-            try:
-                entry = parse_json(line)
-                path, made_by = entry["path"], {name: entry[name] for name in self.made_by if name in entry}
-                failed = entry["error"] is not None
-            except (ValueError, KeyError, TypeError) as error:
-                what = f"line {number} of '{self.path}' is no prediction ({type(error).__name__}: {error})"
-                raise InputError(f"{what}; give a new file") from error
-            if made_by != self.made_by:
-                raise InputError(f"'{self.path}' has predictions of {made_by}, not of {self.made_by}; give a new file")
-            if not failed:
-                self.done.add(path)
+        for size, entry in entries_in(self._file, self.path, self.made_by, "give a new file"):
+            end += size
+            if entry["error"] is None:
+                self.done.add(entry["path"])
         return end
 
     def left(self, paths: Iterable[Path]) -> list[Path]:

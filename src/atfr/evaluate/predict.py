@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -206,8 +206,6 @@ class Views(Dataset[Loaded]):
     """The views of each file; one that does not decode is an item too, so that it cannot end the run of the others.
 
     Args:
-        paths: video files.
-        spec: the clip that is read.
         view_spec: how many there are of a video, and whether they stop.
         crop_seeds: of each file, for crops at random places; None: crops are spread uniformly.
         motion: whether to measure the motion in each view.
@@ -243,19 +241,15 @@ class Views(Dataset[Loaded]):
         return Loaded(video.path, views, motion, video.warning)
 
 
-def _batches(videos: Sequence[VideoViews], size: int) -> Iterator[Float[Tensor, "N C T H W"]]:
-    """The views of some videos one after the other, so many together; no more of them are held at a time."""
-    views = itertools.chain.from_iterable(videos)
-    while batch := list(itertools.islice(views, size)):
-        yield torch.stack(batch)
-
-
 def run_views(forward: Runner, views: list[VideoViews], batch_size: int) -> list[Pass]:
     """Run the views of some videos in batches, and give each video its own share of what came out."""
     if not views:
         return []
-    batches = _batches([video.to(forward.device) for video in views], batch_size)
-    found = Pass.joined([forward(clips) for clips in batches])
+    each = itertools.chain.from_iterable([video.to(forward.device) for video in views])
+    passes = []
+    while batch := list(itertools.islice(each, batch_size)):  # no more of them are held at a time
+        passes.append(forward(torch.stack(batch)))
+    found = Pass.joined(passes)
     ends = list(itertools.accumulate(map(len, views)))
     return [found.of(slice(end - len(video), end)) for video, end in zip(views, ends, strict=True)]
 

@@ -47,27 +47,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class VideoResult:
-    """One video of a test.
-
-    Attributes:
-        probability: of the prediction.
-        rank: the place of the label among the most probable classes, from 1.
-        sites: what became of the maps of each view, by site; empty for a network without SGS.
-        view_gflops: multiply-adds / 1e9 of each view.
-        motion: of each view, see `motion_energy`.
-        warning: what was wrong with the file, where only a part of it could be used.
-        label_probability: of the right class; None in results that were written before there was such a figure.
-    """
+    """One video of a test."""
 
     path: str
     label: str
     prediction: str
-    probability: float
-    rank: int
-    sites: dict[str, MapCounts]
-    view_gflops: tuple[float, ...]
-    motion: tuple[float, ...]
-    warning: str | None
+    probability: float  # of the prediction
+    rank: int  # the place of the label among the most probable classes, from 1
+    sites: dict[str, MapCounts]  # what became of the maps of each view, by site; empty for a network without SGS
+    view_gflops: tuple[float, ...]  # multiply-adds / 1e9 of each view
+    motion: tuple[float, ...]  # of each view, see `motion_energy`
+    warning: str | None  # what was wrong with the file, where only a part of it could be used
+    # of the right class; None in results that were written before there was such a figure
     label_probability: float | None = None
 
     @property
@@ -233,11 +224,16 @@ class TestResult:
         return {site: dict(sorted(count.items())) for site, count in counts.items()}
 
     @property
+    def by_class(self) -> dict[str, list[VideoResult]]:
+        """The videos of each class, in the order in which the classes come up."""
+        found: dict[str, list[VideoResult]] = {}
+        for video in self.videos:
+            found.setdefault(video.label, []).append(video)
+        return found
+
+    @property
     def classes(self) -> list[ClassResult]:
         """The same figures by class, in the order in which the classes come up."""
-        of_class: dict[str, list[VideoResult]] = {}
-        for video in self.videos:
-            of_class.setdefault(video.label, []).append(video)
         return [
             ClassResult(
                 label,
@@ -249,7 +245,7 @@ class TestResult:
                     for site in self.sites
                 },
             )
-            for label, videos in of_class.items()
+            for label, videos in self.by_class.items()
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -165,24 +165,15 @@ def by_key(first: TestResult, other: TestResult) -> tuple[dict[Key, VideoResult]
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more often one network is right than another on the same videos, as shares of 1.
+    """How much more often one network is right than another on the same videos, as shares of 1."""
 
-    Attributes:
-        mean: of the videos.
-        low, high: its 95 % interval, of bootstrap samples of the videos.
-        gained: videos that only this one tells right.
-        lost: videos that only the other one tells right.
-        p: of McNemar's exact test: how often networks that are equally good would differ in as uneven a way.
-        videos: all of them.
-    """
-
-    mean: float
-    low: float
+    mean: float  # of the videos
+    low: float  # its 95 % interval, of bootstrap samples of the videos
     high: float
-    gained: int
-    lost: int
-    p: float
-    videos: int
+    gained: int  # videos that only this one tells right
+    lost: int  # videos that only the other one tells right
+    p: float  # of McNemar's exact test: how often networks that are equally good would differ in as uneven a way
+    videos: int  # all of them
 
     @property
     def points(self) -> str:

@@ -4,7 +4,7 @@ N videos, V views in the order in which they are computed, K classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -105,7 +105,6 @@ def least_lead(leads: Float64[Tensor, "N V"], right: Bool[Tensor, "N V"], loss: 
     Args:
         leads: after 1, 2, ... V views.
         right: whether these views tell the video right.
-        loss: the share of the videos that may be told wrong beyond those that all views tell wrong.
     """
     in_range("loss", loss, 0.0, 1.0)
     steps = torch.cat([leads.new_zeros(1), leads[leads.isfinite() & (leads > 0)].unique()])
@@ -162,7 +161,7 @@ def settle_views(
     order = view_order(view_spec.num_clips, view_spec.num_crops)
     forward = Forward(optimize_for_inference(model), task.clip_shape)
     scores, places = [], []
-    views = Views(paths, task.spec, ViewSpec(view_spec.num_clips, view_spec.num_crops))
+    views = Views(paths, task.spec, replace(view_spec, settled=None))
     for number, (video, found) in enumerate(outcomes(forward, views, batch_size, num_workers)):
         if found is not None:
             scores.append(found.scores[list(order)])

@@ -78,10 +78,7 @@ def run_until_settled(
     A batch has the next view of each of several videos; in the place of one that is settled comes the next video.
 
     Args:
-        forward: the network.
         videos: the views of each; None where there are none, which is yielded as it came.
-        order: of the views of a video.
-        batch_size: views in one forward pass, at most.
         settled: the lead (`lead`) with which a class is.
     """
     coming, waiting = iter(videos), deque[_Video]()

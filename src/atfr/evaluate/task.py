@@ -4,7 +4,6 @@ Such a folder holds config.json and model.safetensors (`VideoModel.save_pretrain
 task comes with atfr, that of published networks, which know Kinetics-400.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atfr.errors import CheckpointError, InputError
-from atfr.files import read_json, write_whole
+from atfr.files import read_json, write_json
 from atfr.video.spec import ClipSpec, ViewSpec
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def save_task(task: Task, folder: str | os.PathLike[str]) -> None:
     """
     folder = Path(folder)
     try:
-        write_whole(folder / TASK, json.dumps(task.to_dict(), indent=2) + "\n")
+        write_json(folder / TASK, task.to_dict())
     except OSError as error:
         raise CheckpointError(f"cannot write '{folder / TASK}': {error}") from error
 

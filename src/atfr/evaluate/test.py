@@ -8,7 +8,6 @@ that does not decode is left out of every figure, counted and named.
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,13 +29,8 @@ from atfr.video.spec import ClipSpec, ViewSpec
 Crops = Literal["uniform", "random"]
 
 
-@dataclass(frozen=True)
-class _Tested:
-    """What came of the video of that number in the list."""
-
-    number: int
-    outcome: VideoResult | Skipped
-    ms_per_clip: float = 0.0
+Tested = tuple[int, VideoResult | Skipped, float]
+"""The number of a video in the list, what came of it, and the ms of a clip."""
 
 
 def test(
@@ -93,22 +87,22 @@ def test(
     files = Views(paths, spec, views, crop_seeds, motion=True)
 
     forward = Forward(model, task.clip_shape)
-    tested: list[_Tested] = []
+    tested: list[Tested] = []
     progress(0, len(paths))
     if paths and elsewhere is None:
         forward.warm_up(min(batch_size, (1 if settled is not None else views.total) * len(paths)))
     found_of = elsewhere(files) if elsewhere else outcomes(forward, files, batch_size, num_workers)
     for number, (video, passed) in zip(numbers, found_of, strict=True):
         if passed is None:
-            tested.append(_Tested(number, Skipped(str(video.path), str(video.error))))
+            tested.append((number, Skipped(str(video.path), str(video.error)), 0.0))
         else:
             prediction = as_prediction(video, passed, task.labels, forward.cost.static / 1e9)
             row = _row(prediction, videos.records[number].label, passed, video.motion)
-            tested.append(_Tested(number, row, passed.ms_per_clip))
+            tested.append((number, row, passed.ms_per_clip))
         progress(len(tested), len(paths))
-    tested = sorted(_of_all_processes(tested), key=lambda one: one.number)
-    found = [one.outcome for one in tested if isinstance(one.outcome, VideoResult)]
-    skipped = [one.outcome for one in tested if isinstance(one.outcome, Skipped)]
+    tested = sorted(_of_all_processes(tested), key=lambda one: one[0])
+    found = [outcome for _, outcome, _ in tested if isinstance(outcome, VideoResult)]
+    skipped = [outcome for _, outcome, _ in tested if isinstance(outcome, Skipped)]
     if not found:
         raise DataError(f"none of the {len(videos)} test videos decodes; the first: {skipped[0].reason}")
     if skipped:
@@ -124,16 +118,15 @@ def test(
         | ({"settled": settled} if settled is not None else {})
         | {"frames": spec.frames, "stride": spec.stride, "size": spec.size, "resize": spec.resize},
         static_gflops_per_clip=forward.cost.static / 1e9,
-        ms_per_clip=statistics.median(one.ms_per_clip for one in tested if isinstance(one.outcome, VideoResult)),
+        ms_per_clip=statistics.median(ms for _, outcome, ms in tested if isinstance(outcome, VideoResult)),
         timing=timing,
     )
 
 
-def _of_all_processes(tested: list[_Tested]) -> list[_Tested]:
-    """Return what all processes have tested."""
+def _of_all_processes(tested: list[Tested]) -> list[Tested]:
     if not dist.is_initialized():
         return tested
-    shares: list[list[_Tested]] = [[] for _ in range(dist.get_world_size())]
+    shares: list[list[Tested]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(shares, tested)
     return [one for share in shares for one in share]
 

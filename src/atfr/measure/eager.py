@@ -62,7 +62,6 @@ def eager(
     Args:
         adaptive: with SGS at one place; it is as before afterwards.
         clips: on the network's device.
-        static: without SGS; by default a copy.
     """
     static = without_sgs(adaptive) if static is None else static
     layers = list(site_names(adaptive).values())

@@ -24,7 +24,7 @@ from atfr.measure.saving import Work
 from atfr.measure.turns import Timing, Variant
 from atfr.runtime.bundle import ENGINES
 from atfr.runtime.description import Runtime
-from atfr.runtime.engines import OpenVINO, Precision
+from atfr.runtime.engines import OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK, graphs
 from atfr.runtime.running import AdaptedGraphs, StaticGraph, one_by_one
 from atfr.runtime.split import split
@@ -46,18 +46,6 @@ class Forced(nn.Module):
     def forward(self, features: Float[Tensor, "1 C T H W"]) -> Float[Tensor, "1 T L"]:
         """Return the embeddings; what was found stays in, too small to count, or a runtime would leave its work out."""
         return self.embedding + NEXT_TO_NOTHING * self.similarity(features)
-
-
-class Before(nn.Module):
-    """The stages before SGS."""
-
-    def __init__(self, stages: nn.Module) -> None:
-        super().__init__()
-        self.stages = stages
-
-    def forward(self, clip: Float[Tensor, "1 C T H W"]) -> list[Tensor]:
-        """Return the maps that come to each site."""
-        return list(self.stages(clip))
 
 
 @dataclass(frozen=True)
@@ -94,14 +82,12 @@ def in_runtime(
     clip: Float[Tensor, "1 C T H W"],
     work: Work,
     runtime: Runtime,
-    precision: Precision = "float32",
     specialize: bool = False,
 ) -> Iterator[GraphPair]:
     """Give a network with SGS and the same without as graphs of a runtime that run one clip.
 
     Args:
         adaptive: with SGS at one place, on the CPU; it stays as it is.
-        work: of this one clip; its A is forced.
         specialize: compile the late graph for this A, as `load_bundle(..., specialize=True)` does for each (OpenVINO).
 
     Raises:
@@ -113,7 +99,7 @@ def in_runtime(
     network = copy.deepcopy(adaptive).eval()
     static = without_sgs(network)
     with torch.no_grad():
-        programs = {BEFORE: torch.export.export(Before(split(network, shape).before).eval(), (clip,))}
+        programs = {BEFORE: torch.export.export(split(network, shape).before.eval(), (clip,))}
         programs |= graphs(static, shape)
         for site, sampler in site_names(network).items():
             layer: Any = forcible(sampler, site)
@@ -124,9 +110,9 @@ def in_runtime(
         stems = {name: Path(folder) / name for name in programs}
         for name, program in programs.items():
             kind.write(program, stems[name])
-        whole, before, first = (kind(stems[name], threads, precision) for name in (NETWORK, BEFORE, EARLY))
+        whole, before, first = (kind(stems[name], threads, "float32") for name in (NETWORK, BEFORE, EARLY))
         kept = [bins[0] for bins in work.active_bins.values()]
-        late = OpenVINO(stems[LATE], threads, precision, kept) if specialize else kind(stems[LATE], threads, precision)
+        late = OpenVINO(stems[LATE], threads, "float32", kept) if specialize else kind(stems[LATE], threads, "float32")
     static_graph, both = StaticGraph(whole), AdaptedGraphs(first, late, list(work.active_bins))
     (array,) = one_by_one(clip)
     run_before, run_early = before.request(), first.request()

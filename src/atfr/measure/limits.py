@@ -16,17 +16,11 @@ COPIED = {"cpu": 2**27, "cuda": 2**29}
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device reached in the same run.
+    """What a device reached in the same run."""
 
-    Attributes:
-        float32_gflops: of a product of two square matrices, in multiply-adds / 1e9 a second (as all GFLOPs here).
-        bfloat16_gflops: the same in bfloat16.
-        copy_gbs: 1e9 bytes read and written a second, in copying more than the caches hold.
-    """
-
-    float32_gflops: Ratio
-    bfloat16_gflops: Ratio
-    copy_gbs: Ratio
+    float32_gflops: Ratio  # of a product of two square matrices, in multiply-adds / 1e9 a second (as all GFLOPs here)
+    bfloat16_gflops: Ratio  # the same in bfloat16
+    copy_gbs: Ratio  # 1e9 bytes read and written a second, in copying more than the caches hold
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the limits into plain JSON values."""

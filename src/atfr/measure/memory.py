@@ -9,6 +9,7 @@ import torch
 
 from atfr.errors import InputError
 
+MOST_CLIPS = 4096
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -43,9 +44,9 @@ def peak_memory(run: Callable[[], object], *, device: torch.device | str = "cpu"
         ) from None
 
 
-def largest_batch(step: Callable[[int], object], multiple: int = 16, most: int = 4096) -> int:
+def largest_batch(step: Callable[[int], object], multiple: int = 16) -> int:
     """Return the largest multiple of clips that a step takes before the GPU's memory is full; 0 where none."""
-    fits, fails = 0, most + multiple
+    fits, fails = 0, MOST_CLIPS + multiple
     while fails - fits > multiple:
         count = (fits + fails) // (2 * multiple) * multiple
         torch.cuda.empty_cache()

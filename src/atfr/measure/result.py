@@ -1,6 +1,5 @@
 """Result files: what was measured, of what, by which command, under which conditions, whole or not at all."""
 
-import json
 import os
 import shlex
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from atfr.files import write_whole
+from atfr.files import write_json
 from atfr.measure.limits import Limits, machine_limits
 from atfr.measure.machine import conditions
 
@@ -39,7 +38,7 @@ def write_result(
         "results": dict(results),
     }
     if path is not None:
-        write_whole(Path(path), json.dumps(report, indent=1) + "\n")
+        write_json(Path(path), report, indent=1)
     return report
 
 

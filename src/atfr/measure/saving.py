@@ -16,19 +16,12 @@ from atfr.measure.turns import Ratio, Timing, Variant, in_turns
 
 @dataclass(frozen=True)
 class Work:
-    """What a batch asks of a network.
+    """What a batch asks of a network."""
 
-    Attributes:
-        active_bins: A of each clip, by site.
-        maps: T, the maps that come to SGS, by site.
-        static_multiply_adds: of the batch, without SGS.
-        adaptive_multiply_adds: of the batch, with SGS, by each clip's A.
-    """
-
-    active_bins: dict[str, tuple[int, ...]]
-    maps: dict[str, int]
-    static_multiply_adds: int
-    adaptive_multiply_adds: int
+    active_bins: dict[str, tuple[int, ...]]  # A of each clip, by site
+    maps: dict[str, int]  # T, the maps that come to SGS, by site
+    static_multiply_adds: int  # of the batch, without SGS
+    adaptive_multiply_adds: int  # of the batch, with SGS, by each clip's A
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -86,16 +79,12 @@ def maps_that_come(model: nn.Module, clip_shape: Sequence[int]) -> dict[str, int
 
 @dataclass(frozen=True)
 class Saving:
-    """Times of a batch in a network without and with SGS, and of their parts.
+    """Times of a batch in a network without and with SGS, and of their parts."""
 
-    Attributes:
-        timing: seconds of "static" and "adaptive", and of their parts: "before" and "after" the place of SGS in the
-            static network, "sgs" and "after sgs" in the adaptive one.
-        work: what the batch asks of both.
-    """
-
+    # seconds of "static" and "adaptive", and of their parts: "before" and "after" the place of SGS in the static
+    # network, "sgs" and "after sgs" in the adaptive one
     timing: Timing
-    work: Work
+    work: Work  # what the batch asks of both
 
     @property
     def speedup(self) -> Ratio:

@@ -41,13 +41,9 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Timing:
-    """What variants took that were run in turns.
+    """What variants took that were run in turns."""
 
-    Attributes:
-        seconds: of each round, by the variant's name.
-    """
-
-    seconds: dict[str, tuple[float, ...]]
+    seconds: dict[str, tuple[float, ...]]  # of each round, by the variant's name
 
     @property
     def rounds(self) -> int:

@@ -202,8 +202,6 @@ def check_clips(clips: Tensor, channels: int = 3, min_side: int = MIN_SIDE) -> N
     """Refuse what is no batch of clips N C T H W.
 
     Args:
-        clips: What a network was given.
-        channels: C.
         min_side: The smallest height and width in pixels.
 
     Raises:

@@ -72,8 +72,6 @@ class Block(nn.Module):
     """An inverted residual: widen, convolve channel by channel, narrow; a shortcut where the shape stays.
 
     Args:
-        in_channels: Channels C that come in.
-        out_channels: Channels that go out.
         size: Kernel size in height and width.
         temporal: Kernel size in time.
         stride: In height and width.
@@ -118,14 +116,7 @@ class InflatedEfficientNet(VideoModel):
     """EfficientNet-Lite0 inflated, designed for 16 frames of 224 x 224 pixels.
 
     Args:
-        name: ``i3d_efficientnet_lite0``.
-        num_classes: See `VideoModel`.
-        dropout: See `VideoModel`.
         pretrained: Start with ImageNet weights. The classifier is theirs where there are 1000 classes, else new.
-
-    Attributes:
-        mean: What the ImageNet weights expect to be taken from pixels of [0, 1], by channel R, G, B.
-        std: What they expect pixels to be divided by then.
 
     Raises:
         CheckpointError: ``pretrained`` without the package of the weights.

@@ -31,15 +31,10 @@ ADAPTIVE: dict[Any, Any] = {F.adaptive_avg_pool2d: F.adaptive_avg_pool3d, F.adap
 
 @dataclass
 class ClipForward:
-    """Stands in for a module's forward; is pickled and copied with the module.
-
-    Attributes:
-        module: The module.
-        sources: What torch.fx wrote, for training (True) and evaluation.
-    """
+    """Stands in for a module's forward; is pickled and copied with the module."""
 
     module: nn.Module
-    sources: dict[bool, str]
+    sources: dict[bool, str]  # what torch.fx wrote, for training (True) and evaluation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it."""
@@ -90,7 +85,6 @@ def forward_for_clips(module: nn.Module, name: str) -> dict[bool, str] | None:
 
     Args:
         module: One that may be changed: it is traced in training and in evaluation.
-        name: Its path and class, for messages.
 
     Raises:
         InputError: The forward cannot be traced, or has an operation that is not on the list.
@@ -148,7 +142,7 @@ def for_clips(node: fx.Node, module: nn.Module, name: str) -> bool:
     if is_part(node) or is_batch_size(node) or (own and target in ("view", "reshape") and keeps_rows(node)):
         return False
     if own and target in OVER_SPACE and is_space(axes := argument(node, 1, "dim", None)):
-        set_argument(node, 1, "dim", (2, 3, 4))
+        set_argument(node, "dim", (2, 3, 4))
         return True
     if node.target in WINDOWS and in_space(node):
         return True
@@ -166,12 +160,12 @@ def argument(node: fx.Node, position: int, keyword: str, default: Any) -> Any:
     return node.kwargs.get(keyword, node.args[position] if len(node.args) > position else default)
 
 
-def set_argument(node: fx.Node, position: int, keyword: str, value: Any) -> None:
-    """Give an argument another value."""
+def set_argument(node: fx.Node, keyword: str, value: Any) -> None:
+    """Give the argument behind the first, the maps, another value."""
     if keyword in node.kwargs:
         node.update_kwarg(keyword, value)
     else:
-        node.update_arg(position, value)
+        node.update_arg(1, value)
 
 
 def checks_default(node: fx.Node) -> bool:
@@ -190,7 +184,7 @@ def fixed_size(node: fx.Node) -> bool:
     size = argument(node, 1, "output_size", None)
     if not isinstance(size, int | tuple | list) or not all(isinstance(part, int) for part in pair_of(size)):
         return False
-    set_argument(node, 1, "output_size", (1, *pair_of(size)))
+    set_argument(node, "output_size", (1, *pair_of(size)))
     node.target = ADAPTIVE[node.target]
     return not argument(node, 2, "return_indices", False)
 

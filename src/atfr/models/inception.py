@@ -175,17 +175,7 @@ class Logits(nn.Module):
 
 
 class InceptionI3D(VideoModel):
-    """Inception-I3D on RGB frames, designed for 64 frames of 224 x 224 pixels, 25 a second.
-
-    Args:
-        name: ``i3d_inception``.
-        num_classes: See `VideoModel`.
-        dropout: See `VideoModel`.
-
-    Attributes:
-        mean: What the weights expect to be taken from pixels of [0, 1], by channel R, G, B.
-        std: What they expect pixels to be divided by then: [-1, 1].
-    """
+    """Inception-I3D on RGB frames, designed for 64 frames of 224 x 224 pixels, 25 a second."""
 
     variants: ClassVar[Mapping[str, None]] = MappingProxyType({"i3d_inception": None})
     stage_paths: ClassVar[Mapping[str, str]] = MappingProxyType(
@@ -197,7 +187,7 @@ class InceptionI3D(VideoModel):
             "res5": "Mixed_5c",
         }
     )
-    mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)  # to [-1, 1], with std
     std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
 
     def __init__(self, name: str = "i3d_inception", num_classes: int = 400, dropout: float = 0.5) -> None:

@@ -70,7 +70,6 @@ class DropBranch(nn.Module):
     """Stochastic depth (Huang et al. 2016): in training a residual branch is dropped, for some clips or for all.
 
     Args:
-        p: probability of dropping.
         each: draw for each clip of a batch; otherwise once for all.
         rescale: divide what is kept by the probability of keeping.
     """

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from atfr.errors import InputError
 from atfr.kernels.conv3d import Conv3d, channels_last
 from atfr.models.base import BLOCKS, VideoModel, check_clips, initialise_
-from atfr.models.residual import Bottleneck, Head, Stage, Stem
+from atfr.models.residual import Bottleneck, Head, Stage, Stem, projection
 
 STEM_CHANNELS = 64
 STEM_INNER_CHANNELS = 45  # between R(2+1)D-18's stem convolutions: as many weights as one of 3 x 7 x 7 would have
@@ -46,7 +46,6 @@ class BasicBlock(nn.Module):
     Both pairs have the same width inside: the one at which the first has as many weights as a 3 x 3 x 3 convolution.
 
     Args:
-        in_channels: Channels C that come in.
         out_channels: Channels that go out; where they differ from C, or with a stride, the shortcut is a convolution.
         strides: Temporal and spatial stride of the first pair.
     """
@@ -58,13 +57,7 @@ class BasicBlock(nn.Module):
             space_then_time(in_channels, inner, out_channels, strides), nn.BatchNorm3d(out_channels), nn.ReLU()
         )
         self.conv2 = nn.Sequential(space_then_time(out_channels, inner, out_channels), nn.BatchNorm3d(out_channels))
-        self.downsample: nn.Module = nn.Identity()
-        if in_channels != out_channels or strides != (1, 1):
-            temporal_stride, stride = strides
-            self.downsample = nn.Sequential(
-                Conv3d(in_channels, out_channels, 1, stride=(temporal_stride, stride, stride), bias=False),
-                nn.BatchNorm3d(out_channels),
-            )
+        self.downsample = projection(in_channels, out_channels, strides)
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T2 H2 W2"]:
         """The block's output: T, H and W divided by their strides, rounded up."""
@@ -75,9 +68,6 @@ class R2Plus1D18(VideoModel):
     """R(2+1)D-18, designed for 16 frames of 112 x 112 pixels.
 
     Args:
-        name: ``r2plus1d_18``.
-        num_classes: See `VideoModel`.
-        dropout: See `VideoModel`.
         temporal_strides: Those of res2 to res5; torchvision's when not given.
     """
 
@@ -128,9 +118,6 @@ class R2Plus1D50(VideoModel):
     """R(2+1)D-50, designed for 16 frames of 224 x 224 pixels.
 
     Args:
-        name: ``r2plus1d_50``.
-        num_classes: See `VideoModel`.
-        dropout: See `VideoModel`.
         temporal_strides: Those of res2 to res5; PyTorchVideo's when not given.
     """
 

@@ -19,7 +19,6 @@ class Stem(nn.Module):
     """A convolution of 7 x 7 pixels at half the height and width, and a spatial max pool that halves them once more.
 
     Args:
-        out_channels: Channels that go out.
         temporal_kernel: Frames that the convolution sees, an odd number.
         pool: Whether there is the max pool.
     """
@@ -97,8 +96,6 @@ class Block(nn.Module):
     """A residual block: shortcut plus `Bottleneck`.
 
     Args:
-        in_channels: Channels C that come in.
-        inner_channels: Channels of the first two convolutions.
         out_channels: Channels that go out; where they differ from C, or with a stride, the shortcut is a convolution.
         temporal_kernel: Frames that the first convolution sees, an odd number.
         strides: Temporal and spatial stride of the second convolution.
@@ -135,7 +132,6 @@ class Stage(nn.Module):
     """Blocks in a row, the first of which changes the width and has the strides.
 
     Args:
-        num_blocks: How many.
         channels: Those that come in, those inside the blocks, those that go out.
         temporal_kernels: Frames that the first convolution of each block sees, repeated up to the last block.
         strides: Temporal and spatial stride.
@@ -163,12 +159,21 @@ class Stage(nn.Module):
         return self.res_blocks(features)
 
 
+def projection(in_channels: int, out_channels: int, strides: tuple[int, int]) -> nn.Module:
+    """A shortcut: a convolution and batch norm where the width changes or with a temporal or spatial stride."""
+    if in_channels == out_channels and strides == (1, 1):
+        return nn.Identity()
+    temporal_stride, stride = strides
+    convolution = Conv3d(in_channels, out_channels, 1, stride=(temporal_stride, stride, stride), bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm3d(out_channels))
+
+
 class Head(nn.Module):
     """Average over time and space, then classify."""
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool3d(1)
+        self.pool: nn.Module = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.proj = nn.Linear(in_channels, num_classes)
 

@@ -25,24 +25,14 @@ STEM_CHANNELS = 8
 class Bottleneck(residual.Bottleneck):
     """A residual block: (temporal) x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, and a shortcut around them.
 
-    Args:
-        in_channels: Channels C that come in.
-        inner_channels: Channels of the first two convolutions.
-        out_channels: Channels that go out; where they differ from C, or with a stride, the shortcut is a convolution.
-        temporal_kernel: Frames that the first convolution sees, 1 or 3.
-        stride: Spatial stride of the 1 x 3 x 3 convolution.
+    Arguments are those of `residual.Block`; the stride is spatial.
     """
 
     def __init__(
         self, in_channels: int, inner_channels: int, out_channels: int, temporal_kernel: int = 1, stride: int = 1
     ) -> None:
         super().__init__(in_channels, inner_channels, out_channels, temporal_kernel, (1, stride), factorised=False)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False),
-                nn.BatchNorm3d(out_channels),
-            )
+        self.shortcut = residual.projection(in_channels, out_channels, (1, stride))
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T H2 W2"]:
         """The block's output: H and W divided by the stride, rounded up."""

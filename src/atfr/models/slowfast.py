@@ -45,21 +45,13 @@ Pathways = tuple[Float[Tensor, "N C T H W"], Float[Tensor, "N C2 T2 H W"]]
 
 @dataclass(frozen=True)
 class Variant:
-    """What sets the members of the family apart.
+    """What sets the members of the family apart."""
 
-    Attributes:
-        frames: Frames of a clip at the fast rate.
-        alpha: The slow pathway sees every alpha-th of them.
-        depths: Blocks of res2 to res5.
-        lateral_kernel: Fast maps that a lateral connection sees.
-        nonlocal_behind: Blocks of the slow pathway's res4 that a non-local block follows, from 0.
-    """
-
-    frames: int
-    alpha: int
-    depths: tuple[int, int, int, int]
-    lateral_kernel: int
-    nonlocal_behind: tuple[int, ...] = ()
+    frames: int  # frames of a clip at the fast rate
+    alpha: int  # the slow pathway sees every alpha-th of them
+    depths: tuple[int, int, int, int]  # blocks of res2 to res5
+    lateral_kernel: int  # fast maps that a lateral connection sees
+    nonlocal_behind: tuple[int, ...] = ()  # blocks of the slow pathway's res4 that a non-local block follows, from 0
 
 
 R18, R50, R101 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3)

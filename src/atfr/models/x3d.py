@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.kernels.conv3d import Conv3d
+from atfr.models import residual
 from atfr.models.base import BLOCKS, VideoModel, initialise_
 
 STAGE_WIDTHS = (12, 24, 48, 96)  # channels of res2 to res5 before the width factor
@@ -128,11 +129,11 @@ class Stage(nn.Module):
         return self.res_blocks(features)
 
 
-class Head(nn.Module):
+class Head(residual.Head):
     """Widen, average over time and space, widen once more, classify."""
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(HEAD_CHANNELS, num_classes, dropout)
         inner = int(BOTTLENECK_FACTOR * in_channels)
         self.pool = nn.Sequential(
             OrderedDict(
@@ -144,12 +145,6 @@ class Head(nn.Module):
                 post_act=nn.ReLU(),
             )
         )
-        self.dropout = nn.Dropout(dropout)
-        self.proj = nn.Linear(HEAD_CHANNELS, num_classes)
-
-    def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
-        """The clips' logits."""
-        return self.proj(self.dropout(self.pool(features).flatten(1)))
 
 
 class X3D(VideoModel):

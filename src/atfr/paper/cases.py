@@ -19,23 +19,14 @@ SLACK = 1.02
 
 @dataclass(frozen=True)
 class Case:
-    """A network that is trained, and how it is tested.
+    """A network that is trained, and how it is tested."""
 
-    Attributes:
-        trained: as it is trained.
-        tested: the same with other frames or bins, where they change for the test.
-        stride: of a test clip, as a share of the training's.
-        data: the data set.
-        split: of UCF101 and HMDB51.
-        published: with weights that others have published, instead of a training.
-    """
-
-    trained: Network
-    tested: Network
-    stride: float
-    data: str
-    split: int | None = None
-    published: bool = False
+    trained: Network  # as it is trained
+    tested: Network  # the same with other frames or bins, where they change for the test
+    stride: float  # of a test clip, as a share of the training's
+    data: str  # the data set
+    split: int | None = None  # of UCF101 and HMDB51
+    published: bool = False  # with weights that others have published, instead of a training
 
     @property
     def as_trained(self) -> "Case":

@@ -66,14 +66,9 @@ STATES = 5
 
 @dataclass(frozen=True)
 class Commands:
-    """Makes and tests networks by commands; what is there already is read.
+    """Makes and tests networks by commands; what is there already is read."""
 
-    Attributes:
-        data: a folder that holds a folder for each data set.
-        configs: the folder of that name in atfr's sources.
-    """
-
-    data: Path
+    data: Path  # a folder that holds a folder for each data set
     out: Path
     configs: Path
     device: ClassVar = "auto"

@@ -15,17 +15,11 @@ from atfr.paper.shares import Share, Sites, by_share, implied_share
 
 @dataclass(frozen=True)
 class Count:
-    """What we count of a network.
+    """What we count of a network."""
 
-    Attributes:
-        static: multiply-adds without SGS (of temporal attention: with it).
-        maps: those that a clip has at each site, by the site's name; empty for a static network.
-        shares: multiply-adds by the share of maps kept.
-    """
-
-    static: int
-    maps: dict[str, int]
-    shares: Sequence[Share] = ()
+    static: int  # multiply-adds without SGS (of temporal attention: with it)
+    maps: dict[str, int]  # those that a clip has at each site, by the site's name; empty for a static network
+    shares: Sequence[Share] = ()  # multiply-adds by the share of maps kept
 
 
 @dataclass(frozen=True)

@@ -17,23 +17,14 @@ METRICS = ("gflops", "top1", "top5", "train_hours", "inference_fps", "max_batch"
 
 @dataclass(frozen=True)
 class Network:
-    """One of our networks at a clip size, static or with a sampler.
+    """One of our networks at a clip size, static or with a sampler."""
 
-    Attributes:
-        name: as `create_model` knows it.
-        frames: T of the clip.
-        size: its height and width.
-        strides: the temporal strides of R(2+1)D where they are not its own.
-        after: where the sampler stands; None for the static network.
-        options: what else `adapt_` is given, by name.
-    """
-
-    name: str
-    frames: int
-    size: int
-    strides: tuple[int, ...] | None = None
-    after: str | None = None
-    options: tuple[tuple[str, Any], ...] = ()
+    name: str  # as `create_model` knows it
+    frames: int  # T of the clip
+    size: int  # its height and width
+    strides: tuple[int, ...] | None = None  # the temporal strides of R(2+1)D where they are not its own
+    after: str | None = None  # where the sampler stands; None for the static network
+    options: tuple[tuple[str, Any], ...] = ()  # what else `adapt_` is given, by name
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
@@ -80,30 +71,19 @@ class Network:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table of the paper.
+    """A line of a table of the paper."""
 
-    Attributes:
-        table: its number in the paper.
-        model: the paper's name.
-        setting: what sets the line apart from others of the same model.
-        network: ours, as it is tested; None where the line is cited alone.
-        paper: the paper's figures: top1 and top5 in percent, gflops (multiply-adds / 1e9; of an adaptive network the
-            mean over clips), and those of Table A.2.
-        trained: the network as it is trained, which may have other frames, bins or sizes.
-        stride: of a test clip, as a share of the training's.
-        data: the data set.
-        note: why ours differs, where it does; of a cited line, its source.
-    """
-
-    table: str
-    model: str
-    setting: str
-    network: Network | None
+    table: str  # its number in the paper
+    model: str  # the paper's name
+    setting: str  # what sets the line apart from others of the same model
+    network: Network | None  # ours, as it is tested; None where the line is cited alone
+    # the paper's figures: top1 and top5 in percent, gflops (multiply-adds / 1e9; of an adaptive network the mean over
+    # clips), and those of Table A.2
     paper: Mapping[str, float] = field(hash=False)
-    trained: Network | None
-    stride: float
-    data: str
-    note: str
+    trained: Network | None  # the network as it is trained, which may have other frames, bins or sizes
+    stride: float  # of a test clip, as a share of the training's
+    data: str  # the data set
+    note: str  # why ours differs, where it does; of a cited line, its source
 
     @property
     def name(self) -> str:
@@ -133,8 +113,7 @@ def sgs(network: Network, after: str = "res2", **options: Any) -> Network:
     return replace(network, after=after, options=tuple(options.items()))
 
 
-RESNET3D_18, RESNET3D_50 = Network("resnet3d_18", 32, 224), Network("resnet3d_50", 32, 256)
-X3D_S = Network("x3d_s", 13, 160)
+RESNET3D_18, X3D_S = Network("resnet3d_18", 32, 224), Network("x3d_s", 13, 160)
 
 
 def read_lines() -> tuple[Line, ...]:

@@ -5,7 +5,6 @@ All networks of a family go on from one base, at one learning rate, as those of 
 out/NETWORK/seedN/base, SAMPLER    checkpoint folders (`atfr.comparison.making`), with test/ and tests of other clips
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,19 +16,20 @@ import torch
 from atfr import measure
 from atfr.adapt import set_num_bins_
 from atfr.adapt.trace import site_names
+from atfr.checks import device_of
 from atfr.comparison.estimate import pace_of
-from atfr.comparison.making import Ground, Progress, Row, Watch, here, train_base_
+from atfr.comparison.making import Ground, Progress, Row, Watch
 from atfr.comparison.plans import Plan
 from atfr.comparison.quickstart import TUNE_LEARNING_RATE
 from atfr.comparison.recipes import FROM_NOTHING, SAMPLES
 from atfr.comparison.run import ARGUMENTS, check_arguments, minutes
 from atfr.data.dataset import ClipDataset
-from atfr.data.records import VideoList, read_folder
-from atfr.data.samples import render_samples
+from atfr.data.records import VideoList
+from atfr.data.samples import whole_and_trimmed
 from atfr.evaluate.result import RESULT, TestResult
 from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import TASK, load_checkpoint
-from atfr.files import write_whole
+from atfr.files import write_json
 from atfr.models import create_model
 from atfr.paper.cases import EXPECTED, Case
 from atfr.paper.figures import Network
@@ -56,18 +56,12 @@ STAND_INS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How large all is.
-
-    Attributes:
-        recipe: clips and training; its network is not used.
-        stand_ins: networks that stand for others, by the others' names.
-        about: what it ran on, in words.
-    """
+    """How large all is."""
 
     name: str
-    recipe: Recipe
-    stand_ins: Mapping[str, Network]
-    about: str
+    recipe: Recipe  # clips and training; its network is not used
+    stand_ins: Mapping[str, Network]  # networks that stand for others, by the others' names
+    about: str  # what it ran on, in words
 
 
 TINY = Scale(
@@ -94,22 +88,15 @@ SCALES = {scale.name: scale for scale in (TINY, SMALL)}
 def tiny_videos(root: Path, progress: Progress) -> dict[str, VideoList]:
     """Render the videos of the tiny scale, or take those that are there; return the splits."""
     shape: dict[str, Any] = {"frames": TINY_FRAMES, "size": TINY_SIZE, "progress": progress}
-    whole = render_samples(root / "whole", clips_per_class_train=TINY_TRAIN, clips_per_class_test=TINY_TEST, **shape)
-    trimmed = render_samples(
-        root / "trimmed", clips_per_class_train=TINY_TRAIN, clips_per_class_test=1, trimmed=True, **shape
-    )
-    return read_folder(whole) | {"trimmed": read_folder(trimmed)["train"]}
+    return whole_and_trimmed(root, clips_per_class_train=TINY_TRAIN, clips_per_class_test=TINY_TEST, **shape)
 
 
 @dataclass
 class Here:
-    """Makes and tests networks in this process; what is there already is read.
-
-    Attributes:
-        splits: the lists "train" and "test", and "trimmed" where there are such videos, from which bases learn.
-    """
+    """Makes and tests networks in this process; what is there already is read."""
 
     scale: Scale
+    # the lists "train" and "test", and "trimmed" where there are such videos, from which bases learn
     splits: Mapping[str, VideoList]
     out: Path
     epochs: int | None = None
@@ -161,11 +148,12 @@ class Here:
             arguments |= {"recipe": asdict(recipe), "labels": list(self.splits["test"].labels)}
             arguments |= {f"{name} videos": videos.fingerprint for name, videos in self.splits.items()}
             check_arguments(out, arguments)
-            write_whole(out / ARGUMENTS, json.dumps(arguments, indent=1) + "\n")
+            write_json(out / ARGUMENTS, arguments, indent=1)
             if (out / "base" / TASK).is_file():
                 base = load_checkpoint(out / "base")[0]
             tune_epochs = math.ceil(recipe.tune_share * self.base_epochs)
-            ground = Ground(base, self.splits, spec, recipe, tune_epochs, seed, out, here(self.device), self.say)
+            device = device_of("device", self.device)
+            ground = Ground(base, self.splits, spec, recipe, tune_epochs, seed, out, device, self.say)
             if self.watch:
                 ground = replace(ground, watch=self.watch)
             self.grounds[network.name, seed] = ground
@@ -182,7 +170,7 @@ class Here:
             return row
         if not (ground.out / "base" / TASK).is_file():
             self.say(f"training the base, {network.name}: {self.base_epochs} epochs of {len(self.first)} videos")
-            train_base_(ground, self.first, self.base_epochs)
+            ground.train_base_(self.first, self.base_epochs)
         self.say(f"training {network.name}, {network.sampled}, seed {seed}: {ground.epochs} epochs")
         torch.manual_seed(seed)
         return ground.make(plan_of(network), TUNE_LEARNING_RATE, self.clips(ground))[1]
@@ -222,7 +210,8 @@ class Here:
             f"{self.scale.about}: {train} to train and {test} to test, clips of {clip.frames} x {clip.size}²; "
             f"a base of {self.base_epochs} epochs for each family, then {epochs} for each network"
         )
-        return {"about": about, "recipe": asdict(self.scale.recipe), **measure.conditions(here(self.device))}
+        found = measure.conditions(device_of("device", self.device))
+        return {"about": about, "recipe": asdict(self.scale.recipe), **found}
 
     def left(self, cases: Iterable[Case], seeds: Sequence[int]) -> str:
         """Return how long all takes that is not there, each network with SGS beside one on fewer frames."""

@@ -3,7 +3,6 @@
 out/table_6.json, .csv, .png    every figure with its conditions; the lines alone; the picture where the paper has one
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,14 +12,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from atfr.comparison.making import here
+from atfr.checks import device_of
 from atfr.comparison.verdict import wide_enough
 from atfr.errors import AtfrError
 from atfr.evaluate.analysis import resolution_ends
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference, bootstrapped, by_key, paired_difference
 from atfr.evaluate.task import load_checkpoint
-from atfr.files import csv_text, finite, whole, write_whole
+from atfr.files import csv_text, finite, whole, write_json, write_whole
 from atfr.paper.batch import training_batch
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
 from atfr.paper.commands import Commands
@@ -44,26 +43,18 @@ Maker = Here | Commands
 
 @dataclass(frozen=True)
 class Found:
-    """What became of a line.
-
-    Attributes:
-        case: of the first split, at this scale; None where the line is cited.
-        tests: of the line, of what it is held against, and of as many evenly spaced frames as cost no more.
-        frames: of the latter, by test.
-        published: of the same network with published weights, one test for all seeds.
-        paper: by how many points the paper's line is above the one that it is held against; None where it does not say.
-        measured: on this machine, in the units of Table A.2.
-    """
+    """What became of a line."""
 
     line: Line
-    case: Case | None = None
-    tests: Tests = ()
+    case: Case | None = None  # of the first split, at this scale; None where the line is cited
+    tests: Tests = ()  # of the line, of what it is held against, and of as many evenly spaced frames as cost no more
     reference: Tests = ()
     control: Tests = ()
-    frames: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()  # of the latter, by test
+    # by how many points the paper's line is above the one that it is held against; None where it does not say
     paper: float | None = None
-    published: Tests = ()
-    measured: Mapping[str, float | None] = field(default_factory=dict)
+    published: Tests = ()  # of the same network with published weights, one test for all seeds
+    measured: Mapping[str, float | None] = field(default_factory=dict)  # on this machine, in the units of Table A.2
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the line into plain JSON values."""
@@ -145,7 +136,7 @@ def with_times(found: Sequence[Found], maker: Maker, seed: int) -> list[Found]:
         measured = {
             "train_hours": None if train_s is None else train_s / 3600,
             "inference_fps": 1000 * case.tested.frames / ms,
-            "max_batch": training_batch(maker.folder(case, seed), one.tests[0], here(maker.device)),
+            "max_batch": training_batch(maker.folder(case, seed), one.tests[0], device_of("device", maker.device)),
         }
         timed.append(replace(one, measured=measured))
     return timed
@@ -210,7 +201,7 @@ def report(
 def write(values: Mapping[str, Any], table: Table, found: Sequence[Found], maker: Maker) -> list[Path]:
     """Write a report: JSON, CSV, and the figure if the paper has one; return the files."""
     paths = [maker.out / f"{table.file}{end}" for end in (".json", ".csv")]
-    write_whole(paths[0], json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(paths[0], values, indent=1)
     who = ("paper", "ours", "fewer_frames", *(["published"] if any(one.published for one in found) else []))
     columns = ["model", "setting", *(f"{one} {metric}" for metric in table.metrics for one in who)]
     rows = [

@@ -18,17 +18,11 @@ STEPS = 8
 
 @dataclass(frozen=True)
 class Share:
-    """A share of a clip's maps, and what the clip then costs.
+    """A share of a clip's maps, and what the clip then costs."""
 
-    Attributes:
-        share: of the maps that the network without SGS has at a site.
-        kept: active bins at each site: the share of its maps, as far as its bins allow it.
-        multiply_adds: of the whole network.
-    """
-
-    share: float
-    kept: tuple[int, ...]
-    multiply_adds: int
+    share: float  # of the maps that the network without SGS has at a site
+    kept: tuple[int, ...]  # active bins at each site: the share of its maps, as far as its bins allow it
+    multiply_adds: int  # of the whole network
 
 
 class Sites:

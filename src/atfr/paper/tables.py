@@ -16,27 +16,18 @@ ADAPTIVE_50 = tuple(line for line in LINES if (line.table, line.model) == ("7", 
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure.
+    """A table or figure."""
 
-    Attributes:
-        name: as the paper has it: "6", "A.2", "Fig. 3".
-        title: what it asks.
-        lines: in the paper's order.
-        reference: the setting of the line that the others are held against; None: each is against its static network.
-        draw: makes the figure of the tests of its lines, by their names; None where the paper has none.
-        maps: whether it shows the feature maps of a clip (Fig. A.5).
-        paper: what the paper has beside figures.
-        classes: whether it names the classes that keep fewest and most maps.
-    """
-
-    name: str
-    title: str
-    lines: tuple[Line, ...]
+    name: str  # as the paper has it: "6", "A.2", "Fig. 3"
+    title: str  # what it asks
+    lines: tuple[Line, ...]  # in the paper's order
+    # the setting of the line that the others are held against; None: each is against its static network
     reference: str | None = None
+    # makes the figure of the tests of its lines, by their names; None where the paper has none
     draw: Callable[[Mapping[str, TestResult]], Figure] | None = None
-    maps: bool = False
-    paper: str = ""
-    classes: bool = False
+    maps: bool = False  # whether it shows the feature maps of a clip (Fig. A.5)
+    paper: str = ""  # what the paper has beside figures
+    classes: bool = False  # whether it names the classes that keep fewest and most maps
 
     @property
     def file(self) -> str:

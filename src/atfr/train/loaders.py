@@ -21,11 +21,7 @@ class ClipLoaders(pl.LightningDataModule):
     """Gives Lightning the training and the validation clips.
 
     Args:
-        train: a data set for training.
-        val: a data set for testing, or None.
         batch_size: clips in a step, and videos in a validation step, on each device.
-        num_workers: processes that decode; 0 decodes in this one.
-        seed: of the order of the clips.
         balanced: draw each class equally often.
     """
 
@@ -68,7 +64,6 @@ class ClipLoaders(pl.LightningDataModule):
         return WatchedLoader(dataset, readings=videos.readings, path_of=videos.path, **options)
 
     def _place(self) -> tuple[int, int]:
-        """This process's number, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 

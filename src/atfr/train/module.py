@@ -40,17 +40,7 @@ class ClassificationModule(pl.LightningModule):
     Source: Fayyaz et al. 2021, Sec. 5 (momentum 0.9, weight decay 1e-4).
 
     Args:
-        model: the network, static or with one SGS layer.
         clip_shape: C T H W of the clips it will see, for their cost.
-        optimizer: "sgd", or "adamw" for short trainings.
-        learning_rate: at the top of the schedule.
-        warmup_epochs: epochs of linear warm-up, which may be a fraction.
-        weight_decay: on weight matrices and kernels; not on vectors: batch norm's scales and shifts, and biases.
-        reference_batch: the clips in a step, of all processes together, that the learning rate is for; with others it
-            is scaled in proportion (Goyal et al. 2017). None: it holds as it is.
-        precise_bn: batches over which batch-norm statistics are taken before validation and at the end; 0: they stay
-            running averages.
-        tuning: what stays, what moves slowly, and mixup.
         seed: of dropout; each epoch starts from it and its own number, so that a resumed training goes on alike.
     """
 

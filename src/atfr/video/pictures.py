@@ -17,7 +17,6 @@ class Pictures:
     """Turns the frames of one video into pictures H W 3 of one size: that of the first frame it is shown.
 
     Args:
-        path: the video, for messages.
         shorter_side: larger frames are scaled down to this shorter side; None leaves their size.
     """
 

@@ -48,9 +48,6 @@ def seek_frames(
     """Give the frames of the numbers in `wanted`, which rise, from a container just opened.
 
     Args:
-        container: the open file, at its start.
-        stream: its video stream.
-        wanted: numbers of frames.
         num_frames: how many frames of the file decode.
 
     Raises:

@@ -55,7 +55,10 @@ class ClipSpec:
         if not isinstance(self.flip, bool):
             raise InputError(f"ClipSpec.flip must be true or false, got {self.flip!r}")
         for name in ("mean", "std"):
-            _check_triple(name, getattr(self, name))
+            values = getattr(self, name)
+            numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+            if len(values) != 3 or not numbers:
+                raise InputError(f"ClipSpec.{name} must be three numbers (R, G, B), got {values!r}")
         if min(self.std) <= 0:
             raise InputError(f"ClipSpec.std must be positive, got {self.std}")
 
@@ -131,9 +134,3 @@ class ViewSpec:
 def _check_count(name: str, value: object, or_else: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         raise InputError(f"ClipSpec.{name} must be a whole number from 1 to {MOST}{or_else}, got {value!r}")
-
-
-def _check_triple(name: str, values: tuple[object, ...]) -> None:
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if len(values) != 3 or not numbers:
-        raise InputError(f"ClipSpec.{name} must be three numbers (R, G, B), got {values!r}")

@@ -41,19 +41,12 @@ def train_clip(frames: Frames | VideoFile, spec: ClipSpec, generator: torch.Gene
 
 @dataclass(frozen=True)
 class VideoViews:
-    """The views of one video, clip by clip, and of a clip crop by crop: they are cut as they are asked for.
+    """The views of one video, clip by clip, and of a clip crop by crop: they are cut as they are asked for."""
 
-    Attributes:
-        images: the frames that any view takes, each once, resized.
-        clips: of each clip, where its frames are in `images`.
-        corners: of each clip, the upper left corners (y, x) of its crops.
-        spec: the clip.
-    """
-
-    images: UInt8[Tensor, "F 3 H W"]
-    clips: Int64[Tensor, "L T"]
-    corners: Sequence[Sequence[tuple[int, int]]]
-    spec: ClipSpec
+    images: UInt8[Tensor, "F 3 H W"]  # the frames that any view takes, each once, resized
+    clips: Int64[Tensor, "L T"]  # of each clip, where its frames are in `images`
+    corners: Sequence[Sequence[tuple[int, int]]]  # of each clip, the upper left corners (y, x) of its crops
+    spec: ClipSpec  # the clip
 
     def __len__(self) -> int:
         return sum(map(len, self.corners))

@@ -94,12 +94,11 @@ def frame_strip(
         frames: the clip's frames.
         numbers: what to call them; by default 0..T-1.
     """
-    names = [str(number) for number in (range(len(frames)) if numbers is None else numbers)]
     sites = list(watched.trace.sites)
     figure = new_figure(max(len(sites), 1) * strip_height(len(frames)))
     all_axes = figure.subplots(max(len(sites), 1), squeeze=False)[:, 0]
     for axes in all_axes:
-        show_frames(axes, frames.numpy(), names)
+        show_frames(axes, frames.numpy(), numbers)
         axes.set_title("frames", loc="left", fontsize=9)
     for axes, site in zip(all_axes, sites, strict=bool(sites)):
         axes.set_title(f"frames by bin at {site}", loc="left", fontsize=9)
@@ -145,12 +144,13 @@ def strip_height(count: int) -> float:
     return 0.3 + ROW * WIDTH_IN / per_row(count) * -(-count // per_row(count))
 
 
-def show_frames(axes: Axes, frames: np.ndarray, names: Sequence[str]) -> None:
-    """Show pictures in rows, from left to right, with their names below, and hide the axes."""
+def show_frames(axes: Axes, frames: np.ndarray, numbers: Sequence[int] | None) -> None:
+    """Show pictures in rows, from left to right, with their numbers below (by default 0..T-1), and hide the axes."""
+    names = range(len(frames)) if numbers is None else numbers
     for step, (picture, name) in enumerate(zip(frames, names, strict=True)):
         x, y = place(step, len(frames))
         axes.imshow(picture, extent=(x, x + 1, y + 1, y))
-        axes.text(x + 0.5, y + 1.1, name, ha="center", va="center", fontsize=7)
+        axes.text(x + 0.5, y + 1.1, str(name), ha="center", va="center", fontsize=7)
     bottom = place(len(frames) - 1, len(frames))[1] + ROW
     axes.set(xlim=(0, per_row(len(frames))), ylim=(bottom, -0.02), aspect="equal")
     axes.set_axis_off()

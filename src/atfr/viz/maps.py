@@ -97,14 +97,13 @@ def activation_maps(
 
     One strip a pathway. What speaks against the class is not drawn. The scale is the strip's own.
     """
-    names = [str(number) for number in (range(len(frames)) if numbers is None else numbers)]
     grey = frames.numpy() @ np.array([0.299, 0.587, 0.114])
     figure = new_figure(len(activation.maps) * strip_height(len(frames)))
     all_axes = figure.subplots(len(activation.maps), squeeze=False)[:, 0]
     for axes, (pathway, maps) in zip(all_axes, activation.maps.items(), strict=True):
         heat = F.interpolate(maps[:, None].clamp(min=0), frames.shape[1:3], mode="bilinear")[:, 0].numpy()
         strength = heat / max(heat.max(), np.finfo(np.float32).tiny)
-        show_frames(axes, overlaid(grey, strength), names)
+        show_frames(axes, overlaid(grey, strength), numbers)
         where = f", {pathway} pathway" if pathway else ""
         axes.set_title(f"what speaks for the class{where}", loc="left", fontsize=9)
     return figure

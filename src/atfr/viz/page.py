@@ -32,32 +32,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what is to be said, and a figure with the same in words for those who do not see it.
-
-    Attributes:
-        text: plain text, a paragraph an entry.
-        figure: what is to be seen.
-        alt: what is to be seen in it, in words.
-        table: the same as numbers, folded away below the figure.
-        shown: a table that is not folded away, above the figure.
-    """
+    """A heading, what is to be said, and a figure with the same in words for those who do not see it."""
 
     title: str
-    text: Sequence[str] = ()
-    figure: Figure | None = None
-    alt: str = ""
-    table: Table | None = None
-    shown: Table | None = None
+    text: Sequence[str] = ()  # plain text, a paragraph an entry
+    figure: Figure | None = None  # what is to be seen
+    alt: str = ""  # what is to be seen in it, in words
+    table: Table | None = None  # the same as numbers, folded away below the figure
+    shown: Table | None = None  # a table that is not folded away, above the figure
 
 
 def page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
     """Return a page as HTML.
 
     Args:
-        title: its heading.
         lead: what matters most, in a sentence or two.
         facts: names and values to see at a glance.
-        sections: the rest, in order.
     """
     return PAGE.substitute(
         title=escaped(title),
@@ -100,17 +90,16 @@ NONE_TOLD = f"{NONE}: there is no such figure, as where all values are alike, or
 def table_html(table: Table, name: str) -> str:
     """Return a table as HTML, which scrolls by itself, also by keyboard, where it is too wide."""
     head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in table.columns)
-    rows = "".join(f"<tr>{''.join(cells_html(row, table.row_headings))}</tr>" for row in table.rows)
+    rows = ""
+    for row in table.rows:
+        cells = [f"<td>{escaped(cell)}</td>" for cell in row]
+        if table.row_headings:
+            cells[0] = f'<th scope="row">{escaped(row[0])}</th>'
+        rows += f"<tr>{''.join(cells)}</tr>"
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     if any(cell == NONE for row in table.rows for cell in row):
         body += f"<p>{NONE_TOLD}</p>"
     return f'<div class="wide" role="region" aria-label="{escaped(name)}, numbers" tabindex="0">{body}</div>'
-
-
-def cells_html(row: Sequence[object], headed: bool) -> list[str]:
-    """Return the cells of a row as HTML."""
-    cells = [f"<td>{escaped(cell)}</td>" for cell in row]
-    return [f'<th scope="row">{escaped(row[0])}</th>', *cells[1:]] if headed else cells
 
 
 def svg(figure: Figure, alt: str, prefix: str) -> str:

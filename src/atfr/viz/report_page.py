@@ -4,6 +4,7 @@ from atfr.adapt.trace import INPUT
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
 from atfr.viz import report_sections as sections_of
+from atfr.viz.explain_page import change
 from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table, page
 from atfr.viz.report import Report
@@ -31,18 +32,13 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def spent(result: TestResult) -> str:
-    """Return how a clip's cost compares with the same network without the sampler, in words."""
-    share = 100 * (1 - result.gflops_per_clip.mean / result.static_gflops_per_clip)
-    return f"{abs(share):.0f} % {'fewer' if share >= 0 else 'more'} GFLOPs"
-
-
 def lead(report: Report) -> str:
     """Return what matters most in a few sentences."""
     told = []
     for name, result in report.runs.items():
         right = f"{name} is right in {percent(result.top1)} of {len(result.videos)} test videos"
-        cost = f" and spends {spent(result)} than without the sampler" if result.sites else ""
+        spent = change(result.gflops_per_clip.mean, result.static_gflops_per_clip)
+        cost = f" and spends {spent} GFLOPs than without the sampler" if result.sites else ""
         told.append(f"{right}{cost}.")
     if bad := report.not_comparable:
         told.append(f"Not comparable with {report.first}: {listed(list(bad))}; see why below.")

@@ -68,11 +68,6 @@ def panels(runs: Runs) -> list[Panel]:
     return found
 
 
-def blank(height_in: float) -> Figure:
-    """Return an empty figure as wide as all of these."""
-    return new_figure(height_in, WIDTH_IN)
-
-
 def most_maps(panel: Panel) -> int:
     """Return T, the most maps that come into a site."""
     return max(maps for video in panel.result.videos for maps in video.sites[panel.site].maps)
@@ -80,7 +75,7 @@ def most_maps(panel: Panel) -> int:
 
 def columns_of(panels: list[Panel], height_in: float, share_x: bool = True) -> tuple[Figure, list[Axes]]:
     """Return a figure with one axes below the other, each titled."""
-    figure = blank(0.3 + height_in * len(panels))
+    figure = new_figure(0.3 + height_in * len(panels), WIDTH_IN)
     all_axes = list(figure.subplots(len(panels), squeeze=False, sharex=share_x)[:, 0])
     for axes, panel in zip(all_axes, panels, strict=True):
         axes.set_title(panel.title, loc="left", fontsize=9, parse_math=False)
@@ -128,7 +123,7 @@ def accuracy_against_gflops(runs: Runs) -> Figure:
     results = named(runs)
     of, gflops = costs(results)
     styles = run_styles(results)
-    figure = blank(2.6 + 0.18 * len(results))
+    figure = new_figure(2.6 + 0.18 * len(results), WIDTH_IN)
     axes = figure.subplots()
     for name, base in bases(results).items():
         points = [(gflops[one], 100 * results[one].top1) for one in (base, name)]
@@ -145,11 +140,11 @@ def accuracy_against_gflops(runs: Runs) -> Figure:
     axes.set_xlim(0, 1.1 * max(gflops.values()))
     axes.set_xlabel(f"GFLOPs (multiply-adds / 1e9) of a {of}", fontsize=8)
     axes.set_ylabel("top-1 (%)", fontsize=8)
-    legend(figure, len(results))
+    legend(figure)
     return figure
 
 
-def legend(figure: Figure, entries: int) -> None:
+def legend(figure: Figure) -> None:
     """Put the names of runs below a figure."""
     found = figure.legend(loc="outside lower left", fontsize=8, frameon=False, ncols=1)
     for text in found.get_texts():
@@ -177,7 +172,7 @@ def class_resolutions(runs: Runs, ends: int = ENDS) -> Figure:
     found = panels(runs)
     rows = [analysis.resolution_ends(panel.result, panel.site, ends) for panel in found]
     ratios = [0.9 + len(low) + len(high) for low, high in rows]
-    figure = blank(0.36 * sum(ratios))
+    figure = new_figure(0.36 * sum(ratios), WIDTH_IN)
     all_axes = figure.subplots(len(found), squeeze=False, height_ratios=ratios)[:, 0]
     for axes, panel, (low, high) in zip(all_axes, found, rows, strict=True):
         shown = [*low, *high]
@@ -284,7 +279,7 @@ def confusion_matrix(runs: Runs, most: int = SHOWN_CLASSES) -> Figure:
     """
     found = {name: analysis.confusion(result) for name, result in named(runs).items()}
     heights = [1.6 + 0.2 * min(len(one.labels), most) for one in found.values()]
-    figure = blank(sum(heights))
+    figure = new_figure(sum(heights), WIDTH_IN)
     all_axes = figure.subplots(len(found), squeeze=False, height_ratios=heights)[:, 0]
     for axes, (name, one) in zip(all_axes, found.items(), strict=True):
         labels, shares = one.part(most)
@@ -320,7 +315,7 @@ def most_confused(runs: Runs, most: int = 10) -> Figure:
     if not found:
         raise InputError("every video is classified correctly; there is nothing to draw of what is confused")
     ratios = [0.9 + len(pairs) for pairs in found.values()]
-    figure = blank(0.36 * sum(ratios))
+    figure = new_figure(0.36 * sum(ratios), WIDTH_IN)
     all_axes = figure.subplots(len(found), squeeze=False, height_ratios=ratios, sharex=True)[:, 0]
     for axes, (name, pairs) in zip(all_axes, found.items(), strict=True):
         texts = [f"{short(one, 24)} → {short(two, 24)}: {n} ({100 * share:.0f} %)" for one, two, n, share in pairs]
@@ -334,7 +329,7 @@ def reliability(runs: Runs) -> Figure:
     """Draw how often predictions of some probability are right, and below which share of the videos has it."""
     results = named(runs)
     styles = run_styles(results)
-    figure = blank(3.2 + 0.18 * len(results))
+    figure = new_figure(3.2 + 0.18 * len(results), WIDTH_IN)
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     above.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle=":")
     for name, result in results.items():
@@ -354,5 +349,5 @@ def reliability(runs: Runs) -> Figure:
     below.set_ylim(bottom=0)
     below.set_ylabel("videos (%)", fontsize=8)
     below.set_xlabel("probability of the prediction (%)", fontsize=8)
-    legend(figure, len(results))
+    legend(figure)
     return figure

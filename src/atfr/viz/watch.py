@@ -30,32 +30,22 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A number by which a sampler compares the maps of a clip.
+    """A number by which a sampler compares the maps of a clip."""
 
-    Attributes:
-        name: "magnitude", or "angle 1" and so on; of change, the bins that have been passed.
-        values: of each map.
-        blocks: the bins made of it; one block, unless SGS groups within temporal blocks. A block whose values are all
-            0 has no edges: its maps are alike.
-    """
-
-    name: str
-    values: Float[Tensor, " T"]
+    name: str  # "magnitude", or "angle 1" and so on; of change, the bins that have been passed
+    values: Float[Tensor, " T"]  # of each map
+    # the bins made of it; one block, unless SGS groups within temporal blocks. A block whose values are all 0 has no
+    # edges: its maps are alike
     blocks: tuple[Block, ...]
 
 
 @dataclass
 class SiteMaps:
-    """What came into an SGS layer and what came out, clip by clip, on the CPU.
+    """What came into an SGS layer and what came out, clip by clip, on the CPU."""
 
-    Attributes:
-        before: C x T x H x W of each clip.
-        after: C x A x H x W of each clip.
-        coordinates: of each clip; none where a control stands in the place of SGS.
-    """
-
-    before: list[Float[Tensor, "C _ H W"]] = field(default_factory=list)
-    after: list[Float[Tensor, "C _ H W"]] = field(default_factory=list)
+    before: list[Float[Tensor, "C _ H W"]] = field(default_factory=list)  # C x T x H x W of each clip
+    after: list[Float[Tensor, "C _ H W"]] = field(default_factory=list)  # C x A x H x W of each clip
+    # of each clip; none where a control stands in the place of SGS
     coordinates: list[tuple[Coordinate, ...]] = field(default_factory=list)
 
 
@@ -76,19 +66,12 @@ class Watched:
 
 @dataclass(frozen=True)
 class Merging:
-    """What one layer made of one clip of T maps.
+    """What one layer made of one clip of T maps."""
 
-    Attributes:
-        assignment: the bin of each map, -1 where it was dropped.
-        slots: the output map that it went into, 0..A-1; -1 where it was dropped.
-        weights: the factor with which it entered.
-        active_bins: the number of output maps, A.
-    """
-
-    assignment: Int[Tensor, " T"]
-    slots: Int[Tensor, " T"]
-    weights: Float[Tensor, " T"]
-    active_bins: int
+    assignment: Int[Tensor, " T"]  # the bin of each map, -1 where it was dropped
+    slots: Int[Tensor, " T"]  # the output map that it went into, 0..A-1; -1 where it was dropped
+    weights: Float[Tensor, " T"]  # the factor with which it entered
+    active_bins: int  # the number of output maps, A
 
     @property
     def matrix(self) -> Float[Tensor, "A T"]:

@@ -9,8 +9,7 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
@@ -56,9 +55,6 @@ class Gate:
     """The routes of the page.
 
     Args:
-        gradio: the application that answers what is let through.
-        queue: Gradio's queue.
-        inbox: takes files.
         pictures: paths of files that everyone may see.
         samples: how many there are to choose from.
         most_bins: the right end of the slider.
@@ -83,19 +79,14 @@ class Gate:
             Route(f"{API}/upload", self.upload, methods=["POST"]),
             Route("/{path:path}", self.static),
         ]
+        running = self.gradio.router.lifespan_context
         return FastAPI(
             routes=routes,
             middleware=[*named, Middleware(Visitors)],
-            lifespan=self._running,
+            lifespan=lambda _: running(self.gradio),  # type: ignore[arg-type]  # Gradio starts and ends with it
             openapi_url=None,
             redirect_slashes=False,
         )
-
-    @asynccontextmanager
-    async def _running(self, _app: FastAPI) -> AsyncIterator[None]:
-        """Let Gradio start and end with the server."""
-        async with self.gradio.router.lifespan_context(self.gradio):
-            yield
 
     async def start(self, request: Request) -> ASGIApp:
         """Answer the page itself."""

@@ -20,10 +20,6 @@ class SharedNetwork:
     """Explains clips of several users, one after the other.
 
     The number of bins belongs to a request: it is set on the network for this one pass, and taken back.
-
-    Args:
-        model: a network whose classes are the task's, on its device.
-        task: the labels, and the clips the network reads.
     """
 
     def __init__(self, model: VideoModel, task: Task) -> None:
@@ -47,7 +43,7 @@ class SharedNetwork:
     @property
     def most_bins(self) -> int:
         """The bins of the layer that has most, as trained; 0 where nothing is grouped by similarity."""
-        return max((largest(bins) for bins in self._own.values()), default=0)
+        return max((bins if isinstance(bins, int) else max(bins) for bins in self._own.values()), default=0)
 
     def explain(self, clip: CentredClip, bins: int | None = None) -> Explanation:
         """Explain a clip with so many bins; a layer (a pathway of SlowFast) that has fewer keeps its own.
@@ -64,18 +60,10 @@ class SharedNetwork:
         try:
             if bins is not None:
                 for site, layer in self._layers.items():
-                    layer.num_bins = layer.checked_bins(at_most(self._own[site], bins))
+                    own = self._own[site]
+                    fewer = min(own, bins) if isinstance(own, int) else tuple(min(each, bins) for each in own)
+                    layer.num_bins = layer.checked_bins(fewer)
             yield
         finally:
             for site, layer in self._layers.items():
                 layer.num_bins = self._trained[site]
-
-
-def largest(bins: int | tuple[int, ...]) -> int:
-    """Return the most bins of a coordinate."""
-    return bins if isinstance(bins, int) else max(bins)
-
-
-def at_most(own: int | tuple[int, ...], bins: int) -> int | tuple[int, ...]:
-    """Return the bins of a layer, but no more than so many for a coordinate."""
-    return min(own, bins) if isinstance(own, int) else tuple(min(each, bins) for each in own)

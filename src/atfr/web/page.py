@@ -36,9 +36,6 @@ def build(network: SharedNetwork, inbox: Inbox, samples: Sequence[Sample], gener
     """Return the page, to be served where the environment of `serve.private` holds.
 
     Args:
-        network: what answers.
-        inbox: reads what users send.
-        samples: videos to try.
         generated: whether these are of the generated sample set.
     """
     title = f"{network.model.config['model']}: what it sees, and what it saves"
@@ -111,7 +108,6 @@ class Actions:
         return replace(centred_clip(sample.path, self.network.task.spec), path=Path(f"sample: {sample.name}"))
 
     def _answer(self, clip_of: Callable[[], CentredClip]) -> list[Any]:
-        """Return the state and all parts for a new clip, or the reason why there is none."""
         try:
             clip = clip_of()
             trained = self.network.explain(clip)

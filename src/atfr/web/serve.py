@@ -43,13 +43,8 @@ def serve(
     """Serve the page until the process is interrupted.
 
     Args:
-        model: a network whose classes are the task's, on its device.
-        task: the labels, and the clips the network reads.
         examples: a folder of videos to try; by default they are generated.
-        host: the address to listen at.
-        port: its port; 0 takes a free one.
         limits: what is beyond them is refused.
-        say: called with the address of the page.
 
     Raises:
         InputError: the address or the port cannot be had.

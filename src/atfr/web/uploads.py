@@ -40,8 +40,6 @@ class Inbox:
 
     Args:
         folder: where files are held; nothing else is read or removed.
-        spec: the clip that is read.
-        limits: what is beyond them is refused.
     """
 
     def __init__(self, folder: Path, spec: ClipSpec, limits: Limits) -> None:

@@ -275,13 +275,11 @@ def new_tensors(model: nn.Module, expected: Mapping[str, Tensor], tensors: Mappi
 
 def last_linear(model: nn.Module) -> str | None:
     """The path of the classifier: the last linear layer, or 1 x 1 x 1 convolution with bias, but for those of SGS."""
-    return next((path for path, module in reversed([*model.named_modules()]) if is_classifier(path, module)), None)
-
-
-def is_classifier(path: str, module: nn.Module) -> bool:
-    """Whether a module can be a classifier."""
-    pointwise = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1) and module.bias is not None
-    return (isinstance(module, nn.Linear) or pointwise) and CHILD not in path.split(".")
+    for path, module in reversed([*model.named_modules()]):
+        pointwise = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1) and module.bias is not None
+        if (isinstance(module, nn.Linear) or pointwise) and CHILD not in path.split("."):
+            return path
+    return None
 
 
 def troubles(report: LoadReport) -> list[str]:

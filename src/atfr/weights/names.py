@@ -87,24 +87,17 @@ SLOWFAST: Table = (
 
 @dataclass(frozen=True)
 class Translation:
-    """A file's tensors under the names of a network.
+    """A file's tensors under the names of a network."""
 
-    Attributes:
-        tensors: By the network's names where they are known, else by the file's.
-        pyslowfast: Whether the names were PySlowFast's.
-        folded: The batch norms that were folded into their neighbours.
-    """
-
-    tensors: dict[str, Tensor]
-    pyslowfast: bool
-    folded: tuple[str, ...]
+    tensors: dict[str, Tensor]  # by the network's names where they are known, else by the file's
+    pyslowfast: bool  # whether the names were PySlowFast's
+    folded: tuple[str, ...]  # the batch norms that were folded into their neighbours
 
 
 def translate(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Translation:
     """Give a file's tensors the names that a network has for them.
 
     Args:
-        tensors: By their names in the file.
         expected: The names of the network's state dict.
 
     Raises:

