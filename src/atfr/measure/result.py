@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from atfr.files import write_whole
+from atfr.files import read_json, write_whole
 from atfr.measure.limits import Limits, machine_limits
 from atfr.measure.machine import conditions
 
@@ -41,6 +41,15 @@ def write_result(
     if path is not None:
         write_whole(Path(path), json.dumps(report, indent=1) + "\n")
     return report
+
+
+def is_result(path: Path) -> bool:
+    """Say whether `write_result` has written a file."""
+    try:
+        report = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and report.keys() == {"command", "inputs", "conditions", "limits", "results"}
 
 
 def command() -> str:
