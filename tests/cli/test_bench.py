@@ -73,6 +73,15 @@ def test_a_sampler_whose_maps_cannot_be_chosen(tmp_path: Path, capsys: pytest.Ca
     assert "`atfr test` times a network as it is" in capsys.readouterr().err
 
 
+def test_attention_keeps_all_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = network(classes=2, adapted=False)
+    atfr.adapt_(model, after="res2", sampler="attention")
+    save_checkpoint(model, Task(NAMES[:2], SPEC), tmp_path / "run")
+    assert main(["bench", "--checkpoint", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert "the checkpoint has attention, which keeps all maps; `atfr test` times a network as it is" in err
+
+
 def test_clips_keep_no_more_maps_than_there_are_bins(capsys: pytest.CaptureFixture[str]) -> None:
     options = [*SMALL[:-4], "--rounds", "1", "--num_bins", "2", "--batches", "[1,4]", "--json", "--device", "cpu"]
     assert main(["bench", *options]) == 0

@@ -177,11 +177,15 @@ def load(
 ) -> "tuple[VideoModel, tuple[int, ...]]":
     """Return the network with its SGS on its device, and its clip shape."""
     import atfr
+    from atfr.adapt import adaptation
     from atfr.adapt.trace import site_names
+    from atfr.measure.forcing import AS_IT_IS
 
     if checkpoint is not None:
         network, task = common.load(checkpoint, device)
         if not (sites := site_names(network)):
+            if placed := adaptation(network):
+                raise InputError(f"the checkpoint has {placed['sampler']}, which keeps all maps; {AS_IT_IS}")
             atfr.adapt_(network, after or AFTER, num_bins=num_bins)
         elif after is not None:
             raise InputError(f"the checkpoint has SGS after {', '.join(sites)}; leave out --after")
