@@ -156,7 +156,7 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
     said = capsys.readouterr().err
     start = (
         f"atfr: training {FROM_IMAGES.model} from ImageNet weights on 8 videos: clips of 2 x 32 x 32, spread over the "
-        "video, change at the input; 1 epochs"
+        "video, change at the input; 1 epoch"
     )
     assert said.startswith(start)
     assert "adamw at 1e-12, up to res3 frozen" in said

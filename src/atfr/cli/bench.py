@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from atfr.cli import common
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.measure import Ratio
@@ -224,17 +225,17 @@ def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
     inputs, found, limits = report["inputs"], report["conditions"], report["limits"]
     hardware = found["hardware"]
     note = (
-        f"Medians of {first.timing.rounds} rounds, both in turns (and ranges); a speed-up is made of a round's own "
-        f"times. GFLOP/s are multiply-adds / 1e9 a second; matrix products reach "
+        f"Medians of {counted(first.timing.rounds, 'round')}, both in turns (and ranges); a speed-up is made of a "
+        f"round's own times. GFLOP/s are multiply-adds / 1e9 a second; matrix products reach "
         f"{limits['float32_gflops']['median']:.0f} here in float32, {limits['bfloat16_gflops']['median']:.0f} in "
         f"bfloat16; {limits['copy_gbs']['median']:.0f} GB/s are copied. {hardware.get('gpu', hardware['cpu'])}, "
-        f"{found['threads']} thread(s), torch {found['versions']['torch']}."
+        f"{counted(found['threads'], 'thread')}, torch {found['versions']['torch']}."
     )
     if others:
         note += f" The ideal goes by the share kept at {site}; behind the other pathway the same share is rounded up."
     shape, after = " x ".join(map(str, inputs["clip_shape"])), site.partition(".")[0]
     title = f"{inputs['model']}, clips of {shape}, SGS after {after}, {inputs['runtime']}"
-    common.print_table(title, ["", *(f"{n} clip{'s' * (n > 1)}" for n in savings)], rows, note)
+    common.print_table(title, ["", *(counted(n, "clip") for n in savings)], rows, note)
 
 
 def brief(ratio: "Ratio") -> str:

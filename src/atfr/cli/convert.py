@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from atfr.cli import common
 from atfr.errors import CheckpointError
 from atfr.files import claimed
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -58,7 +59,10 @@ def convert(
     if json:
         common.print_json(summary)
         return
-    rows: list[list[object]] = [["model", f"{name}, {summary['num_classes']} classes"], ["tensors", report.loaded]]
+    rows: list[list[object]] = [
+        ["model", f"{name}, {counted(summary['num_classes'], 'class', 'classes')}"],
+        ["tensors", report.loaded],
+    ]
     kinds = {"new weights": report.reinitialised, "folded": report.folded, "missing, random": report.missing}
     kinds |= {"left out": report.unexpected, "of another shape": report.misshapen}
     rows += [[kind, ", ".join(names)] for kind, names in kinds.items() if names]
@@ -95,7 +99,7 @@ def guess(weights: "Weights", file: Path) -> str:
             f"'{file}' ({weights.source}) fits {', '.join(fitting)}, which differ in no shape; choose one with --model"
         )
     raise CheckpointError(
-        f"'{file}' ({weights.source}) fits no network of atfr: it holds {len(weights.tensors)} tensors, as"
+        f"'{file}' ({weights.source}) fits no network of atfr: it holds {counted(len(weights.tensors), 'tensor')}, as"
         f" {', '.join([*weights.tensors][:3])}; with --model NAME the error says what differs, and --prefix NAME"
         " takes only what is below that name"
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from atfr.cli import common
 from atfr.cli.reproduce import print_gflops
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -76,7 +77,8 @@ def cost(
         shares = by_share(network, table, clip_shape)
     for (site, layer), come in zip(site_names(network).items(), maps, strict=True):
         if (mean := getattr(layer, "active_bins", 0)) > come:
-            common.warn(f"--active_bins {mean:g}: {come} maps come to {site}, and all are kept")
+            maps_come = counted(come, "map comes", "maps come")
+            common.warn(f"--active_bins {mean:g}: {maps_come} to {site}, and all are kept")
     report: dict[str, Any] = {
         **describe(network),
         "clip_shape": list(clip_shape),

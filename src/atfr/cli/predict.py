@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from atfr.cli import common
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.errors import VideoError
@@ -110,7 +111,7 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
     with PredictionLog(out, made_by) as log:
         left, there = log.left(videos), len(log.done)
         if there:
-            common.note(f"'{out}' has {there} videos; {len(left)} are left")
+            common.note(f"'{out}' has {counted(there, 'video')}; {counted(len(left), 'is', 'are')} left")
 
         def keep(prediction: "Prediction") -> None:
             nonlocal spent, static, computed
@@ -122,13 +123,17 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
         try:
             code = told(run, left, keep, log.add_failed)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{len(log.done)} videos are in '{out}', go on with the same line") from None
+            raise KeyboardInterrupt(
+                f"{counted(len(log.done), 'video is', 'videos are')} in '{out}', go on with the same line"
+            ) from None
         predicted = len(log.done) - there
     if json:
         figures = {"predicted": predicted, "failed": len(left) - predicted, "were_there": there}
         common.print_json({"out": str(out), **figures, "views": computed, "gflops": spent, "static_gflops": static})
     else:
-        print(f"Predicted: {predicted} videos, {len(left) - predicted} do not decode, {there} were there already.")
+        lost = counted(len(left) - predicted, "does", "do")
+        old = counted(there, "was", "were")
+        print(f"Predicted: {counted(predicted, 'video')}, {lost} not decode, {old} there already.")
         print(bill(spent, static, computed, most_views * predicted))
         print(f"Written: {out}")
     return code

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from atfr.cli import common
 from atfr.errors import InputError
 from atfr.files import write_whole
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.viz import Report
@@ -64,7 +65,8 @@ def report_bulk(folder: Path, out: Path, json: bool) -> None:
     if json:
         common.print_json(found.to_dict())
     else:
-        print(f"{found.videos} videos, {len(found.labels)} labels, {found.errors.total()} errors")
+        errors = counted(found.errors.total(), "error")
+        print(f"{counted(found.videos, 'video')}, {counted(len(found.labels), 'label')}, {errors}")
         print(f"Written: {out}, and beside it {out.with_suffix('.json').name}")
 
 

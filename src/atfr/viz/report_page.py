@@ -9,6 +9,7 @@ from atfr.viz.page import Section, Table, page
 from atfr.viz.report import Report
 from atfr.viz.report_sections import drawn, number, percent
 from atfr.viz.run_figures import panels
+from atfr.words import counted
 
 
 def report_page(report: Report) -> str:
@@ -41,7 +42,7 @@ def lead(report: Report) -> str:
     """Return what matters most in a few sentences."""
     told = []
     for name, result in report.runs.items():
-        right = f"{name} is right in {percent(result.top1)} of {len(result.videos)} test videos"
+        right = f"{name} is right in {percent(result.top1)} of {counted(len(result.videos), 'test video')}"
         cost = f" and spends {spent(result)} than without the sampler" if result.sites else ""
         told.append(f"{right}{cost}.")
     if bad := report.not_comparable:
@@ -111,7 +112,8 @@ def compared(report: Report) -> Section:
             "p is that of McNemar's exact test: how often networks that are equally good differ as much."
         )
     for name, one in differences.items():
-        text.append(f"Only {name} is right in {one.gained} videos, only {report.first} in {one.lost}: {one.certainty}.")
+        gained = counted(one.gained, "video")
+        text.append(f"Only {name} is right in {gained}, only {report.first} in {one.lost}: {one.certainty}.")
     text += [f"{name} is not comparable with {report.first}: {'; '.join(why)}." for name, why in bad.items()]
     text.append("± is the standard error. GFLOPs are multiply-adds / 1e9.")
     networks = list(report.runs.values())
@@ -136,9 +138,11 @@ def conditions(report: Report) -> Section:
     rows = []
     for name, result in report.runs.items():
         views, timing = result.views, result.timing
-        clip = "{clips} clips x {crops} {places} crops of {frames} frames, every {stride}, {size} px".format(**views)
+        clip = f"{counted(views['clips'], 'clip')} x {counted(views['crops'], views['places'] + ' crop')} of "
+        clip += "{frames} frames, every {stride}, {size} px".format(**views)
         clip += f", until a class leads by {views['settled']:.3g} nats" if result.stopped else ""
-        time = "batch {batch_size}, {device}, {threads} thread(s), torch {torch}".format(**timing)
+        threads = counted(timing["threads"], "thread")
+        time = f"batch {timing['batch_size']}, {timing['device']}, {threads}, torch {timing['torch']}"
         time = f"{brief(result.ms_per_clip)} ms, {time}"
         sgs = ", ".join(f"{key} {value}" for key, value in (result.network["sgs"] or {}).items())
         rows.append([name, sgs or "–", len(result.videos), len(result.skipped), clip, time])
