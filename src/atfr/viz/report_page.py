@@ -150,5 +150,5 @@ def conditions(report: Report) -> Section:
         "GFLOPs are multiply-adds / 1e9, from each clip's own number of maps. Times of different runs were not "
         "measured in turns: do not compare them."
     ]
-    columns = ["run", "SGS", "videos", "left out", "views", "forward pass of a clip"]
+    columns = ["run", "sampler", "videos", "left out", "views", "forward pass of a clip"]
     return Section("How this was made", text, table=Table(columns, rows))
