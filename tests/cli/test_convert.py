@@ -126,7 +126,7 @@ def write_unknown(folder: Path) -> None:
 REFUSALS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "missing": (lambda f: None, ["no.pt", "out"], "there is no 'no.pt'"),
     "text": (lambda f: (f / "a.pt").write_text("hello"), ["a.pt", "out"], "'a.pt' is no file of weights"),
-    "unknown": (write_unknown, ["other.pt", "out"], "fits no network of atfr: it holds 1 tensors, as layer.weight"),
+    "unknown": (write_unknown, ["other.pt", "out"], "fits no network of atfr: it holds 1 tensor, as layer.weight"),
     "misfit": (write_unknown, ["other.pt", "out", "--model", "x3d_s"], "does not fit x3d_s: "),
     "name": (write_unknown, ["other.pt", "out", "--model", "x3d"], "unknown model 'x3d' (did you mean x3d_"),
     "folder": (lambda f: (f / "dir").mkdir(), ["dir", "out"], "'dir' is a folder"),
