@@ -15,6 +15,7 @@ ROOMS = [
     "errors",
     "files",
     "checks",
+    "words",
     "private",
     "kernels",
     "ragged",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atfr.files import csv_text, whole, write_whole
+from atfr.files import claimed, csv_text, whole, write_whole
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -63,6 +63,22 @@ def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"folder: '{tmp_path}'"):
         write_whole(tmp_path, "text")
+
+
+def test_a_new_folder_is_one_process_s_and_gone_where_its_work_fails(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(BlockingIOError), claimed(out), claimed(out):
+        pass
+    assert not out.exists()
+    with pytest.raises(RuntimeError), claimed(out):
+        raise RuntimeError((out / "half").write_text("half"))
+    assert not out.exists()
+    with claimed(out):
+        (out / "whole").touch()
+    for taken in (out, out / "whole"):
+        with pytest.raises(FileExistsError), claimed(taken):
+            pass
+    assert (out / "whole").exists()
 
 
 @pytest.mark.parametrize("name", ['=HYPERLINK("x")', "+1", "-1-1", "@a", "a\nb", 'a"b', "a,b", " a "])

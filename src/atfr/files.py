@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,29 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held.pop())
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make a new folder, or take an empty one, and keep it to this process; where the block fails, none is left.
+
+    Raises:
+        FileExistsError: it is a file, or something is in it.
+        BlockingIOError: another process keeps it.
+        OSError: it cannot be made or written to.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if any(folder.iterdir()):
+            raise FileExistsError(errno.EEXIST, "expected an empty folder", str(folder))
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+            yield
+        except BaseException:
+            if made:
+                shutil.rmtree(folder)
+            raise
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 import atfr
+from atfr.cli.bench import print_savings, trouble
 from atfr.cli.main import main
 from atfr.evaluate.task import Task, save_checkpoint
-from atfr.measure import limits
+from atfr.measure import Timing, limits, write_result
+from atfr.measure.saving import Saving, Work
 from tests.evaluate.build import NAMES, SPEC, network
 
 SMALL = ["x3d_xs", "--frames", "4", "--size", "32", "--rounds", "2", "--device", "cpu"]
@@ -70,6 +73,15 @@ def test_a_sampler_whose_maps_cannot_be_chosen(tmp_path: Path, capsys: pytest.Ca
     assert "`atfr test` times a network as it is" in capsys.readouterr().err
 
 
+def test_attention_keeps_all_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = network(classes=2, adapted=False)
+    atfr.adapt_(model, after="res2", sampler="attention")
+    save_checkpoint(model, Task(NAMES[:2], SPEC), tmp_path / "run")
+    assert main(["bench", "--checkpoint", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert "the checkpoint has attention, which keeps all maps; `atfr test` times a network as it is" in err
+
+
 def test_clips_keep_no_more_maps_than_there_are_bins(capsys: pytest.CaptureFixture[str]) -> None:
     options = [*SMALL[:-4], "--rounds", "1", "--num_bins", "2", "--batches", "[1,4]", "--json", "--device", "cpu"]
     assert main(["bench", *options]) == 0
@@ -80,9 +92,42 @@ def test_clips_keep_no_more_maps_than_there_are_bins(capsys: pytest.CaptureFixtu
     assert "a clip can keep 1 to 2 maps of 4 at 'res2', asked for 3" in capsys.readouterr().err
 
 
-def test_a_folder_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", *SMALL, "--out", str(tmp_path)]) == 2
-    assert f"--out is the JSON file to write, '{tmp_path}' is a folder" in capsys.readouterr().err
+def test_what_cannot_be_written_or_is_no_result_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "result.json"
+    mine.write_text('{"results": {}}')
+    assert trouble(mine) == "is there and is no result of `atfr bench`; give another name"
+    assert trouble(tmp_path) == "is a folder"
+    assert trouble(tmp_path / "no" / "bench.json") == f"would lie in '{tmp_path / 'no'}', which is no folder"
+    write_result(mine, {}, inputs={})
+    (tmp_path / "empty").touch()
+    for fine in (mine, tmp_path / "empty", tmp_path / "new.json", Path("/dev/null")):
+        assert trouble(fine) is None
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    assert trouble(mine) == "cannot be written: Read-only file system"
+
+
+def test_nothing_is_timed_for_a_result_that_cannot_be_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "no_such_network", "--out", "/"]) == 2
+    assert "--out is the JSON file to write, '/' is a folder" in capsys.readouterr().err
+
+
+def test_slowfast_says_whose_maps_the_ideal_goes_by(capsys: pytest.CaptureFixture[str]) -> None:
+    """With 3 of 8 fast maps, 1 of 2 slow ones stay: more than the share that the ideal supposes."""
+    work = Work({"res2.fast": (3,), "res2.slow": (1,)}, {"res2.fast": 8, "res2.slow": 2}, 4, 2)
+    parts = dict.fromkeys(("static", "adaptive", "before", "after", "sgs"), (1.0,))
+    saving = Saving(Timing(parts), work)
+    inputs = {"model": "slowfast_8x8_r18", "clip_shape": [3, 8, 32, 32], "runtime": "eager"}
+    report = write_result(None, {}, inputs=inputs)
+    print_savings(report, {1: saving})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "maps kept of 8 at res2.fast, mean 3 maps kept of 2 at res2.slow, mean 1 " in printed
+    assert "The ideal goes by the share kept at res2.fast" in printed
 
 
 def test_half_of_the_maps_that_come_to_the_sampler_are_kept(capsys: pytest.CaptureFixture[str]) -> None:

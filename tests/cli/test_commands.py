@@ -23,7 +23,9 @@ from atfr.adapt import adaptation
 from atfr.adapt.trace import site_names
 from atfr.cli.main import main
 from atfr.cli.parser import parse
+from atfr.cli.predict import print_predictions
 from atfr.cli.train import defaults_for, train
+from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from atfr.train.fit import fit
 from atfr.train.recipe import FROM_IMAGES
@@ -156,7 +158,7 @@ def test_few_videos_go_on_from_imagenet_weights(data: Path, tmp_path: Path, caps
     said = capsys.readouterr().err
     start = (
         f"atfr: training {FROM_IMAGES.model} from ImageNet weights on 8 videos: clips of 2 x 32 x 32, spread over the "
-        "video, change at the input; 1 epochs"
+        "video, change at the input; 1 epoch"
     )
     assert said.startswith(start)
     assert "adamw at 1e-12, up to res3 frozen" in said
@@ -511,6 +513,17 @@ def test_predict_prints_what_the_json_says(
         assert f"{100 * entry['probability']:.1f} %" in printed
     assert f"{report['gflops']:.4g} spent, {report['static_gflops']:.4g} without the sampler" in printed
     assert "ü" in printed
+
+
+@pytest.mark.parametrize(("active_bins", "beside"), [({}, ""), ({"res2": (2,)}, ", 3 without the sampler")])
+def test_a_static_network_has_no_cost_without_the_sampler(
+    active_bins: dict[str, tuple[int, ...]], beside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    prediction = Prediction(Path("a.mp4"), ("a", "b"), scores, active_bins, (2.0,), 3.0, 1.0)
+    print_predictions([prediction], 1)
+    assert f"GFLOPs (multiply-adds) of all views: 2 spent{beside}.\n" in capsys.readouterr().out
+    assert f"<p>2 GFLOPs{beside}</p>" in prediction._repr_html_().replace("<br/>maps kept at res2: 2", "")
 
 
 def test_predict_goes_on_after_a_bad_file(

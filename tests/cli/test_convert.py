@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import atfr
 from atfr.cli.main import main
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task
+from atfr.files import locked
 from atfr.video.spec import ClipSpec
 from atfr.weights import checkpoint
 from tests.cli.test_main import error_of
@@ -124,7 +126,7 @@ def write_unknown(folder: Path) -> None:
 REFUSALS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "missing": (lambda f: None, ["no.pt", "out"], "there is no 'no.pt'"),
     "text": (lambda f: (f / "a.pt").write_text("hello"), ["a.pt", "out"], "'a.pt' is no file of weights"),
-    "unknown": (write_unknown, ["other.pt", "out"], "fits no network of atfr: it holds 1 tensors, as layer.weight"),
+    "unknown": (write_unknown, ["other.pt", "out"], "fits no network of atfr: it holds 1 tensor, as layer.weight"),
     "misfit": (write_unknown, ["other.pt", "out", "--model", "x3d_s"], "does not fit x3d_s: "),
     "name": (write_unknown, ["other.pt", "out", "--model", "x3d"], "unknown model 'x3d' (did you mean x3d_"),
     "folder": (lambda f: (f / "dir").mkdir(), ["dir", "out"], "'dir' is a folder"),
@@ -150,6 +152,23 @@ def test_no_classes_are_refused(resnet: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["convert", str(resnet), str(tmp_path / "out"), "--num_classes", "0"]) == 2
     assert "num_classes must be a whole number of 1 or more" in error_of(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_out_is_kept_and_written_to_before_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        assert main(["convert", "no.pt", str(tmp_path / "out")]) == 2
+    assert f"another process writes to OUT '{tmp_path / 'out'}': wait" in error_of(capsys)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    assert main(["convert", "no.pt", str(tmp_path / "new")]) == 2
+    assert "Read-only file system" in error_of(capsys)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_cut_save_leaves_nothing(resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,13 @@ def test_options_of_sgs(
         assert report["static_gflops"] == static["static_gflops"]
 
 
+def test_more_active_bins_than_maps_come_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", *SMALL, "--sampler", "uniform", "--active_bins", "99"]) == 0
+    assert capsys.readouterr().err == "atfr: warning: --active_bins 99: 4 maps come to res2, and all are kept\n"
+    assert main(["cost", *SMALL, "--sampler", "uniform"]) == 2
+    assert "sampler 'uniform' needs active_bins (--active_bins on the command line)" in error_of(capsys)
+
+
 def test_a_network_with_attention_is_not_called_static(capsys: pytest.CaptureFixture[str]) -> None:
     report = report_of(capsys, *SMALL, "--sampler", "attention")
     assert main(["cost", *SMALL, "--sampler", "attention"]) == 0

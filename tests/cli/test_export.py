@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from atfr.cli.main import main
+from atfr.errors import BundleError
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.files import locked
-from atfr.runtime.export import clear_leftovers, replacing
+from atfr.runtime.export import replacing
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 
 
@@ -94,9 +96,13 @@ def test_a_killed_export_leaves_the_old_bundle_or_the_next_puts_it_back(tmp_path
         old = folder / "bundle"
         assert not (old / "network.bin").exists()
         left = next(folder.glob(".bundle-*"))
-        with locked(left):
-            clear_leftovers(old)
-            assert left.exists(), "what another process holds stays"
+        with (
+            locked(left),
+            pytest.raises(BundleError, match=f"another export writes to '{re.escape(str(old))}': wait for it"),
+            replacing(old),
+        ):
+            pass
+        assert left.exists(), "what another process holds stays"
         with replacing(old) as scratch:
             assert (old / "bundle.json").read_text() == "{}"
             (scratch / "bundle.json").write_text("new")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import atfr
 from atfr.cli.main import main
+from atfr.cli.report import print_report
 from atfr.evaluate.task import Task, save_checkpoint
+from atfr.viz import Report
 from tests.cli.test_commands import check_width
 from tests.cli.test_main import ATFR, error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
@@ -98,7 +101,7 @@ def test_runs_side_by_side(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["{runs}/static", "-o", "{tmp}"], "--out is the page to write"),
         (["{runs}/static", "-o", "{tmp}/report.json"], "got '{tmp}/report.json'"),
         (["{runs}/static", "-o", "{tmp}/none/report.html"], "got '{tmp}/none/report.html'"),
-        (["{runs}/static/config.json"], "is not complete"),
+        (["{runs}/static/config.json"], "no result of a test, or not a complete one: it has no 'videos'"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(
@@ -109,6 +112,16 @@ def test_errors_are_one_line_and_leave_nothing(
     assert main(["report", *given, *out]) == 2
     assert told.format(runs=runs, tmp=tmp_path) in error_of(capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_tells_videos_and_views(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = made_up(videos=1, views=2)
+    stopped = replace(stopped, views={**stopped.views, "clips": 10, "settled": 3.0})
+    print_report(Report({"all": made_up(videos=60, views=3), "stopped": stopped}), [Path("r.html"), Path("r.csv")])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["run", "videos", "views"] in [row[:3] for row in rows]
+    assert ["all", "60", "3x1"] in [row[:3] for row in rows]
+    assert ["stopped", "1", "2", "of", "10x1"] in [row[:5] for row in rows]
 
 
 def test_a_report_writes_over_nothing_but_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from atfr.cli import common
+from atfr.cli.common import print_table
 from atfr.cli.main import COMMANDS, main
 from atfr.evaluate.task import Task, save_checkpoint
 from tests.cli.terminals import COLOURS, Seen, in_terminal
@@ -201,3 +202,14 @@ def test_names_do_nothing_to_the_terminal(tmp_path: Path) -> None:
     for said in (end.stdout, end.stderr):
         assert r"a\x1b[31m\x07\u202eb\x9b2J" in "".join(said.split())
         assert not set("\x1b\x07\u202e\x9b") & set(said)
+
+
+def test_a_terminal_too_narrow_for_a_table_shows_a_line_a_cell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table("Title", ["video", "probability", "bins"], [["a.mp4", "50.0 %", ""], ["b.mp4", "49.0 %", 4]])
+    blocks = "Title\nvideo a.mp4\nprobability 50.0 %\n\nvideo b.mp4\nprobability 49.0 %\nbins 4\n\n"
+    assert capsys.readouterr().out == blocks
+    print_table("", ["", "bins"], [["mean of all", 4]])
+    assert "mean of all     4\n" in capsys.readouterr().out

@@ -59,10 +59,11 @@ def test_what_is_no_result_is_said_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     for content, told in (
         ("{", "cannot be read as JSON"),
-        ("[]", "is not complete"),
+        ("[]", "no result of a test, or not a complete one: a value is of another kind"),
+        ('{"rows": {}}', "no result of a test, or not a complete one: it has no 'videos'; give the folder of a tested"),
         ('{"splits": {}}', "holds means over splits"),
         (json.dumps(made_up(videos=6).to_dict() | {"videos": []}), "there are no videos"),
-        (json.dumps(made_up(videos=6).to_dict() | {"videos": [{}]}), "is not complete"),
+        (json.dumps(made_up(videos=6).to_dict() | {"videos": [{}]}), "not a complete one: it has no 'active_bins'"),
     ):
         path.write_text(content)
         assert told in error_of(path)
@@ -70,7 +71,7 @@ def test_what_is_no_result_is_said_with_what_to_do(tmp_path: Path) -> None:
     older = made_up(videos=6).to_dict()
     del older["labels"]
     path.write_text(json.dumps(older))
-    assert "KeyError('labels'); test the network again" in error_of(path)
+    assert "it has no 'labels'" in error_of(path)
     path.write_bytes(b"\xff\xfe")
     assert "cannot be read as JSON" in error_of(path)
 

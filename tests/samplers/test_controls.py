@@ -238,7 +238,7 @@ def test_options_of_sgs_are_refused(sampler, option):
 
 def test_active_bins_is_for_controls_and_they_need_it():
     for sampler in NAMES:
-        with pytest.raises(InputError, match=r"needs active_bins=.*\.item\(\)"):
+        with pytest.raises(InputError, match="needs active_bins"):
             atfr.adapt_(Tiny(), after="early", sampler=sampler)
         for bad in (0.5, math.nan):
             with pytest.raises(InputError, match="at least 1"):

@@ -17,7 +17,7 @@ import pytest
 from atfr import viz
 from atfr.evaluate import analysis
 from atfr.evaluate.result import TestResult
-from atfr.viz.report_page import measures
+from atfr.viz.report_page import conditions, measures
 from tests.evaluate.made_up import made_up
 from tests.viz.test_page import check_stands_alone
 
@@ -163,3 +163,11 @@ def test_names_of_any_bytes_are_no_markup(tmp_path: Path) -> None:
     text = viz.report_page(viz.report([tmp_path / "a <b> & \udcff", tmp_path / "other"]))
     text.encode("utf-8")
     assert "a <b> & \\udcff" in "".join(check_stands_alone(text).text)
+
+
+def test_whatever_the_sampler_is_its_column_is_called_so() -> None:
+    sgs = {"after": "input", "sampler": "change"}
+    network = {"model": "resnet3d_18", "arguments": {"num_classes": 6}, "sgs": sgs}
+    table = conditions(viz.Report({"run": made_up(videos=6, network=network)})).table
+    assert table is not None
+    assert dict(zip(table.columns, table.rows[0], strict=True))["sampler"] == "after input, sampler change"

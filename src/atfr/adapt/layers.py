@@ -62,7 +62,7 @@ def make_layer(sampler: Sampler, channels: int, options: Mapping[str, Any], defa
         raise InputError(f"sampler={sampler!r} has no {named}; its options are {', '.join(sorted(own)) or 'none'}")
     if "active_bins" in own and options["active_bins"] is None:
         raise InputError(
-            f"sampler={sampler!r} needs active_bins=, the mean number of maps a clip keeps: that of the network it is "
-            "compared with, trace.active_bins.float().mean().item()"
+            f"sampler {sampler!r} needs active_bins (--active_bins on the command line), the mean number of maps a "
+            "clip keeps: that of the network it is compared with"
         )
     return CLASSES[sampler](channels, **{name: value for name, value in options.items() if name in own})

@@ -19,6 +19,7 @@ from atfr.bulk.manifest import Video
 from atfr.bulk.pool import Job, Member, Pool
 from atfr.bulk.workers import Decoded, Decoder, Network, Ran, Read, Runner
 from atfr.errors import DataError
+from atfr.words import counted
 
 DEPTH = 2
 """Jobs of a worker: one at work, one whose data comes meanwhile."""
@@ -307,7 +308,7 @@ class Engine:
         task.tries, task.payload = task.tries + 1, None
         if task.tries >= self.settings.tries:
             task.tries -= 1  # _give_up counts the last
-            self._give_up(task, kind, f"{message}; tried {self.settings.tries} times")
+            self._give_up(task, kind, f"{message}; tried {counted(self.settings.tries, 'time')}")
         else:
             self._alone.append(task)
 

@@ -10,6 +10,7 @@ from atfr.bulk.tables import CONFIGURATION, SUMMARY, Bulk
 from atfr.errors import DataError
 from atfr.viz.figures import COLOURS, brief, short, style
 from atfr.viz.page import Section, Table, page
+from atfr.words import counted
 
 MOST_LABELS, MOST_ERRORS = 40, 100
 """Rows that the page shows; report.json has all labels."""
@@ -81,7 +82,9 @@ def _known(bulk: Bulk, name: str) -> dict[str, Any]:
 def bulk_page(report: BulkReport) -> str:
     """Return the report as one HTML page that needs nothing else."""
     share = 100 * report.gflops / report.static_gflops if report.static_gflops else 100.0
-    lead = f"{report.videos} videos were predicted for {share:.0f} % of the GFLOPs of all maps."
+    lead = (
+        f"{counted(report.videos, 'video was', 'videos were')} predicted for {share:.0f} % of the GFLOPs of all maps."
+    )
     facts = [
         ("videos", str(report.videos)),
         ("views", str(report.views)),
@@ -105,7 +108,7 @@ def _sections(report: BulkReport) -> list[Section]:
     common = report.labels.most_common(MOST_LABELS)
     rows = [(short(label), count, f"{100 * count / report.videos:.2f} %") for label, count in common]
     more = len(report.labels) - len(common)
-    text = [f"{more} more labels are in the JSON beside this page."] if more > 0 else []
+    text = [f"{counted(more, 'more label is', 'more labels are')} in the JSON beside this page."] if more > 0 else []
     sections = [Section("What the videos show", text, shown=Table(["label", "videos", "share"], rows))]
     for site, kept in report.active_bins.items():
         total = kept.total()
@@ -114,7 +117,7 @@ def _sections(report: BulkReport) -> list[Section]:
         sections.append(
             Section(
                 f"How many maps clips keep, {site}",
-                [f"{brief(mean)} on average, of {total} clips."],
+                [f"{brief(mean)} on average, of {counted(total, 'clip')}."],
                 _bars({maps: 100 * count / total for maps, count in steps.items()}, "maps that a clip keeps, A"),
                 f"From {min(steps)} to {max(steps)} maps; {brief(mean)} on average.",
                 Table(["maps", "clips"], list(steps.items())),

@@ -1,5 +1,6 @@
 """`atfr bench`: how much of what SGS saves in multiply-adds it saves in time, on this machine."""
 
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from atfr.checks import device_of
 from atfr.cli import common
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.measure import Ratio
@@ -55,7 +57,8 @@ def bench(
         size: Height and width of the clip in px; by default those the network was designed for. A checkpoint has its
             own.
         rounds: How often each network is timed, at least.
-        out: Write the result as JSON to this file, with every round's times, the conditions and the machine's limits.
+        out: Write the result as JSON to this file, with every round's times, the conditions and the machine's limits;
+            an older result that is there is replaced.
     """
     if (model is None) == (checkpoint is None):
         raise InputError("expected MODEL, a name as x3d_s, or --checkpoint, a folder; one of the two")
@@ -65,9 +68,9 @@ def bench(
     batches = [batches] if isinstance(batches, int) else batches
     if not batches or min(batches) < 1 or (graphs and batches != [1]):
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
-    if out is not None and out.is_dir():
-        raise InputError(f"--out is the JSON file to write, '{out}' is a folder")
     with common.busy("starting"):
+        if out is not None and (problem := trouble(out)):
+            raise InputError(f"--out is the JSON file to write, '{out}' {problem}")
         from atfr.adapt.trace import site_names
         from atfr.measure import machine_limits, write_result
         from atfr.measure.saving import maps_that_come
@@ -101,6 +104,24 @@ def bench(
         common.print_json(report)
     else:
         print_savings(report, savings)
+
+
+def trouble(out: Path) -> str | None:
+    """Return why no result can be written to a path, or should not be."""
+    from atfr.measure.result import is_result
+
+    if out.is_dir():
+        return "is a folder"
+    if not out.parent.is_dir():
+        return f"would lie in '{out.parent}', which is no folder"
+    if out.is_file() and out.stat().st_size and not is_result(out):
+        return "is there and is no result of `atfr bench`; give another name"
+    try:
+        if out.is_file() or not out.exists():  # no pipe and no device
+            tempfile.TemporaryFile(dir=out.resolve().parent).close()
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    return None
 
 
 def kept_by(active_bins: int | list[int] | None, clips: int, maps: int, most: int) -> tuple[int, ...]:
@@ -158,11 +179,15 @@ def load(
 ) -> "tuple[VideoModel, tuple[int, ...]]":
     """Return the network with its SGS on its device, and its clip shape."""
     import atfr
+    from atfr.adapt import adaptation
     from atfr.adapt.trace import site_names
+    from atfr.measure.forcing import AS_IT_IS
 
     if checkpoint is not None:
         network, task = common.load(checkpoint, device)
         if not (sites := site_names(network)):
+            if placed := adaptation(network):
+                raise InputError(f"the checkpoint has {placed['sampler']}, which keeps all maps; {AS_IT_IS}")
             atfr.adapt_(network, after or AFTER, num_bins=num_bins)
         elif after is not None:
             raise InputError(f"the checkpoint has SGS after {', '.join(sites)}; leave out --after")
@@ -178,9 +203,15 @@ def load(
 def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
     """Print a row a batch, and the conditions."""
     first = next(iter(savings.values()))
-    (site, maps), *_ = first.work.maps.items()
+    site, *others = first.work.maps
     rows: list[list[object]] = [
-        [f"maps kept of {maps}, mean", *(f"{sum(s.work.kept) / n:.3g}" for n, s in savings.items())],
+        [
+            f"maps kept of {maps}{f' at {at}' * bool(others)}, mean",
+            *(f"{sum(s.work.active_bins[at]) / n:.3g}" for n, s in savings.items()),
+        ]
+        for at, maps in first.work.maps.items()
+    ]
+    rows += [
         ["ms a clip, static", *(f"{s.timing.ms('static').median / n:.4g}" for n, s in savings.items())],
         ["ms a clip, with SGS", *(f"{s.timing.ms('adaptive').median / n:.4g}" for n, s in savings.items())],
         ["speed-up", *(brief(s.speedup) for s in savings.values())],
@@ -195,15 +226,17 @@ def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
     inputs, found, limits = report["inputs"], report["conditions"], report["limits"]
     hardware = found["hardware"]
     note = (
-        f"Medians of {first.timing.rounds} rounds, both in turns (and ranges); a speed-up is made of a round's own "
-        f"times. GFLOP/s are multiply-adds / 1e9 a second; matrix products reach "
+        f"Medians of {counted(first.timing.rounds, 'round')}, both in turns (and ranges); a speed-up is made of a "
+        f"round's own times. GFLOP/s are multiply-adds / 1e9 a second; matrix products reach "
         f"{limits['float32_gflops']['median']:.0f} here in float32, {limits['bfloat16_gflops']['median']:.0f} in "
         f"bfloat16; {limits['copy_gbs']['median']:.0f} GB/s are copied. {hardware.get('gpu', hardware['cpu'])}, "
-        f"{found['threads']} thread(s), torch {found['versions']['torch']}."
+        f"{counted(found['threads'], 'thread')}, torch {found['versions']['torch']}."
     )
+    if others:
+        note += f" The ideal goes by the share kept at {site}; behind the other pathway the same share is rounded up."
     shape, after = " x ".join(map(str, inputs["clip_shape"])), site.partition(".")[0]
     title = f"{inputs['model']}, clips of {shape}, SGS after {after}, {inputs['runtime']}"
-    common.print_table(title, ["", *(f"{n} clip{'s' * (n > 1)}" for n in savings)], rows, note)
+    common.print_table(title, ["", *(counted(n, "clip") for n in savings)], rows, note)
 
 
 def brief(ratio: "Ratio") -> str:

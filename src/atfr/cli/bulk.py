@@ -9,6 +9,7 @@ from atfr.checks import at_least_one, in_range
 from atfr.cli import common
 from atfr.cli.plain import FAILED
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.bulk.summary import Summary
@@ -89,7 +90,7 @@ def bulk(
     if take_over:
         from atfr.bulk.take_over import take_over as taken
 
-        common.note(f"{taken(tables, take_over, configuration)} rows taken over")
+        common.note(f"{counted(taken(tables, take_over, configuration), 'row')} taken over")
     with common.busy("reading the manifest"):
         ledger = left_of(tables, manifest, again)
     if not ledger.count(LEFT):
@@ -124,7 +125,10 @@ def told(summary: "Summary", folder: str, json: bool) -> int:
     if json:
         common.print_json(values | {"folder": folder})
         return FAILED if failed else 0
-    print(f"Predicted: {summary.predicted} videos; {summary.were_there} were there already; {failed} could not be.")
+    print(
+        f"Predicted: {counted(summary.predicted, 'video')}; {counted(summary.were_there, 'was', 'were')} there "
+        f"already; {failed} could not be."
+    )
     if summary.predicted:
         print(summary.line())
     if "cost_per_thousand_videos" in values:
@@ -172,11 +176,12 @@ def print_verified(found: "Verified") -> None:
     """Print what a configuration has of the manifest."""
     failed = ", ".join(f"{count} {kind}" for kind, count in found.failed.items()) or "0"
     state = "each exactly once" if found.whole else "NOT each exactly once"
-    print(f"{found.configuration}: {found.videos} videos, {state}: {found.predicted} predicted, errors: {failed}")
+    of = f"{found.configuration}: {counted(found.videos, 'video')}"
+    print(f"{of}, {state}: {found.predicted} predicted, errors: {failed}")
     if found.unlisted:
-        print(f"  {found.unlisted} rows are of videos that the manifest does not list")
+        print(f"  {counted(found.unlisted, 'row is', 'rows are')} of videos that the manifest does not list")
     if found.foreign:
-        print(f"  {found.foreign} rows are of another configuration")
+        print(f"  {counted(found.foreign, 'row is', 'rows are')} of another configuration")
     for what, ids, count in (("missing", found.missing, found.num_missing), ("twice", found.twice, found.num_twice)):
         for id_ in ids:
             print(f"  {what}: {os.fsencode(id_).decode(errors='backslashreplace')}")

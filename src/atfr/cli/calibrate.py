@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from atfr.checks import at_least_one, in_range
 from atfr.cli import common
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.evaluate.settling import Settling
@@ -109,7 +110,7 @@ def calibrate_sampler(
         rows.append(["GFLOPs of a clip", told(found.gflops)])
     rows.append(["GFLOPs without the sampler", f"{found.static_gflops:.3g}"])
     note = "Mean ± spread over clips (least to most). GFLOPs are multiply-adds / 1e9."
-    common.print_table(f"Calibrated with {found.clips} clips, kept in {checkpoint}", ["", ""], rows, note)
+    common.print_table(f"Calibrated with {counted(found.clips, 'clip')}, kept in {checkpoint}", ["", ""], rows, note)
 
 
 def told(spread: tuple[float, float, float, float]) -> str:
@@ -146,7 +147,7 @@ def calibrate_views(
         splits = common.read_data(data, task.labels, test_fold)
         split = "val" if "val" in splits else "test"
         records = splits[split].records
-        common.note(f"{len(records)} videos of the {split} split of '{data}'")
+        common.note(f"{counted(len(records), 'video')} of the {split} split of '{data}'")
         files, labels = [record.path for record in records], [record.label for record in records]
 
     with common.progress("computing all views", len(files)) as progress:
@@ -161,7 +162,10 @@ def calibrate_views(
     else:
         print_settling(found)
     if found.lost_at_most > loss + UNSURE:
-        common.note(f"{found.videos} videos decide little: of others {common.percent(found.lost_at_most)} may be lost")
+        common.note(
+            f"{counted(found.videos, 'video decides', 'videos decide')} little: of others "
+            f"{common.percent(found.lost_at_most)} may be lost"
+        )
     views = None if found.settled is None else replace(view_spec, settled=found.settled)
     if views != task.views:
         save_task(replace(task, views=views), checkpoint)
@@ -181,7 +185,10 @@ def print_settling(found: "Settling") -> None:
         [right, percent(found.right)],
         ["  by all views", percent(found.all_right)],
         [f"  by the first {found.fewer} of every video", percent(found.fewer_right)],
-        ["lost, on others like these", f"{percent(found.lost_at_most)} at most (95 %, of {found.videos} videos)"],
+        [
+            "lost, on others like these",
+            f"{percent(found.lost_at_most)} at most (95 %, of {counted(found.videos, 'video')})",
+        ],
     ]
     common.print_table("When views may stop", ["", ""], rows, left=(0, 1))
     if found.settled is not None and found.fewer_right >= found.right:

@@ -174,7 +174,10 @@ def only_json() -> Iterator[None]:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "", left: Sequence[int] = (0,)
 ) -> None:
-    """Print a table on stdout, at most 80 columns wide; the columns numbered in `left` begin at the left."""
+    """Print a table on stdout, at most 80 columns wide; the columns numbered in `left` begin at the left.
+
+    In a terminal too narrow for its words, each cell is a line, and each row a block.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if number in left else "right", overflow="fold")
@@ -183,7 +186,12 @@ def print_table(
     console = _Results(highlight=False)
     console.width = min(console.width, WIDTH)
     console.print(Text(plain(title), style="bold"))
-    console.print(table)
+    if console.measure(table, options=console.options.update(width=WIDTH)).minimum > console.width:
+        for row in rows:
+            cells = zip(columns, map(str, row), strict=True)
+            console.print(Text("\n".join(f"{name} {plain(cell)}".strip() for name, cell in cells if cell) + "\n"))
+    else:
+        console.print(table)
     if any(cell == "–" for row in rows for cell in row):
         note = f"{note} –: there is no such figure.".strip()
     if note:

@@ -9,6 +9,7 @@ from atfr.cli import common
 from atfr.cli.clips import TestClip
 from atfr.errors import InputError
 from atfr.video.spec import ViewSpec
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.comparison import Comparison
@@ -130,8 +131,8 @@ def print_comparison(comparison: "Comparison", out: Path) -> None:
         if name != "static":
             differences.append([name, *cells(found.over_static(name)), *cells(found.over_control(name))])
     classes, clip = len(conditions["labels"]), conditions["clip"]
-    title = f"{conditions['model']}: {conditions['test_videos']} test videos of {classes} classes"
-    where = conditions["hardware"].get("gpu", f"{conditions['threads']} threads")
+    title = f"{conditions['model']}: {counted(conditions['test_videos'], 'test video')} of {classes} classes"
+    where = conditions["hardware"].get("gpu", counted(conditions["threads"], "thread"))
     clips, crops = conditions["views"]
     what = f"a video, {clips} x {crops} clips" if clips * crops > 1 else "a clip"
     note = (

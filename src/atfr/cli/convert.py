@@ -1,11 +1,15 @@
 """`atfr convert`: turn a file of weights, of whatever library, into a checkpoint folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atfr.cli import common
 from atfr.errors import CheckpointError
+from atfr.files import claimed
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -40,9 +44,7 @@ def convert(
     """
     if file.is_dir():
         raise CheckpointError(f"expected a file of weights, '{file}' is a folder; atfr.load_weights reads checkpoints")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"OUT '{out}' exists and is no empty folder; choose a new one")
-    with common.busy("converting"):
+    with common.busy("converting"), new_folder(out):
         import atfr
         from atfr.weights.load import read
 
@@ -57,11 +59,26 @@ def convert(
     if json:
         common.print_json(summary)
         return
-    rows: list[list[object]] = [["model", f"{name}, {summary['num_classes']} classes"], ["tensors", report.loaded]]
+    rows: list[list[object]] = [
+        ["model", f"{name}, {counted(summary['num_classes'], 'class', 'classes')}"],
+        ["tensors", report.loaded],
+    ]
     kinds = {"new weights": report.reinitialised, "folded": report.folded, "missing, random": report.missing}
     kinds |= {"left out": report.unexpected, "of another shape": report.misshapen}
     rows += [[kind, ", ".join(names)] for kind, names in kinds.items() if names]
     common.print_table(f"{file.name}, of {report.source}", ["", ""], rows, f"Written to {out}", left=(0, 1))
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[None]:
+    """Keep OUT to this process, before anything long begins."""
+    try:
+        with claimed(out):
+            yield
+    except FileExistsError:
+        raise CheckpointError(f"OUT '{out}' exists and is no empty folder; choose a new one") from None
+    except BlockingIOError:
+        raise CheckpointError(f"another process writes to OUT '{out}': wait for it, or choose a new folder") from None
 
 
 def guess(weights: "Weights", file: Path) -> str:
@@ -82,7 +99,7 @@ def guess(weights: "Weights", file: Path) -> str:
             f"'{file}' ({weights.source}) fits {', '.join(fitting)}, which differ in no shape; choose one with --model"
         )
     raise CheckpointError(
-        f"'{file}' ({weights.source}) fits no network of atfr: it holds {len(weights.tensors)} tensors, as"
+        f"'{file}' ({weights.source}) fits no network of atfr: it holds {counted(len(weights.tensors), 'tensor')}, as"
         f" {', '.join([*weights.tensors][:3])}; with --model NAME the error says what differs, and --prefix NAME"
         " takes only what is below that name"
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from atfr.cli import common
 from atfr.cli.reproduce import print_gflops
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -57,6 +58,7 @@ def cost(
         raise InputError("expected MODEL, a name as x3d_s or a checkpoint folder; or --paper for the paper's figures")
     with common.busy("counting multiply-adds"):
         import atfr
+        from atfr.adapt.trace import site_names
         from atfr.paper.shares import Sites, by_share
 
         if Path(model).is_dir():
@@ -73,6 +75,10 @@ def cost(
         table = atfr.clip_cost(network, clip_shape)
         maps = [frames for frames, _ in Sites(network, clip_shape).maps()]
         shares = by_share(network, table, clip_shape)
+    for (site, layer), come in zip(site_names(network).items(), maps, strict=True):
+        if (mean := getattr(layer, "active_bins", 0)) > come:
+            maps_come = counted(come, "map comes", "maps come")
+            common.warn(f"--active_bins {mean:g}: {maps_come} to {site}, and all are kept")
     report: dict[str, Any] = {
         **describe(network),
         "clip_shape": list(clip_shape),

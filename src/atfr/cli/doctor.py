@@ -106,6 +106,8 @@ def trials() -> Iterator[tuple[str, str, bool, Callable[[], str]]]:
         yield "device", f"{device}: SGS", device == "cpu", lambda d=device: try_sgs(d)
         if device.startswith("cuda"):
             yield "device", f"{device}: depthwise kernel", False, lambda d=device: try_depthwise(d)
+    if devices() == ["cpu"]:
+        yield "device", "GPU", False, try_gpu
     yield "runtime", "loader process", True, try_loader
     yield "runtime", "several processes", False, try_processes
     yield "runtime", "torch.export", False, try_export
@@ -198,6 +200,11 @@ def devices() -> list[str]:
     """Return the devices that torch knows of here."""
     found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
+def try_gpu() -> str:
+    """Say that there is none."""
+    raise NotHereError("torch finds none: everything runs on the CPU")
 
 
 def try_convolution(device: str, dtype: torch.dtype) -> str:

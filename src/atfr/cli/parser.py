@@ -32,7 +32,7 @@ SHARED = {
     "device": "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.",
     "embedding_dim": "Dimension of the similarity space.",
     "json": "Print JSON instead of a table.",
-    "num_bins": "Fewer bins than in training, to spend less.",
+    "num_bins": "Another number of bins than in training: with fewer a clip keeps fewer maps and costs less.",
     "num_workers": "Processes that decode; 0 decodes in a thread beside the network.",
     "sampler": "sgs; change, which keeps maps where the clip changes; a control that does not look (uniform, average, "
     "random); or temporal attention, which merges nothing.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from atfr.cli import common
 from atfr.errors import InputError
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.errors import VideoError
@@ -105,30 +106,35 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
     from atfr.evaluate.log import PredictionLog
 
     spent = static = 0.0
-    computed = 0
+    computed, sampled = 0, False
     with PredictionLog(out, made_by) as log:
         left, there = log.left(videos), len(log.done)
         if there:
-            common.note(f"'{out}' has {there} videos; {len(left)} are left")
+            common.note(f"'{out}' has {counted(there, 'video')}; {counted(len(left), 'is', 'are')} left")
 
         def keep(prediction: "Prediction") -> None:
-            nonlocal spent, static, computed
+            nonlocal spent, static, computed, sampled
             log.add(prediction)
             computed += len(prediction.gflops)
             spent += prediction.total_gflops
             static += prediction.static_gflops * len(prediction.gflops)
+            sampled = bool(prediction.active_bins)
 
         try:
             code = told(run, left, keep, log.add_failed)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{len(log.done)} videos are in '{out}', go on with the same line") from None
+            raise KeyboardInterrupt(
+                f"{counted(len(log.done), 'video is', 'videos are')} in '{out}', go on with the same line"
+            ) from None
         predicted = len(log.done) - there
     if json:
         figures = {"predicted": predicted, "failed": len(left) - predicted, "were_there": there}
         common.print_json({"out": str(out), **figures, "views": computed, "gflops": spent, "static_gflops": static})
     else:
-        print(f"Predicted: {predicted} videos, {len(left) - predicted} do not decode, {there} were there already.")
-        print(bill(spent, static, computed, most_views * predicted))
+        lost = counted(len(left) - predicted, "does", "do")
+        old = counted(there, "was", "were")
+        print(f"Predicted: {counted(predicted, 'video')}, {lost} not decode, {old} there already.")
+        print(bill(spent, static if sampled else None, computed, most_views * predicted))
         print(f"Written: {out}")
     return code
 
@@ -150,10 +156,11 @@ def predictor(network: Path, is_bundle: bool, device: str, num_bins: int | list[
     return functools.partial(predict, model, task=task), task, identity(model, task)
 
 
-def bill(spent: float, static: float, computed: int, most_views: int) -> str:
-    """Return what videos have cost, in a line."""
+def bill(spent: float, static: float | None, computed: int, most_views: int) -> str:
+    """Return what videos have cost, in a line, and without the sampler; None where there is none."""
     views = f"Views: {computed} of {most_views}, the others were not needed. " if computed < most_views else ""
-    return f"{views}GFLOPs (multiply-adds) of all views: {spent:.4g} spent, {static:.4g} without the sampler."
+    beside = "" if static is None else f", {static:.4g} without the sampler"
+    return f"{views}GFLOPs (multiply-adds) of all views: {spent:.4g} spent{beside}."
 
 
 def print_predictions(predictions: "list[Prediction]", most_views: int) -> None:
@@ -169,7 +176,8 @@ def print_predictions(predictions: "list[Prediction]", most_views: int) -> None:
     static = sum(prediction.static_gflops * len(prediction.gflops) for prediction in predictions)
     total = sum(prediction.total_gflops for prediction in predictions)
     computed = sum(len(prediction.gflops) for prediction in predictions)
-    note = bill(total, static, computed, most_views * len(predictions))
+    sampled = any(prediction.active_bins for prediction in predictions)
+    note = bill(total, static if sampled else None, computed, most_views * len(predictions))
     columns = ["video", "class", "probability", "active bins", "GFLOPs"]
     common.print_table("Predictions", columns, rows, note, left=(0, 1))
 

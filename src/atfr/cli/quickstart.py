@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from atfr.cli import common
 from atfr.cli.predict import KINETICS
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.comparison import Quickstart
@@ -93,10 +94,10 @@ def print_comparison(comparison: "Quickstart", out: Path) -> None:
     conditions = comparison.conditions
     frames, kept = conditions["clip"]["frames"], conditions["recipe"]["frames_kept"]
     title = (
-        f"{conditions['model']}: {conditions['test_videos']} held-out videos of {len(conditions['labels'])} classes "
-        f"(chance {100 / len(conditions['labels']):.1f} %)"
+        f"{conditions['model']}: {counted(conditions['test_videos'], 'held-out video')} of {len(conditions['labels'])} "
+        f"classes (chance {100 / len(conditions['labels']):.1f} %)"
     )
-    where = conditions["hardware"].get("gpu", f"{conditions['threads']} threads")
+    where = conditions["hardware"].get("gpu", counted(conditions["threads"], "thread"))
     note = (
         f"static: all {frames} frames of a clip. fewer_frames: {kept} of them, evenly spaced. adaptive: at most "
         f"{kept}, where the clip changes. sgs: Similarity Guided Sampling behind res2. top-1 ± standard error; GFLOPs "

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 from atfr.cli import common
 from atfr.errors import InputError
 from atfr.files import write_json, write_whole
+from atfr.words import counted
 
 if TYPE_CHECKING:
+    from atfr.evaluate.result import TestResult
     from atfr.viz import Report
 
 
@@ -61,8 +63,15 @@ def report_bulk(folder: Path, out: Path, json: bool) -> None:
     if json:
         common.print_json(found.to_dict())
     else:
-        print(f"{found.videos} videos, {len(found.labels)} labels, {found.errors.total()} errors")
+        errors = counted(found.errors.total(), "error")
+        print(f"{counted(found.videos, 'video')}, {counted(len(found.labels), 'label')}, {errors}")
         print(f"Written: {out}, and beside it {out.with_suffix('.json').name}")
+
+
+def views(result: "TestResult") -> str:
+    """Return the views of a video, clips x crops, and how many of them were computed where they stop."""
+    most = f"{result.views['clips']}x{result.views['crops']}"
+    return f"{result.views_per_video:.3g} of {most}" if result.stopped else most
 
 
 def print_report(report: "Report", written: list[Path]) -> None:
@@ -75,6 +84,8 @@ def print_report(report: "Report", written: list[Path]) -> None:
     rows = [
         [
             name,
+            len(one.videos),
+            views(one),
             f"{100 * one.top1:.1f} ± {100 * one.top1_standard_error:.1f}",
             f"{gflops[name]:.4g}",
             ", ".join(f"{100 * map_use(one, site).kept:.0f}" for site in one.sites) or "100",
@@ -83,10 +94,11 @@ def print_report(report: "Report", written: list[Path]) -> None:
         for name, one in report.runs.items()
     ]
     note = (
-        f"top-1 ± standard error; GFLOPs (multiply-adds / 1e9) of a {of}; maps kept, of those that come into a site, "
-        "and their rank correlation with the motion in a clip, site by site."
+        f"views: clips x crops of a video; top-1 ± standard error; GFLOPs (multiply-adds / 1e9) of a {of}; maps kept, "
+        "of those that come into a site, and their rank correlation with the motion in a clip, site by site."
     )
-    common.print_table("Report", ["run", "top-1 (%)", "GFLOPs", "maps kept (%)", "with motion"], rows, note)
+    columns = ["run", "videos", "views", "top-1 (%)", "GFLOPs", "maps kept (%)", "with motion"]
+    common.print_table("Report", columns, rows, note)
     if differences := report.differences:
         rows = [
             [name, one.points, one.interval, str(one.gained), str(one.lost), f"{one.p:.2g}"]

@@ -8,6 +8,7 @@ from atfr.cli import common, splits
 from atfr.cli.clips import TestClip
 from atfr.errors import InputError
 from atfr.video.spec import ViewSpec
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,10 +185,12 @@ def print_result(result: "TestResult") -> None:
     if result.top5 is not None:
         rows.append(["top-5", common.percent(result.top5)])
     spread = f"{gflops.mean:.4g} ± {gflops.std:.2g}, {gflops.min:.4g} to {gflops.max:.4g}"
+    views = result.views
+    taken = f"{counted(views['clips'], 'clip')} x {counted(views['crops'], views['places'] + ' crop')}"
     rows += [
         ["mean class accuracy", common.percent(result.mean_class_accuracy)],
         ["videos", f"{len(result.videos)} of the test split tested, {len(result.skipped)} left out"],
-        ["views", "{clips} clips x {crops} {places} crops; {frames} x {size} x {size} px".format(**result.views)],
+        ["views", f"{taken}; {{frames}} x {{size}} x {{size}} px".format(**views)],
         *([["  until settled", f"{result.views_per_video:.3g} of them in the mean"]] if result.stopped else []),
         ["GFLOPs per clip", spread],
         ["  without the sampler", f"{result.static_gflops_per_clip:.4g}"],
@@ -196,13 +199,14 @@ def print_result(result: "TestResult") -> None:
     timing = result.timing
     note = (
         f"GFLOPs are multiply-adds / 1e9, ± the spread over clips. Time: forward pass only, "
-        f"batch {timing['batch_size']}, {timing['device']}, {timing['threads']} threads, torch {timing['torch']}."
+        f"batch {timing['batch_size']}, {timing['device']}, {counted(timing['threads'], 'thread')}, "
+        f"torch {timing['torch']}."
     )
     common.print_table("Test", ["", "result"], rows, note, left=(0, 1))
     if high - low > WIDE:
         common.note(
-            f"{len(result.videos)} videos decide little: on others like these, top-1 may be anything from {low:.0f} to "
-            f"{high:.0f} %"
+            f"{counted(len(result.videos), 'video decides', 'videos decide')} little: on others "
+            f"like these, top-1 may be anything from {low:.0f} to {high:.0f} %"
         )
     for site, counts in result.active_bins.items():
         print()

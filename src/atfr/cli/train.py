@@ -16,6 +16,7 @@ from atfr.errors import CheckpointError, InputError
 from atfr.files import locked, write_skipped
 from atfr.train.recipe import AS_IT_STANDS, FEW_VIDEOS, FROM_IMAGES, FROM_KINETICS, WHOLE_VIDEOS, Tuning
 from atfr.video.spec import ClipSpec
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -259,7 +260,7 @@ def tell_start(network: "VideoModel", spec: ClipSpec, init: Path | None, started
         common.note(f"{name} was made for clips of {made}, this training reads {read} (--clip.frames, --clip.size)")
     fresh = (*started.reinitialised, *started.new)
     common.note(
-        f"{started.loaded} tensors from {init} ({started.source})"
+        f"{counted(started.loaded, 'tensor')} from {init} ({started.source})"
         + (f", folded {', '.join(started.folded)}" if started.folded else "")
         + (f", new weights for {', '.join(fresh)}" if fresh else "")
     )
@@ -300,9 +301,9 @@ def told_of(network: "VideoModel", pretrained: bool, spec: ClipSpec, num_videos:
         at = "at the input" if after == [INPUT] else f"behind {' and '.join(after)}"
         sampler = f", {placed.get('sampler', 'SGS')} {at}"
     return (
-        f"training {network.config['model']}{start} on {num_videos} videos: clips of {spec.frames} x {spec.size} x "
-        f"{spec.size}, {spacing}{sampler}; {training['epochs']} epochs in batches of {training['batch_size']}, "
-        f"{training['optimizer']} at {training['learning_rate']:g}{frozen}"
+        f"training {network.config['model']}{start} on {counted(num_videos, 'video')}: clips of {spec.frames} x "
+        f"{spec.size} x {spec.size}, {spacing}{sampler}; {counted(training['epochs'], 'epoch')} in batches of "
+        f"{training['batch_size']}, {training['optimizer']} at {training['learning_rate']:g}{frozen}"
     )
 
 

@@ -36,6 +36,7 @@ from atfr.models import VideoModel, create_model
 from atfr.train.fit import fit
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec, ViewSpec
+from atfr.words import counted
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
@@ -170,7 +171,7 @@ class Ground:
     def tested(self, network: VideoModel, videos: VideoList, name: str, views: ViewSpec | None = None) -> TestResult:
         """Test a network on the views of each video, the same for all networks if it has none of its own."""
         views = views or replace(self.views, settled=None)
-        self.say(f"testing the {name} network on {len(videos)} videos")
+        self.say(f"testing the {name} network on {counted(len(videos), 'video')}")
         with self.watch("testing") as progress:
             found = test(network.to(self.device), videos, self.spec, **asdict(views), progress=progress)
         network.cpu()
@@ -187,7 +188,7 @@ class Ground:
         """
         first, static = next((name, row.test) for name, row in rows.items())
         size = min(TIMED_BATCH, max(1, TIMED_NUMBERS // torch.Size(self.task.clip_shape).numel()))
-        self.say(f"timing them in turns, {size} clips at a time")
+        self.say(f"timing them in turns, {counted(size, 'clip')} at a time")
         decoded = {video.path for video in static.videos}
         records = tuple(record for record in self.splits["test"].records if str(record.path) in decoded)
         there = replace(self.splits["test"], records=records)

@@ -20,6 +20,7 @@ from atfr.measure.saving import maps_that_come
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ViewSpec
+from atfr.words import counted
 
 STATIC, FEWER_FRAMES, CHANGE = "static", "fewer_frames", "change"
 UNIFORM_MAPS, CHANGE_MAPS, SGS = "uniform_maps", "change_maps", "sgs"
@@ -62,7 +63,7 @@ class Plan:
     def words(self) -> str:
         """What it takes, for a reader."""
         if self.views is not None:
-            views = f"{self.kept} view{'s' * (self.kept > 1)} of each video" if self.kept else "views until settled"
+            views = f"{counted(self.kept, 'view')} of each video" if self.kept else "views until settled"
             return f"all {self.of} frames, {views}"
         if self.sampler is None:
             return f"all {self.of} frames"

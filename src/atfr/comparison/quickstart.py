@@ -24,6 +24,7 @@ from atfr.evaluate.runs import Difference, paired_difference
 from atfr.files import whole, write_json
 from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
+from atfr.words import counted
 
 TUNE_LEARNING_RATE = 2 / 3
 """Of what comes from the base, as a share of the base's."""
@@ -84,14 +85,15 @@ def quickstart(
     ground = Ground(base, splits, spec, recipe, tune_epochs, seed, out, device, say, watch)
     origin = "ImageNet" if recipe.pretrained else "random"
     first = splits.get("trimmed", splits["train"])
-    kind = "trimmed videos" if "trimmed" in splits else "videos"
-    say(f"training the base, {recipe.model} from {origin} weights: {epochs} epochs of {len(first)} {kind}")
+    kind = "trimmed video" if "trimmed" in splits else "video"
+    passes = f"{counted(epochs, 'epoch')} of {counted(len(first), kind)}"
+    say(f"training the base, {recipe.model} from {origin} weights: {passes}")
     ground.train_base_(first, epochs)
     clips = ClipDataset(splits["train"], spec, train=True, seed=seed + 1)
     networks: dict[str, VideoModel] = {}
     made: dict[str, Row] = {}
     for name, sampler in samplers(recipe).items():
-        say(f"fine-tuning the {name} network: {ground.epochs} epochs")
+        say(f"fine-tuning the {name} network: {counted(ground.epochs, 'epoch')}")
         networks[name], made[name] = ground.make(Plan(name, name, sampler), TUNE_LEARNING_RATE, clips)
     rows, timed_batch = ground.with_times(made, networks)
     adaptive = rows["adaptive"].test

@@ -38,6 +38,7 @@ from atfr.models import VideoModel
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.weights.checkpoint import differences
+from atfr.words import counted
 
 MARGIN = 0.02
 ARGUMENTS = "arguments.json"
@@ -250,7 +251,8 @@ class Run:
         ground = self.ground
         if self.base_epochs:
             videos = ground.splits["train"]
-            ground.say(f"training the base, {ground.recipe.model}: {self.base_epochs} epochs of {len(videos)} videos")
+            passes = f"{counted(self.base_epochs, 'epoch')} of {counted(len(videos), 'video')}"
+            ground.say(f"training the base, {ground.recipe.model}: {passes}")
             with self.timed():
                 ground.train_base_(videos, self.base_epochs)
                 self.base_epochs = 0
@@ -292,7 +294,7 @@ class Run:
         self.left()
         there = f", {len(self.rows)} of them are there already" if self.rows else ""
         about = minutes(self.work().seconds(self.plans))
-        self.ground.say(f"{len(self.plans)} networks{there}; this takes about {about} here")
+        self.ground.say(f"{counted(len(self.plans), 'network')}{there}; this takes about {about} here")
 
     def left(self) -> list[Plan]:
         """Return the networks to make, but for those that there is no time for."""

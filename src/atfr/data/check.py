@@ -10,6 +10,7 @@ from atfr.data.pool import WorkerDiedError, each_in_processes
 from atfr.errors import VideoError
 from atfr.files import sha256_of
 from atfr.video.decode import Reading
+from atfr.words import counted
 
 LOOK_PX = 16
 """Every frame is decoded in full and scaled down to this shorter side: whether it decodes is all that is asked."""
@@ -63,9 +64,8 @@ def check_videos(
             if facts.problem:
                 problems[path] = Problem(path, facts.problem, facts.reason)
             elif facts.frames < min_frames:
-                reason = (
-                    f"'{path}' has {facts.frames} frames, fewer than {min_frames}: a clip of it repeats from its start"
-                )
+                frames = counted(facts.frames, "frame")
+                reason = f"'{path}' has {frames}, fewer than {min_frames}: a clip of it repeats from its start"
                 problems[path] = Problem(path, "short", reason)
             progress(done, len(unique))
     return [problems[path] for path in unique if path in problems]

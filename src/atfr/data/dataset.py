@@ -17,6 +17,7 @@ from atfr.video.decode import Frames, decode
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips, train_clip
+from atfr.words import counted
 
 DAMAGED, SKIPPED = 1, 2
 MAX_REPLACEMENTS = 10
@@ -187,14 +188,17 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
                 continue
             return clip, self._label(candidate)
         failed = self.skipped
-        raise DataError(f"{len(failed)} videos do not decode, too many in a row to go on; the last: {failed[-1][1]}")
+        raise DataError(
+            f"{counted(len(failed), 'video does', 'videos do')} not decode, too many in a row to go on; the last: "
+            f"{failed[-1][1]}"
+        )
 
     def _met(self, state: int) -> list[tuple[Path, str]]:
         found = []
         for index in torch.nonzero(self._state == state).flatten().tolist():
             try:
                 video = VideoFile(self.path(index))
-                found_now = f"{len(video)} frames decode"
+                found_now = counted(len(video), "frame decodes", "frames decode")
                 reason = video.warning or found_now
             except VideoError as error:
                 reason = str(error)

@@ -62,7 +62,8 @@ class Prediction:
         name = escape(os.fsencode(self.path).decode(errors="backslashreplace"))  # a name may be any bytes
         rows = "".join(f"<tr><td>{escape(label)}</td><td>{100 * share:.1f} %</td></tr>" for label, share in self.top())
         kept = "; ".join(f"{site}: {' '.join(map(str, counts))}" for site, counts in self.active_bins.items())
-        bill = f"{self.total_gflops:.4g} GFLOPs, {self.static_gflops * len(self.gflops):.4g} without the sampler"
+        bill = f"{self.total_gflops:.4g} GFLOPs"
+        bill += f", {self.static_gflops * len(self.gflops):.4g} without the sampler" if self.active_bins else ""
         notes = "".join(f"<br/>{escape(note)}" for note in (kept and f"maps kept at {kept}", self.warning) if note)
         return f"<table><caption>{name}</caption>{rows}</table><p>{bill}{notes}</p>"
 

@@ -292,7 +292,11 @@ class TestResult:
             videos = tuple(VideoResult.from_dict(row) for row in values["videos"])
             skipped = tuple(Skipped(**row) for row in values["skipped"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"what a test found is not complete: {error!r}; test the network again") from error
+            why = f"it has no {error}" if isinstance(error, KeyError) else f"a value is of another kind ({error})"
+            raise DataError(
+                f"this is no result of a test, or not a complete one: {why}; give the folder of a tested network, "
+                "or test the network again"
+            ) from error
         if not videos:
             raise DataError("there are no videos in what a test found; test the network again")
         return cls(**rest | {"videos": videos, "skipped": skipped})

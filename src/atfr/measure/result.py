@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from atfr.files import write_json
+from atfr.files import read_json, write_json
 from atfr.measure.limits import Limits, machine_limits
 from atfr.measure.machine import conditions
 
@@ -40,6 +40,15 @@ def write_result(
     if path is not None:
         write_json(Path(path), report, indent=1)
     return report
+
+
+def is_result(path: Path) -> bool:
+    """Say whether `write_result` has written a file."""
+    try:
+        report = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and report.keys() == {"command", "inputs", "conditions", "limits", "results"}
 
 
 def command() -> str:

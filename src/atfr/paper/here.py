@@ -34,6 +34,7 @@ from atfr.models import create_model
 from atfr.paper.cases import EXPECTED, Case
 from atfr.paper.figures import Network
 from atfr.train.recipe import Recipe
+from atfr.words import counted
 
 STRIDE = 2
 """Of training clips, as in the paper."""
@@ -169,9 +170,10 @@ class Here:
         if row := ground.made(plan_of(network)):
             return row
         if not (ground.out / "base" / TASK).is_file():
-            self.say(f"training the base, {network.name}: {self.base_epochs} epochs of {len(self.first)} videos")
+            passes = f"{counted(self.base_epochs, 'epoch')} of {counted(len(self.first), 'video')}"
+            self.say(f"training the base, {network.name}: {passes}")
             ground.train_base_(self.first, self.base_epochs)
-        self.say(f"training {network.name}, {network.sampled}, seed {seed}: {ground.epochs} epochs")
+        self.say(f"training {network.name}, {network.sampled}, seed {seed}: {counted(ground.epochs, 'epoch')}")
         torch.manual_seed(seed)
         return ground.make(plan_of(network), TUNE_LEARNING_RATE, self.clips(ground))[1]
 
@@ -208,7 +210,7 @@ class Here:
         clip, epochs = self.scale.recipe.clip, math.ceil(self.scale.recipe.tune_share * self.base_epochs)
         about = (
             f"{self.scale.about}: {train} to train and {test} to test, clips of {clip.frames} x {clip.size}²; "
-            f"a base of {self.base_epochs} epochs for each family, then {epochs} for each network"
+            f"a base of {counted(self.base_epochs, 'epoch')} for each family, then {epochs} for each network"
         )
         found = measure.conditions(device_of("device", self.device))
         return {"about": about, "recipe": asdict(self.scale.recipe), **found}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atfr.evaluate.runs import Difference
+from atfr.words import counted
 
 NAMES = {"top1": "top-1", "top5": "top-5", "gflops": "GFLOPs", "train_hours": "hours", "inference_fps": "frames/s"}
 NAMES["max_batch"] = "batch"
@@ -91,7 +92,7 @@ def ran_on(report: Mapping[str, Any]) -> str:
     """Return what a report ran on, in a sentence."""
     found, seeds = report["conditions"], ", ".join(map(str, report["seeds"]))
     hardware = found["hardware"]
-    where = hardware.get("gpu") or f"{hardware['cpu']}, {found['threads']} threads"
+    where = hardware.get("gpu") or f"{hardware['cpu']}, {counted(found['threads'], 'thread')}"
     networks = ", ".join(dict.fromkeys(row["trained"]["name"] for row in report["rows"] if "trained" in row))
     where = f"{where}; torch {found['versions']['torch']}; {found['date'][:10]}"
     return f"{networks} on {found['about']}; seeds {seeds}; {where}."

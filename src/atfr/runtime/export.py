@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -134,13 +134,20 @@ def versions(runtime: Runtime) -> dict[str, str]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what exports into a folder that were killed left beside it, and put back the bundle that one had moved."""
+    """Remove what exports into a folder that were killed left beside it, and put back the bundle that one had moved.
+
+    Raises:
+        BundleError: another export is at work.
+    """
     for left in folder.parent.glob(f".{glob.escape(folder.name)}-????????"):
-        with suppress(BlockingIOError), locked(left):
-            if {path.name for path in left.iterdir()} <= {"new", "old"}:
-                if (left / "old").exists() and not folder.exists():
-                    (left / "old").rename(folder)
-                shutil.rmtree(left)
+        try:
+            with locked(left):
+                if {path.name for path in left.iterdir()} <= {"new", "old"}:
+                    if (left / "old").exists() and not folder.exists():
+                        (left / "old").rename(folder)
+                    shutil.rmtree(left)
+        except BlockingIOError:
+            raise BundleError(f"another export writes to '{folder}': wait for it, or give another folder") from None
 
 
 @contextmanager
@@ -148,7 +155,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     """Give a new folder, which takes the place of a bundle, or of nothing, when the block ends well.
 
     Raises:
-        BundleError: there is something there that is no bundle.
+        BundleError: there is something there that is no bundle, or another export writes to it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)

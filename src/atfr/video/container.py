@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from atfr.errors import VideoError
 from atfr.video.declared import declared_samples, is_cut_off
+from atfr.words import counted
 
 MAX_SIDE_PX = 16_384
 MAX_FRAME_PX = 64 * 2**20
@@ -53,7 +54,8 @@ class Findings:
             )
         parts = []
         if is_cut_off(self.path):
-            parts.append(f"it is truncated: it ends before the end that it declares, and {self.count} frames decode")
+            decode = counted(self.count, "frame decodes", "frames decode")
+            parts.append(f"it is truncated: it ends before the end that it declares, and {decode}")
         if self.errors:
             parts.append(f"{len(self.errors)} of its packets do not decode ({self.errors[0]})")
         elif self.damaged_packets:

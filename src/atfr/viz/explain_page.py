@@ -5,6 +5,7 @@ from atfr.viz.explain import Explanation
 from atfr.viz.figures import brief, frame_bins
 from atfr.viz.page import Section, Table, page
 from atfr.viz.watch import CHANGE, Merging
+from atfr.words import counted
 
 
 def explanation_page(explanation: Explanation) -> str:
@@ -34,7 +35,9 @@ def lead(explanation: Explanation, found: dict[str, Merging]) -> str:
     answer = f"{explanation.model} says: {label}, with {100 * probability:.1f} %."
     if not found:
         return f"{answer} The network is static: it keeps the temporal resolution of every clip."
-    kept = " and ".join(f"{one.active_bins} of {len(one.slots)} maps at {site}" for site, one in found.items())
+    kept = " and ".join(
+        f"{one.active_bins} of {counted(len(one.slots), 'map')} at {site}" for site, one in found.items()
+    )
     spent = change(prediction.total_gflops, static_gflops(explanation))
     return f"{answer} It kept {kept}, and spent {spent} GFLOPs than without the sampler."
 
@@ -131,7 +134,7 @@ def magnitudes(explanation: Explanation) -> Section:
 def flow(explanation: Explanation, found: dict[str, Merging]) -> Section:
     """Which map goes where."""
     told = [
-        f"At {site}, {len(one.slots)} maps become {one.active_bins}: "
+        f"At {site}, {counted(len(one.slots), 'map becomes', 'maps become')} {one.active_bins}: "
         + "; ".join(f"bin {number} takes {members(one, slot)}" for slot, number in enumerate(one.bins))
         + f"; {int((one.slots < 0).sum())} dropped."
         for site, one in found.items()
@@ -236,8 +239,8 @@ def how_timed(explanation: Explanation) -> str:
     hardware = c["hardware"]
     return (
         f"Time: forward pass of one clip in eager mode, both in turns, warm, median of {explanation.timing.rounds} "
-        f"rounds; {hardware.get('gpu', hardware['cpu'])}, {c['threads']} thread(s), {hardware['cpu_capability']}, "
-        f"torch {c['versions']['torch']}."
+        f"rounds; {hardware.get('gpu', hardware['cpu'])}, {counted(c['threads'], 'thread')}, "
+        f"{hardware['cpu_capability']}, torch {c['versions']['torch']}."
     )
 
 

@@ -23,6 +23,7 @@ from atfr.adapt.trace import SamplingTrace
 from atfr.errors import InputError
 from atfr.viz.origins import origins
 from atfr.viz.watch import Coordinate, Merging, Watched, merging
+from atfr.words import counted
 
 if TYPE_CHECKING:
     from atfr.evaluate.predict import Prediction
@@ -233,7 +234,7 @@ def flow(trace: SamplingTrace, *, clip: int = 0) -> Figure:
             axes.text(outputs[slot], -0.06, text, ha="center", va="top", fontsize=7, color=ink, bbox=box(colours[slot]))
         for step in every_so_many(total):
             axes.text(inputs[step], 1.08, str(step), ha="center", va="bottom", fontsize=7)
-        axes.set_title(f"{total} maps -> {one.active_bins} at {site}", loc="left", fontsize=9)
+        axes.set_title(f"{counted(total, 'map')} -> {one.active_bins} at {site}", loc="left", fontsize=9)
         axes.set(xlim=(0, 1), ylim=(-0.3, 1.25))
         axes.set_axis_off()
     return figure

@@ -10,6 +10,7 @@ from atfr.viz.page import Section, Table, page
 from atfr.viz.report import Report
 from atfr.viz.report_sections import drawn, number, percent
 from atfr.viz.run_figures import panels
+from atfr.words import counted
 
 
 def report_page(report: Report) -> str:
@@ -36,7 +37,7 @@ def lead(report: Report) -> str:
     """Return what matters most in a few sentences."""
     told = []
     for name, result in report.runs.items():
-        right = f"{name} is right in {percent(result.top1)} of {len(result.videos)} test videos"
+        right = f"{name} is right in {percent(result.top1)} of {counted(len(result.videos), 'test video')}"
         spent = change(result.gflops_per_clip.mean, result.static_gflops_per_clip)
         cost = f" and spends {spent} GFLOPs than without the sampler" if result.sites else ""
         told.append(f"{right}{cost}.")
@@ -107,7 +108,8 @@ def compared(report: Report) -> Section:
             "p is that of McNemar's exact test: how often networks that are equally good differ as much."
         )
     for name, one in differences.items():
-        text.append(f"Only {name} is right in {one.gained} videos, only {report.first} in {one.lost}: {one.certainty}.")
+        gained = counted(one.gained, "video")
+        text.append(f"Only {name} is right in {gained}, only {report.first} in {one.lost}: {one.certainty}.")
     text += [f"{name} is not comparable with {report.first}: {'; '.join(why)}." for name, why in bad.items()]
     text.append("± is the standard error. GFLOPs are multiply-adds / 1e9.")
     networks = list(report.runs.values())
@@ -132,9 +134,11 @@ def conditions(report: Report) -> Section:
     rows = []
     for name, result in report.runs.items():
         views, timing = result.views, result.timing
-        clip = "{clips} clips x {crops} {places} crops of {frames} frames, every {stride}, {size} px".format(**views)
+        clip = f"{counted(views['clips'], 'clip')} x {counted(views['crops'], views['places'] + ' crop')} of "
+        clip += "{frames} frames, every {stride}, {size} px".format(**views)
         clip += f", until a class leads by {views['settled']:.3g} nats" if result.stopped else ""
-        time = "batch {batch_size}, {device}, {threads} thread(s), torch {torch}".format(**timing)
+        threads = counted(timing["threads"], "thread")
+        time = f"batch {timing['batch_size']}, {timing['device']}, {threads}, torch {timing['torch']}"
         time = f"{brief(result.ms_per_clip)} ms, {time}"
         sgs = ", ".join(f"{key} {value}" for key, value in (result.network["sgs"] or {}).items())
         rows.append([name, sgs or "–", len(result.videos), len(result.skipped), clip, time])
@@ -142,5 +146,5 @@ def conditions(report: Report) -> Section:
         "GFLOPs are multiply-adds / 1e9, from each clip's own number of maps. Times of different runs were not "
         "measured in turns: do not compare them."
     ]
-    columns = ["run", "SGS", "videos", "left out", "views", "forward pass of a clip"]
+    columns = ["run", "sampler", "videos", "left out", "views", "forward pass of a clip"]
     return Section("How this was made", text, table=Table(columns, rows))

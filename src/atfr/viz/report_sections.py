@@ -9,6 +9,7 @@ from atfr.viz.figures import brief
 from atfr.viz.page import Section, Table
 from atfr.viz.report import Report
 from atfr.viz.run_figures import Panel
+from atfr.words import counted
 
 LISTED = 200
 """Mistakes in the table of a confusion matrix of many classes, at most."""
@@ -178,7 +179,7 @@ def told_pairs(report: Report, most: int) -> str:
     told = []
     for name, result in report.runs.items():
         pairs = analysis.confusion(result).pairs(most)
-        each = [f"{label} is taken for {prediction} {count} times" for label, prediction, count, _ in pairs]
+        each = [f"{label} is taken for {prediction} {counted(count, 'time')}" for label, prediction, count, _ in pairs]
         told.append(f"{name}: {', '.join(each) or 'every video is classified correctly'}.")
     return " ".join(told)
 

@@ -8,6 +8,7 @@ from PIL import Image
 from atfr.viz import Explanation, explain_page
 from atfr.viz.figures import brief
 from atfr.viz.page import Table, escaped, facts_html, section_html, table_html
+from atfr.words import counted
 
 PLAYED_S = 5.0
 """A moving picture stops by itself after so many seconds (WCAG 2.2, 2.2.2)."""
@@ -39,7 +40,7 @@ def moving_picture(now: Explanation) -> str:
 
 def change_html(now: Explanation, trained: Explanation, bins: int, most: int) -> str:
     """Return what a number of bins changes: beside the network as it was trained, and the same without the sampler."""
-    names = [f"{most} bins (as trained)", *([f"{bins} bin{'s' * (bins > 1)}"] if bins < most else [])]
+    names = [f"{counted(most, 'bin')} (as trained)", *([f"{counted(bins, 'bin')}"] if bins < most else [])]
     rows = [["without the sampler", "", "", *costs(trained, "static")]]
     for name, one in zip(names, (trained, now), strict=False):
         ((label, share),) = one.prediction.top(1)
@@ -68,7 +69,7 @@ def told(now: Explanation, trained: Explanation, bins: int, most: int) -> str:
     )
     spent = explain_page.change(now.prediction.total_gflops, trained.prediction.total_gflops)
     bill = "as many GFLOPs as" if spent.startswith("0 ") else f"{spent} GFLOPs than"
-    return f"With {bins} of {most} bins: {answer}, for {bill} as trained."
+    return f"With {bins} of {counted(most, 'bin')}: {answer}, for {bill} as trained."
 
 
 def details_html(now: Explanation) -> str:
