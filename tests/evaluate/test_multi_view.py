@@ -76,7 +76,7 @@ def test_a_broken_video_is_left_out_counted_and_named(tmp_path: Path) -> None:
     assert [skip.path for skip in result.skipped] == [str(broken)]
     assert result.top1 == 1  # labels did not slip behind the gap
     assert result.to_dict()["num_skipped"] == 1
-    with pytest.raises(DataError, match="none of the 1 test videos"):
+    with pytest.raises(DataError, match="of 1 test video none decodes"):
         run_test(Brightness(), VideoList((VideoRecord(broken, 0),), NAMES), SPEC)
 
 

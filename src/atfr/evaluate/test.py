@@ -25,6 +25,7 @@ from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
 from atfr.video.spec import ClipSpec, ViewSpec
+from atfr.words import counted
 
 Crops = Literal["uniform", "random"]
 
@@ -104,7 +105,7 @@ def test(
     found = [outcome for _, outcome, _ in tested if isinstance(outcome, VideoResult)]
     skipped = [outcome for _, outcome, _ in tested if isinstance(outcome, Skipped)]
     if not found:
-        raise DataError(f"none of the {len(videos)} test videos decodes; the first: {skipped[0].reason}")
+        raise DataError(f"of {counted(len(videos), 'test video')} none decodes; the first: {skipped[0].reason}")
     if skipped:
         check_skipped(len(skipped), len(videos), max_skipped, skipped[0].reason)
     timing = conditions(model, batch_size) | {"processes": world_size, "clip_shape": list(task.clip_shape)}

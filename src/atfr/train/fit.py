@@ -39,6 +39,7 @@ from atfr.train.loaders import ClipLoaders
 from atfr.train.module import ClassificationModule, Optimizer, clips_in_a_step
 from atfr.train.recipe import AS_IT_STANDS, Tuning
 from atfr.train.tuning import frozen
+from atfr.words import counted
 
 log = logging.getLogger(__name__)
 BEST, WATCHED = "best", "val/loss"
@@ -186,7 +187,7 @@ def _resume(path: Path, module: ClassificationModule, train: ClipDataset, traine
     check_state(path, state, module.state_dict(), module.arguments)
     done, epochs = int(state["epoch"]) + 1, trainer.max_epochs
     if epochs in (None, -1):
-        told = f"going on after {done} epochs"
+        told = f"going on after {counted(done, 'epoch')}"
     elif done > epochs:
         raise InputError(
             f"the training in '{path.parent}' has {done} epochs behind it, and epochs={epochs} (--epochs {epochs}) is "
