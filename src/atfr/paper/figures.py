@@ -113,7 +113,8 @@ def sgs(network: Network, after: str = "res2", **options: Any) -> Network:
     return replace(network, after=after, options=tuple(options.items()))
 
 
-RESNET3D_18, X3D_S = Network("resnet3d_18", 32, 224), Network("x3d_s", 13, 160)
+RESNET3D_18, RESNET3D_50 = Network("resnet3d_18", 32, 224), Network("resnet3d_50", 32, 256)
+X3D_S = Network("x3d_s", 13, 160)
 
 
 def read_lines() -> tuple[Line, ...]:
