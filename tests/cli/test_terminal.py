@@ -153,6 +153,22 @@ def test_a_log_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ]
 
 
+def test_the_next_of_several_parts_has_a_rate_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo renders two sets: of the second it said 46.8 s a video."""
+    now = 0.0
+    monkeypatch.setattr(common.time, "monotonic", lambda: now)
+    say = common.now_and_then("rendering")
+    for done in range(0, 101):
+        now = float(done)
+        say(done, 100)
+    for done in range(1, 51):
+        now = 100 + 2.0 * done
+        say(done, 50)
+    assert capsys.readouterr().err.splitlines()[-1] == "atfr: rendering: 46 of 50 (92 %), 2.0 s each, 0:00:08 left"
+
+
 @pytest.mark.parametrize("line", ["predict DATA --checkpoint RUN", "test --checkpoint RUN --data DATA --views 1x1",
     "train --data DATA --out OUT --epochs 2", "data resize DATA OUT --side 16 --num_workers 1",
     "bench resnet3d_18 --frames 4 --size 32 --batches [1,2] --rounds 2"])  # fmt: skip

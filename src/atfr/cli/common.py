@@ -263,6 +263,8 @@ def now_and_then(what: str) -> Callable[[int, int], None]:
 
     def say(done: int, total: int) -> None:
         nonlocal said_s, said
+        if done < said:  # the next of several parts has begun
+            said_s, said = time.monotonic(), done
         passed_s = time.monotonic() - said_s
         if passed_s >= LOG_EVERY_S and done > said:
             each_s = passed_s / (done - said)
