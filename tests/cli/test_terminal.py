@@ -229,3 +229,11 @@ def test_a_terminal_too_narrow_for_a_table_shows_a_line_a_cell(
     assert capsys.readouterr().out == blocks
     print_table("", ["", "bins"], [["mean of all", 4]])
     assert "mean of all     4\n" in capsys.readouterr().out
+
+
+def test_a_width_of_nothing_is_one_that_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    print_table("Title", ["video", "bins"], [["a.mp4", 4]])
+    assert capsys.readouterr().out == "Title\nvideo  bins\na.mp4     4\n"

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atfr.kernels import conv3d as convolution
+from atfr.optimize.conv import FusedConv3d
 from atfr.ragged import PackedClips
 
 LAST = torch.channels_last_3d
@@ -206,3 +207,22 @@ def test_the_module_is_a_conv3d() -> None:
     output = F.conv3d(clips, layer.weight, layer.bias, padding=1, groups=2)
     expected = torch.autograd.grad(output.sum(), layer.weight)[0]
     torch.testing.assert_close(gradients(layer.weight.detach()), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_one_map_in_half_precision(kernel: int, dtype: torch.dtype) -> None:
+    """With AMX, PyTorch answers NaN where a kernel of three channels meets padding beside the only map of a clip."""
+    torch.manual_seed(kernel)
+    ours = convolution.Conv3d(3, 16, (kernel, 7, 7), stride=(1, 2, 2), padding=(kernel // 2, 3, 3)).to(dtype)
+    clip = torch.randn(1, 3, 1, 32, 32).to(dtype)
+    with torch.inference_mode():
+        expected = F.conv3d(clip.float(), ours.weight.float(), ours.bias.float(), ours.stride, ours.padding)
+        for make in (lambda: ours(clip), lambda: ours(PackedClips.pack([clip[0], clip[0]])).unpack()[1][None],
+                     lambda: FusedConv3d(copy.deepcopy(ours).requires_grad_(False))(clip)):  # fmt: skip
+            for size in (1 << 12, 1 << 14, 1 << 16, 1 << 18):
+                torch.full((size,), float("nan"))  # memory that is given back, and met again
+            torch.testing.assert_close(make().float(), expected, rtol=0.02, atol=0.02)
+    met, padding = convolution.met(clip, ours.weight, ours.padding, ours.dilation)
+    assert (met.shape[2], padding) == (1, (0, 3, 3))
+    assert convolution.met(clip.float(), ours.weight, ours.padding, ours.dilation)[0] is ours.weight

@@ -184,7 +184,7 @@ def print_table(
     for row in rows:
         table.add_row(*[Text(plain(str(cell))) for cell in row])
     console = _Results(highlight=False)
-    console.width = min(console.width, WIDTH)
+    console.width = min(console.width or WIDTH, WIDTH)  # COLUMNS=0 says that it is not known
     console.print(Text(plain(title), style="bold"))
     if console.measure(table, options=console.options.update(width=WIDTH)).minimum > console.width:
         for row in rows:

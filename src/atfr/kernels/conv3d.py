@@ -48,7 +48,24 @@ def conv3d(
         return ragged_depthwise.depthwise_clips(input, weight, bias, None, stride, padding)
     if gains(input, weight, stride, padding, dilation, groups):
         return convolve(input, weight, bias, stride, padding, (input.shape[2],) * len(input))
+    weight, padding = met(input, weight, padding, dilation)
     return F.conv3d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def met(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[Tensor, Any]:
+    """Return a kernel and its padding; of a clip of one map in half precision on a CPU, what of them meets that map.
+
+    On CPUs with AMX, PyTorch 2.14 gives NaN or anything where a kernel over time of three channels meets padding alone
+    beside a clip's only map.
+    """
+    time = weight.shape[2]
+    if type(input) is not Tensor or input.dtype not in (torch.bfloat16, torch.float16) or input.device.type != "cpu":
+        return weight, padding
+    if input.dim() != 5 or input.shape[2] != 1 or not isinstance(padding, tuple) or time == 1:
+        return weight, padding
+    if 2 * padding[0] != (time - 1) * dilation[0]:
+        return weight, padding
+    return weight[:, :, time // 2 : time // 2 + 1], (0, *padding[1:])
 
 
 def trains_here(input: Tensor) -> bool:

@@ -143,7 +143,15 @@ class FusedConv3d(nn.Module):
             return F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
         name, scalars = activation or (None, [])
         maps = maps.contiguous(memory_format=FORMAT)
-        layer = (self._prepared(maps.shape, padding), self.bias, padding, self.stride, self.dilation, self.groups)
+        weight, padding = convolution.met(maps, self.weight, padding, self.dilation)
+        layer = (
+            self._prepared(weight, maps.shape, padding),
+            self.bias,
+            padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+        )
         if shortcut is None:
             return MKLDNN._convolution_pointwise(maps, *layer, name or "none", scalars, "")
         shortcut = shortcut.contiguous(memory_format=FORMAT)
@@ -155,13 +163,13 @@ class FusedConv3d(nn.Module):
         rows = rows if self.bias is None else rows + self.bias.detach().double().abs()
         return rows.max().item() + shortcut
 
-    def _prepared(self, shape: torch.Size, padding: Any) -> Tensor:
-        """Return the kernel in the layout that oneDNN wants for maps of this shape; it is kept."""
+    def _prepared(self, weight: Tensor, shape: torch.Size, padding: Any) -> Tensor:
+        """Return the kernel, or what of it meets these maps, in the layout that oneDNN wants for them; it is kept."""
         asked = (shape, tuple(padding))
         kernel = self._by_shape.get(asked)
         if kernel is None:
             window = (padding, self.stride, self.dilation, self.groups)
-            made = MKLDNN._reorder_convolution_weight(self.weight.detach(), *window, list(shape))
+            made = MKLDNN._reorder_convolution_weight(weight.detach(), *window, list(shape))
             layout = bytes(MKLDNN._get_mkldnn_serialized_md(made).tolist())
             kernel = self._by_shape[asked] = self._by_layout.setdefault(layout, made)
         return kernel
