@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -209,20 +210,48 @@ def test_the_module_is_a_conv3d() -> None:
     torch.testing.assert_close(gradients(layer.weight.detach()), expected, rtol=1e-5, atol=1e-5)
 
 
+def in_eager(ours: convolution.Conv3d, clip: Tensor) -> Tensor:
+    return ours(clip)
+
+
+def as_a_packed_clip(ours: convolution.Conv3d, clip: Tensor) -> Tensor:
+    return ours(PackedClips.pack([clip[0]])).plain()
+
+
+def as_two_packed_clips(ours: convolution.Conv3d, clip: Tensor) -> Tensor:
+    return ours(PackedClips.pack([clip[0], clip[0]])).unpack()[1][None]
+
+
+def optimised(ours: convolution.Conv3d, clip: Tensor) -> Tensor:
+    return FusedConv3d(copy.deepcopy(ours).requires_grad_(False))(clip)
+
+
+def under_autocast(ours: convolution.Conv3d, clip: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return as_a_packed_clip(ours.float(), clip.float())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-def test_one_map_in_half_precision(kernel: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("way", [in_eager, as_a_packed_clip, as_two_packed_clips, optimised, under_autocast])
+def test_one_map_in_half_precision(
+    way: Callable[[convolution.Conv3d, Tensor], Tensor], kernel: int, dtype: torch.dtype
+) -> None:
     """With AMX, PyTorch answers NaN where a kernel of three channels meets padding beside the only map of a clip."""
     torch.manual_seed(kernel)
     ours = convolution.Conv3d(3, 16, (kernel, 7, 7), stride=(1, 2, 2), padding=(kernel // 2, 3, 3)).to(dtype)
     clip = torch.randn(1, 3, 1, 32, 32).to(dtype)
+    expected = F.conv3d(clip.float(), ours.weight.float(), ours.bias.float(), ours.stride, ours.padding)
     with torch.inference_mode():
-        expected = F.conv3d(clip.float(), ours.weight.float(), ours.bias.float(), ours.stride, ours.padding)
-        for make in (lambda: ours(clip), lambda: ours(PackedClips.pack([clip[0], clip[0]])).unpack()[1][None],
-                     lambda: FusedConv3d(copy.deepcopy(ours).requires_grad_(False))(clip)):  # fmt: skip
-            for size in (1 << 12, 1 << 14, 1 << 16, 1 << 18):
-                torch.full((size,), float("nan"))  # memory that is given back, and met again
-            torch.testing.assert_close(make().float(), expected, rtol=0.02, atol=0.02)
-    met, padding = convolution.met(clip, ours.weight, ours.padding, ours.dilation)
-    assert (met.shape[2], padding) == (1, (0, 3, 3))
-    assert convolution.met(clip.float(), ours.weight, ours.padding, ours.dilation)[0] is ours.weight
+        for size in (1 << 12, 1 << 14, 1 << 16, 1 << 18):
+            torch.full((size,), float("nan"))  # memory that is given back, and met again
+        torch.testing.assert_close(way(ours, clip).float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_what_of_a_kernel_meets_one_map() -> None:
+    ours = convolution.Conv3d(3, 16, (5, 7, 7), padding=(2, 3, 3))
+    clip = torch.randn(1, 3, 1, 32, 32)
+    met, padding = convolution.met(clip.bfloat16(), ours.weight, ours.padding, ours.dilation)
+    assert (met.shape, padding) == ((16, 3, 1, 7, 7), (0, 3, 3))
+    for whole in (clip, clip.bfloat16().expand(-1, -1, 2, -1, -1)):
+        assert convolution.met(whole, ours.weight, ours.padding, ours.dilation)[0] is ours.weight

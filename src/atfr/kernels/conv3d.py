@@ -59,11 +59,12 @@ def met(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[Ten
     beside a clip's only map.
     """
     time = weight.shape[2]
-    if type(input) is not Tensor or input.dtype not in (torch.bfloat16, torch.float16) or input.device.type != "cpu":
+    if type(input) is not Tensor or input.device.type != "cpu" or torch.compiler.is_compiling():
         return weight, padding
-    if input.dim() != 5 or input.shape[2] != 1 or not isinstance(padding, tuple) or time == 1:
+    half = input.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    if not half or time == 1 or input.dim() != 5 or input.shape[2] != 1:
         return weight, padding
-    if 2 * padding[0] != (time - 1) * dilation[0]:
+    if not isinstance(padding, tuple) or 2 * padding[0] != (time - 1) * dilation[0]:
         return weight, padding
     return weight[:, :, time // 2 : time // 2 + 1], (0, *padding[1:])
 

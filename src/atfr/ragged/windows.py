@@ -50,7 +50,7 @@ def conv3d(
         return packed_like(convolution.convolve(maps, weight, bias, stride, padding, input.lengths), input.clip_layout)
 
     def convolve(clips: Tensor, padding: Any) -> Tensor:
-        met, padding = convolution.met(clips, weight, padding, dilation)
+        met, padding = convolution.met(clips.as_subclass(Tensor), weight, padding, dilation)
         return func(clips, met, bias, stride, padding, dilation, groups)
 
     return convolved(convolve, input, weight, stride, padding, dilation)
