@@ -5,7 +5,7 @@
     python benchmarks/deciding_report.py docs/studies/deciding_kinetics --kept 8
 
 All layers up to res4 are frozen, samplers among them. So what they make of each view of each video, with each sampler,
-is computed once (WORK, 5 GB), and res5 and the head learn from it. OUT/runs.csv gets a row for each network, rates.csv
+is computed once (WORK, 8 GB), and res5 and the head learn from it. OUT/runs.csv gets a row for each network, rates.csv
 one for each trial of a learning rate; what is there is passed over, so the same command goes on.
 """
 
@@ -21,18 +21,16 @@ from pathlib import Path
 import deciding_study as first  # beside this file
 import torch
 from deciding_study import (
-    EACH,
     FOOTAGES,
     RATE,
-    RUNS,
     SAMPLERS,
     Kept,
     calibrate_,
     clips_of,
     in_order,
     tested,
-    told,
     train_,
+    write_row,
 )
 from jaxtyping import Float, Int
 from rows import append, find
@@ -233,14 +231,7 @@ class Study:
         train_s = time.process_time() - start_s
         test = in_order(splits["test"])
         found = tested(network, said, test, self.places(test))
-        row = {
-            **key,
-            "rate": f"{rate:.4f}",
-            "train_s": f"{train_s:.0f}",
-            **told(network, (3, FRAMES, SIZE, SIZE), found),
-        }
-        append(self.out / "runs.csv", RUNS + EACH, row)
-        print(" ".join(f"{name}={row[name]}" for name in RUNS), flush=True)
+        write_row(self.out, key, rate, train_s, network, (3, FRAMES, SIZE, SIZE), found)
 
 
 def new_network(seed: int) -> VideoModel:

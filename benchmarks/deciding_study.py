@@ -353,14 +353,7 @@ class Study:
         train_s = time.process_time() - start_s
         test = in_order(splits["test"])
         found = tested(network, self.said(network, footage), test, self.places(test))
-        row = {
-            **key,
-            "rate": f"{rate:.4f}",
-            "train_s": f"{train_s:.0f}",
-            **told(network, (3, FRAMES, SIZE, SIZE), found),
-        }
-        append(self.out / "runs.csv", RUNS + EACH, row)
-        print(" ".join(f"{name}={row[name]}" for name in RUNS), flush=True)
+        write_row(self.out, key, rate, train_s, network, (3, FRAMES, SIZE, SIZE), found)
 
 
 def in_order(videos: VideoList) -> VideoList:
@@ -368,21 +361,29 @@ def in_order(videos: VideoList) -> VideoList:
     return replace(videos, records=tuple(sorted(videos.records, key=lambda record: record.path)))
 
 
-def told(
-    network: VideoModel, shape: tuple[int, int, int, int], found: tuple[Tensor, list[bool], list[int]]
-) -> dict[str, Any]:
-    """Return what a row says of a network that was tested on clips of this shape."""
+def write_row(
+    out: Path,
+    key: Mapping[str, Any],
+    rate: float,
+    train_s: float,
+    network: VideoModel,
+    shape: tuple[int, int, int, int],
+    found: tuple[Tensor, list[bool], list[int]],
+) -> None:
+    """Append the row of a network that was tested on clips of this shape."""
     losses, right, maps = found
     cost = atfr.clip_cost(network, shape)
     gflops = [(cost.adaptive[count] if cost.sites else cost.static) / 1e9 for count in maps]
     bins = [getattr(layer, "num_bins", "") for layer in site_names(network).values()]
-    return {
-        "videos": len(right), "top1": f"{np.mean(right):.4f}", "loss": f"{losses.mean():.5f}",
+    row = {
+        **key, "videos": len(right), "top1": f"{np.mean(right):.4f}", "loss": f"{losses.mean():.5f}",
         "gflops": f"{np.mean(gflops):.4f}", "active_bins": f"{np.mean(maps):.3f}", "bins": bins[0] if bins else "",
-        "right": "".join(str(int(one)) for one in right),
+        "rate": f"{rate:.4f}", "train_s": f"{train_s:.0f}", "right": "".join(str(int(one)) for one in right),
         "losses": " ".join(f"{loss:.4f}" for loss in losses.tolist()), "kept_each": " ".join(map(str, maps)),
         "versions": versions(),
     }  # fmt: skip
+    append(out / "runs.csv", RUNS + EACH, row)
+    print(" ".join(f"{name}={row[name]}" for name in RUNS), flush=True)
 
 
 def new_network(seed: int, num_classes: int = 6) -> VideoModel:

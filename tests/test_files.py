@@ -73,6 +73,10 @@ def test_a_new_folder_is_one_process_s_and_gone_where_its_work_fails(tmp_path: P
     with pytest.raises(RuntimeError), claimed(out):
         raise RuntimeError((out / "half").write_text("half"))
     assert not out.exists()
+    (tmp_path / "ours").mkdir()
+    with pytest.raises(RuntimeError), claimed(tmp_path / "ours" / "a" / "b"):
+        raise RuntimeError
+    assert [*(tmp_path / "ours").iterdir()] == []  # nor a parent that was made for it
     with claimed(out):
         (out / "whole").touch()
     for taken in (out, out / "whole"):

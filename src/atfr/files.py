@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,7 +87,7 @@ def claimed(folder: Path) -> Iterator[None]:
         BlockingIOError: another process keeps it.
         OSError: it cannot be made or written to.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if any(folder.iterdir()):
@@ -98,6 +98,9 @@ def claimed(folder: Path) -> Iterator[None]:
         except BaseException:
             if made:
                 shutil.rmtree(folder)
+            with suppress(OSError):  # somebody else has put something there
+                for parent in made[1:]:
+                    parent.rmdir()
             raise
 
 

@@ -106,6 +106,9 @@ def test_options_of_sgs(
 def test_more_active_bins_than_maps_come_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", *SMALL, "--sampler", "uniform", "--active_bins", "99"]) == 0
     assert capsys.readouterr().err == "atfr: warning: --active_bins 99: 4 maps come to res2, and all are kept\n"
+    pathways = ["slowfast_8x8_r18", "--frames", "8", "--size", "32", "--sampler", "uniform", "--active_bins", "[2,1]"]
+    assert main(["cost", *pathways]) == 0
+    assert "same share" not in capsys.readouterr().out  # two of eight is another share than one of two
     assert main(["cost", *SMALL, "--sampler", "uniform"]) == 2
     assert "sampler 'uniform' needs active_bins (--active_bins on the command line)" in error_of(capsys)
 
@@ -130,7 +133,7 @@ def test_lists_in_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["{checkpoint}", "--after", "res3"], "has its own; leave out --after"),
+        (["{checkpoint}", "--after", "res3"], "is counted as it is; leave out --after"),
         (["{checkpoint}", "--after", "none", "--num_classes", "3"], "leave out --after, --num_classes"),
         (["{checkpoint}", "--sampler", "uniform", "--active_bins", "2"], "leave out --sampler, --active_bins"),
         (["{checkpoint}", "--similarity", "angular"], "leave out --similarity"),

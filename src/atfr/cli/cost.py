@@ -62,9 +62,8 @@ def cost(
         from atfr.paper.shares import Sites, by_share
 
         if Path(model).is_dir():
-            common.refuse(
-                cost, named | {"num_bins": None, "frames": None, "size": None}, f"the checkpoint '{model}' has its own"
-            )
+            given = named | {"num_bins": None, "frames": None, "size": None}
+            common.refuse(cost, given, f"the checkpoint '{model}' is counted as it is")
             network, shape = read(Path(model), num_bins)
         else:
             network = make(
@@ -162,7 +161,7 @@ def print_cost(report: dict[str, Any]) -> None:
         title += f", {what} at the input" if after == ["input"] else f", {what} after {', '.join(after)}"
     note = f"GFLOPs are multiply-adds / 1e9. Parameters: {report['parameters'] / 1e6:.3f} M"
     note += f", {report['sgs_parameters'] / 1e3:.3g} k more of {what}." if report["sgs_parameters"] else "."
-    if several:
+    if several and len(report["gflops_by_share"]) > 1:  # a control has one row, of the numbers it was given
         whole = ", ".join(f"{maps} at {site}" for site, maps in report["maps"].items())
         note += f" A row keeps the same share of the maps at every site (of {whole}), rounded up."
     common.print_table(title, [*columns, "GFLOPs", "of static"], rows, note)
