@@ -7,11 +7,13 @@ is compared takes turns in one process. A row that fails says so, and the others
 
     forward   static and with SGS after res2 (A forced, half of the maps in the mean, ragged), eager and optimized, in
               bfloat16; beside them static networks under torch.compile, PyTorchVideo's too where it is installed
+    compiled  the same ragged batch under torch.compile (`atfr.compile`), without and with CUDA graphs, optimized too;
+              static and adaptive in turns, against the ideal from the static network's parts of the row before
     depthwise each depthwise convolution of X3D-S, forward and with gradients: ours; PyTorch's, in both memory formats;
               floor: each number read once and written once, at the rate of a copy on this card
     dense     the other convolutions: PyTorch's in both formats; 1x1x1 as a matrix product; one map high as 2D
     kernels   which kernels an optimized pass runs, the share of SGS, and how long the device idles
-    training  a step under bfloat16 autocast: time, ideal, peak memory, and the largest batch that fits
+    training  a step under bfloat16 autocast, eager and compiled: time, peak memory, and the largest batch that fits
     files     from video files to answers, and the network's share of that time
 """
 
@@ -77,6 +79,11 @@ class Bench:
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32  # some pools lack it on CPUs
 
     @property
+    def eager(self) -> dict[str, Any]:
+        """Options of torch.compile that compile nothing, where this only tries whether it runs."""
+        return {"backend": "eager"}
+
+    @property
     def turns(self) -> dict[str, Any]:
         rounds = 2 if self.quick else 30
         return {"rounds": rounds, "at_least": min(rounds, 7), "budget_s": 8.0, "warm_up": 3, "device": self.device}
@@ -122,6 +129,34 @@ def forward(bench: Bench, name: str, clips: int) -> dict[str, Any]:
         "ms": {variant: timing.ms(variant).to_dict() for variant in timing.seconds},
         "frames_per_s": {v: clips * shape[1] / timing.ms(v).median * 1000 for v in timing.seconds},
     }
+
+
+def compiled(bench: Bench, name: str, clips: int) -> dict[str, Any]:
+    """Time compiled networks, static and adaptive."""
+    shape = bench.networks[name][0]
+    model = bench.made(name)
+    work = work_of(model, shape, kept(model, shape, clips))
+    model = model.to(bench.dtype)
+    static = without_sgs(model).to(memory_format=LAST)
+    noise, found = bench.noise(clips, shape), {}
+    how = {"": {}, ", CUDA graphs": {"mode": "reduce-overhead"}} if bench.device.type == "cuda" else {"": bench.eager}
+    with torch.inference_mode(), forced(model, work.active_bins):
+        fast = atfr.optimize_for_inference(static), atfr.optimize_for_inference(model)
+        variants: dict[str, Variant] = {"static": lambda: static(noise), "adaptive": lambda: model(noise)}
+        for words, options in how.items():
+            for kind, one, other in (("", static, model), ("optimized ", *fast)):
+                runs = torch.compile(copy.deepcopy(one), dynamic=False, **options), atfr.compile(other, **options)
+                for what, run in zip(("static", "adaptive"), runs, strict=True):
+                    variants[f"{kind}{what}, compiled{words}"] = lambda run=run: run(noise)
+        timing = in_turns(variants, **bench.turns)
+    for what in variants:
+        found[what] = timing.ms(what).to_dict()
+    speedups = {
+        what: timing.speedup(what, over=what.replace("adaptive", "static")).to_dict()
+        for what in variants
+        if "adaptive" in what
+    }
+    return {"share_of_maps": work.share, "flops_ratio": work.flops_ratio, "ms": found, "speedups": speedups}
 
 
 def pytorchvideo(shape: tuple[int, ...]) -> nn.Module | None:
@@ -269,13 +304,17 @@ def training(bench: Bench) -> dict[str, Any]:
 
         return run
 
+    options = {} if bench.device.type == "cuda" else bench.eager
     with forced(adaptive, work.active_bins):
         variants = {"static": step(static, clips), "adaptive": step(adaptive, clips)}
+        variants["static, compiled"] = step(torch.compile(static, dynamic=False, **options), clips)
+        variants["adaptive, compiled"] = step(atfr.compile(adaptive, **options), clips)
         timing = in_turns(variants, **bench.turns)
         memory = {name: peak_memory(run, device=bench.device) for name, run in variants.items()}
     found = {"share_of_maps": work.share, "flops_ratio": work.flops_ratio, "peak_bytes": memory}
     found |= {"ms": {name: timing.ms(name).to_dict() for name in variants}}
     found["speedup"] = timing.speedup("adaptive", over="static").to_dict()
+    found["speedup, compiled"] = timing.speedup("adaptive, compiled", over="static, compiled").to_dict()
     if bench.device.type == "cuda":
         del variants
         found["largest_batch"] = {
@@ -327,6 +366,7 @@ def rows(bench: Bench) -> dict[str, Callable[[], dict[str, Any]]]:
     found: dict[str, Callable[[], dict[str, Any]]] = {
         "limits": lambda: machine_limits(bench.device).to_dict(),
         f"forward {first[0]} x {first[1]}": lambda: forward(bench, *first),
+        f"compiled {first[0]} x {first[1]}": lambda: compiled(bench, *first),
         "depthwise": lambda: depthwise(bench),
         "kernels": lambda: kernels(bench),
         "training": lambda: training(bench),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atfr.models import from_pretrained as from_pretrained
     from atfr.models import list_models as list_models
     from atfr.models.inflate import inflate as inflate
+    from atfr.optimize import compile as compile
     from atfr.optimize import optimize_for_inference as optimize_for_inference
     from atfr.ragged import PackedClips as PackedClips
     from atfr.runtime import export_bundle as export_bundle
@@ -38,6 +39,7 @@ _HOMES = {
     "check": "adapt",
     "clip_cost": "adapt.cost",
     "compare": "comparison",
+    "compile": "optimize",
     "create_model": "models",
     "from_pretrained": "models",
     "inflate": "models.inflate",

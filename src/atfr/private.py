@@ -47,13 +47,23 @@ def is_followed(*tensors: Any) -> bool:
 
     What is no tensor does not count.
     """
-    if FORWARD_LEVEL is None or FUNCTORCH is None or getattr(forward_ad, FORWARD_LEVEL) >= 0:
+    if (
+        torch.compiler.is_compiling()
+        or FORWARD_LEVEL is None
+        or FUNCTORCH is None
+        or getattr(forward_ad, FORWARD_LEVEL) >= 0
+    ):
         return True
     grad = torch.is_grad_enabled()
     for tensor in tensors:  # in a loop, as each convolution asks
         if isinstance(tensor, Tensor) and (FUNCTORCH(tensor) or (grad and tensor.requires_grad)):
             return True
     return False
+
+
+def is_recorded() -> bool:
+    """Whether a graph of the operations that run now is being recorded (`MAKE_FX`)."""
+    return PROXY_MODE is not None and not torch.compiler.is_compiling() and PROXY_MODE() is not None
 
 
 def mkldnn() -> Any:
@@ -71,6 +81,13 @@ def mkldnn() -> Any:
         return None
 
 
+try:
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+except ImportError:
+    MAKE_FX: Any = None
+    PROXY_MODE: Any = None
+else:
+    MAKE_FX, PROXY_MODE = make_fx, get_proxy_mode
 HOOKS_ARE_SEEN = sees_hooks()
 FORWARD_LEVEL = "_current_level" if isinstance(getattr(forward_ad, "_current_level", None), int) else None
 FUNCTORCH: Any = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)

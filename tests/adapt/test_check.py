@@ -343,7 +343,7 @@ def test_compiling_an_adapted_network_is_one_clear_error() -> None:
     model = Own(nn.Identity())
     atfr.adapt_(model, after="early")
     model.compile(backend="eager")
-    with pytest.raises(Exception, match=r"torch\.compile does not take adapted networks"):
+    with pytest.raises(Exception, match=r"torch\.compile itself does not take adapted networks"):
         model(torch.rand(2, 3, 4, 8, 8))
 
 

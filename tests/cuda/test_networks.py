@@ -44,7 +44,7 @@ def tf32(products: bool, convolutions: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
 
 
-def network(family: str, after: str = "res2") -> VideoModel:
+def network(family: str, after: str = "res2", **options: str) -> VideoModel:
     """With SGS, batch-norm statistics of its own, and residual branches that say something."""
     torch.manual_seed(0)
     model = atfr.create_model(family, num_classes=5, dropout=0.0)
@@ -52,7 +52,7 @@ def network(family: str, after: str = "res2") -> VideoModel:
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.normal_(module.running_mean, std=0.1)
-    atfr.adapt_(model, after=after)
+    atfr.adapt_(model, after=after, **options)
     return model.eval()
 
 
@@ -137,6 +137,38 @@ def test_a_step_under_autocast(family) -> None:
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
         losses.append(float(loss.detach()))
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "reduce-overhead"}], ids=["compiled", "cuda-graphs"])
+@pytest.mark.parametrize("family", ["x3d_xs", "resnet3d_18"])
+def test_compiled_networks_as_on_the_cpu_in_float64(family, options) -> None:
+    """Ragged batches in training and in inference, one after the other, where each graph runs more than once."""
+    options = options if DEVICE.type == "cuda" else {"backend": "aot_eager"}
+    model = network(family, "input", sampler="change")
+    reference = copy.deepcopy(model).double()
+    there = copy.deepcopy(model).to(DEVICE)
+    compiled = atfr.compile(there, **options)
+    batches = [clips().index_fill(2, torch.arange(still, FRAMES), 0.5) for still in (3, 12, 3)]
+    for training in (False, True):
+        for network_ in (reference, compiled):
+            network_.train(training)
+        for batch in batches:
+            found = []
+            for one, x in ((reference, batch.double()), (compiled, batch.to(DEVICE))):
+                one.zero_grad()
+                with torch.set_grad_enabled(training):
+                    logits = one(x)
+                if training:
+                    logits.square().sum().backward()
+                found.append(logits.detach().double().cpu())
+            assert off(found[1], found[0]) < (1e-2 if training else 1e-4)
+            if training:
+                ours, theirs = (dict(one.named_parameters()) for one in (there, reference))
+                grads = {name: p.grad for name, p in theirs.items() if p.grad is not None}
+                largest = max(grad.norm() for grad in grads.values())
+                for name, expected in grads.items():
+                    grad = ours[name].grad.double().cpu()
+                    assert (grad - expected).norm() <= 5e-2 * expected.norm() + 1e-4 * largest, name
 
 
 def test_videos_are_predicted_as_on_the_cpu(tmp_path) -> None:

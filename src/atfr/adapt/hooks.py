@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atfr.adapt.layers import LAYERS
 from atfr.adapt.trace import CHILD, first_of, run_first
 from atfr.errors import UnsupportedOperationError
+from atfr.private import is_recorded
 from atfr.ragged import PackedClips
 
 
@@ -70,7 +71,7 @@ def check_rows(model: nn.Module, args: Any, output: Any) -> None:
     Operations on packed clips that do not keep them apart raise by themselves; functions of TorchScript do not ask.
     """
     clips = args[0] if args else None
-    if isinstance(output, PackedClips):  # a network without a head: its features know their clips
+    if isinstance(output, PackedClips) or is_recorded():  # without a head; or one clip more (`atfr.compile`)
         return
     if not isinstance(clips, Tensor) or clips.dim() != 5 or not isinstance(output, Tensor):
         return

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from atfr.kernels import ragged_depthwise
+from atfr.private import is_recorded
 
 Triple = tuple[int, int, int]
 LAST = torch.channels_last_3d
@@ -44,7 +45,7 @@ def conv3d(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
     """`torch.nn.functional.conv3d`, faster where a kernel of ours is; triples, or a padding in a word."""
-    if ragged_depthwise.takes(input, weight, stride, padding, dilation, groups):
+    if type(input) is Tensor and ragged_depthwise.takes(input, weight, stride, padding, dilation, groups):
         return ragged_depthwise.depthwise_clips(input, weight, bias, None, stride, padding)
     if gains(input, weight, stride, padding, dilation, groups):
         return convolve(input, weight, bias, stride, padding, (input.shape[2],) * len(input))
@@ -71,7 +72,7 @@ def met(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[Ten
 
 def trains_here(input: Tensor) -> bool:
     """Whether these are clips or maps that a network trains on in float32, on a CPU with oneDNN."""
-    if type(input) is not Tensor or not torch.is_grad_enabled():  # a proxy of torch.fx, say
+    if type(input) is not Tensor or not torch.is_grad_enabled() or is_recorded():  # a proxy of torch.fx, say
         return False
     if (input.device.type, input.dtype) != ("cpu", torch.float32):
         return False

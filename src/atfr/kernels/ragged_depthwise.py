@@ -11,6 +11,7 @@ S maps of all clips, C channels, H, W, t h w kernel.
 import functools
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from atfr.private import is_recorded
 
 Pair = tuple[int, int]
 Window = tuple[Pair, tuple[int, int, int]]
@@ -32,9 +35,11 @@ ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "relu6": F.relu6}
 
 def takes(maps: Tensor, weight: Tensor, stride: Sequence[int], padding: Any, dilation: Any, groups: int) -> bool:
     """Whether `ragged_depthwise` does this convolution, and faster than PyTorch: on CUDA, in the types of networks."""
-    if maps.device.type != "cuda" or not HAS_TRITON or torch.compiler.is_compiling() or maps.dim() != 5:
+    if maps.device.type != "cuda" or not HAS_TRITON or torch.compiler.is_exporting() or maps.dim() != 5:
         return False
-    if not maps.numel() or not {maps.dtype, weight.dtype} <= TYPES or not has_triton(maps.device):
+    if not maps.numel() or not {maps.dtype, weight.dtype} <= TYPES:
+        return False
+    if not torch.compiler.is_compiling() and not has_triton(maps.device):  # torch.compile needs it itself
         return False
     if maps.dtype != weight.dtype and not torch.is_autocast_enabled("cuda"):
         return False  # PyTorch's error
@@ -75,12 +80,16 @@ def ragged_depthwise(
     Returns:
         Maps with channels innermost, in the type of the maps; sums are in float32.
     """
-    stride, padding = window
+    (stride, padding), in_a_graph = window, is_recorded() or torch.compiler.is_compiling()
     if activation or not (
         torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (maps, weight, bias))
     ):
-        return convolve(maps, weight, bias, begins, ends, stride, padding, activation)
-    output: Tensor = _Depthwise.apply(maps, weight, begins, ends, stride, padding)
+        run = recorded if in_a_graph else convolve
+        return run(maps, weight, bias, begins, ends, stride, padding, activation)
+    if in_a_graph:
+        output = recorded(maps, weight, None, begins, ends, stride, padding, None)
+    else:
+        output = _Depthwise.apply(maps, weight, begins, ends, stride, padding)
     output = output if bias is None else output + bias.view(-1, 1, 1)
     return ACTIVATIONS[activation](output) if activation else output
 
@@ -101,7 +110,9 @@ def depthwise_clips(
     if torch.is_autocast_enabled(clips.device.type):
         dtype = torch.get_autocast_dtype(clips.device.type)
         clips, weight, bias = clips.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    bounds = bounds or bounds_of(clips.shape[0], clips.shape[2], clips.device)
+    if bounds is None:
+        kept = bounds_of.__wrapped__ if torch.compiler.is_compiling() else bounds_of
+        bounds = kept(clips.shape[0], clips.shape[2], clips.device)
     maps = clips.transpose(1, 2).flatten(0, 1)  # channels last, without a copy
     window: Any = tuple(stride[1:]), tuple(padding)
     output = ragged_depthwise(maps, weight, bias, *bounds, window, activation)
@@ -111,7 +122,7 @@ def depthwise_clips(
 @functools.lru_cache(maxsize=64)
 def bounds_of(count: int, length: int, device: torch.device) -> tuple[Int[Tensor, " S"], Int[Tensor, " S"]]:
     """Return where each clip of one length begins and ends, for each map."""
-    with torch.inference_mode(False):
+    with nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False):
         begins = torch.arange(count, device=device, dtype=torch.int32).repeat_interleave(length) * length
     return begins, begins + length
 
@@ -247,6 +258,22 @@ def of_weight_gradient(
             laid, of_output, sums, begins, ends, rows, *spaces, *shape[3:], *stride, *padding, steps, *block
         )
     return sums.sum(0).T.reshape(shape)
+
+
+def recorded(
+    maps: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    begins: Tensor,
+    ends: Tensor,
+    stride: Pair,
+    padding: Sequence[int],
+    activation: str | None,
+) -> Tensor:
+    """Convolve by an operation that a graph can hold, with its gradient where there is neither bias nor activation."""
+    from atfr.kernels.depthwise_operations import convolve
+
+    return convolve(maps, weight, bias, begins, ends, list(stride), list(padding), activation or "", [])
 
 
 def triton_kernels() -> Any:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from atfr.kernels import conv3d as convolution
 from atfr.kernels import ragged_depthwise
 from atfr.optimize.operations import ACTIVATIONS, Activation
-from atfr.private import MKLDNN, is_followed
+from atfr.private import MKLDNN, is_followed, is_recorded
 from atfr.ragged import PackedClips
 from atfr.ragged.operations import packed_like
 from atfr.ragged.windows import convolved
@@ -102,7 +102,7 @@ class FusedConv3d(nn.Module):
 
     def _suits_onednn(self, maps: Tensor, shortcut: Any) -> bool:
         """Whether oneDNN's operation takes these maps: on a CPU, without gradients, and not in a graph for others."""
-        if MKLDNN is None or torch.compiler.is_compiling() or not torch.backends.mkldnn.enabled:
+        if MKLDNN is None or torch.compiler.is_compiling() or is_recorded() or not torch.backends.mkldnn.enabled:
             return False
         if type(maps) is PackedClips:
             maps = maps.plain()  # which answers faster

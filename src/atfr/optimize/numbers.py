@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from atfr.optimize.conv import FusedConv3d
 from atfr.optimize.one_clip import plain_maps
 from atfr.optimize.operations import ACTIVATED, ACTIVATIONS, ADDITIONS, MEANS, OURS, PRODUCTS, SIGMOIDS, scaled
-from atfr.private import is_followed
+from atfr.private import is_followed, is_recorded
 
 NORM = 1e8
 """Maps of a larger norm are not looked at closely: their activations are operations of their own."""
@@ -23,7 +23,7 @@ MOST = 1e37
 
 def are_numbers(maps: Any) -> bool:
     """Whether maps are finite and of a norm below `NORM`."""
-    if torch.compiler.is_compiling() or not isinstance(maps, Tensor) or maps.device.type != "cpu":
+    if torch.compiler.is_compiling() or is_recorded() or not isinstance(maps, Tensor) or maps.device.type != "cpu":
         return False
     if maps.dtype not in (torch.float32, torch.bfloat16) or is_followed(maps):
         return False  # no activation of oneDNN's comes after that

@@ -2,8 +2,9 @@
 
 from atfr.ragged import axes, norms, reductions, windows  # noqa: F401  each adds its operations to the lists
 from atfr.ragged.clipwise import cat_clips, each_clip
+from atfr.ragged.layout import ClipLayout
 from atfr.ragged.operations import OPERATIONS, REARRANGED
-from atfr.ragged.packed import ClipLayout, PackedClips
+from atfr.ragged.packed import PackedClips
 from atfr.ragged.rearranged import RearrangedClips
 
 __all__ = ["ClipLayout", "PackedClips", "cat_clips", "each_clip"]

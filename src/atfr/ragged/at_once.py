@@ -14,38 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from atfr.ragged.layout import ClipLayout, Window
 from atfr.ragged.operations import packed_like
-from atfr.ragged.packed import ClipLayout, PackedClips
+from atfr.ragged.packed import PackedClips
 from atfr.ragged.rows import channels_innermost
 
 Within = Callable[[Float[Tensor, "1 C R H W"]], Float[Tensor, "1 C2 R2 H2 W2"]]
 """A convolution or pool that takes its window and stride in time, but pads nothing there."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """What an operation sees in time.
-
-    Attributes:
-        reach: maps from its first to its last, dilation included.
-        padding: maps that it pads on either side.
-        clamped: a window longer than a padded clip shrinks to it; else such a clip has no result.
-    """
-
-    reach: int
-    stride: int = 1
-    padding: int = 0
-    clamped: bool = False
-
-    def results(self, length: int) -> int:
-        """Return how many maps come of a clip; less than 1 where it is too short."""
-        over = length + 2 * self.padding - self.reach
-        return 1 if self.clamped and over < 0 else over // self.stride + 1
-
-    def slot(self, length: int) -> int:
-        """Return how many maps are set aside for a clip and the room behind it."""
-        taken = max(length + self.padding, self.reach - self.padding if self.clamped else 0)
-        return -(-taken // self.stride) * self.stride  # so that each clip begins where a window does
 
 
 @dataclass(frozen=True)
@@ -109,12 +84,15 @@ def places_of(layout: ClipLayout, window: Window, device: torch.device) -> Place
             taken_N = taken_N.clamp(min=window.reach - window.padding)
         slots_N = (taken_N + (window.stride - 1)).div(window.stride, rounding_mode="floor")  # in strides
         begins_N = slots_N.cumsum(0) - slots_N
-        after = ClipLayout([window.results(length) for length in layout.lengths], results_N)
+        total, after = layout.room(window), layout.through(window, results_N)
+        time_S = after.time_index(device)
+        if layout.traced:  # the last clip of a bucket may be told to have more results than it has
+            time_S = time_S.minimum((results_N - 1)[after.clip_index(device)])
         return Places(
-            window.padding + sum(map(window.slot, layout.lengths)),
+            total,
             begins_N[layout.clip_index(device)] * window.stride + window.padding + layout.time_index(device),
-            layout if after.lengths == layout.lengths else after,
-            begins_N[after.clip_index(device)] + after.time_index(device),
+            after,
+            begins_N[after.clip_index(device)] + time_S,
         )
 
 

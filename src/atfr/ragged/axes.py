@@ -1,7 +1,6 @@
 """Operations that move, merge, cut or join axes, or work along one: all but time, which stays whole and in order."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged.at_once import with_room
+from atfr.ragged.layout import ClipLayout, Window
 from atfr.ragged.operations import OPERATIONS, REARRANGED, Handler, by_name, packed_like, without_override
-from atfr.ragged.packed import TIME, ClipLayout, PackedClips, operation_name
+from atfr.ragged.packed import TIME, PackedClips, operation_name
 from atfr.ragged.rearranged import (
     RearrangedClips,
     arranged,
@@ -131,10 +131,12 @@ def getitem(func: Handler, input: Clips, index: Any) -> Clips:
 
 def every(input: PackedClips, step: int) -> PackedClips:
     """Return every `step`-th map of each clip, from its first, as SlowFast's slow pathway takes frames."""
-    starts = accumulate(input.lengths[:-1], initial=0)
-    taken = [range(start, start + length, step) for start, length in zip(starts, input.lengths, strict=True)]
-    index = torch.tensor([place for clip in taken for place in clip], device=input.plain().device)
-    return PackedClips(input.plain().index_select(TIME, index), ClipLayout([len(clip) for clip in taken]))
+    maps, before = input.plain(), input.clip_layout
+    lengths_N = before.device_lengths(maps.device)
+    after = before.through(Window(1, step), (lengths_N - 1).div(step, rounding_mode="floor") + 1)
+    begins_S = (lengths_N.cumsum(0) - lengths_N)[after.clip_index(maps.device)]
+    taken_S = (begins_S + step * after.time_index(maps.device)).clamp(max=before.total - 1)  # in a bucket's last clip
+    return packed_like(maps.index_select(TIME, taken_S), after)
 
 
 def norm_of_last(func: Handler, input: Clips, normalized_shape: Any, *args: Any, **kwargs: Any) -> Clips:
@@ -167,9 +169,11 @@ def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
         )
     if len({len(path.clip_layout) for path in paths}) > 1:
         raise UnsupportedOperationError("operation 'cat' of packed batches with different numbers of clips")
-    lengths = tuple(max(clip) for clip in zip(*(path.lengths for path in paths), strict=True))
-    layout = paths[0].clip_layout if lengths == paths[0].lengths else ClipLayout(lengths)
-    padded = [path.plain() if path.lengths == lengths else with_room(path, layout).plain() for path in paths]
+    layout = paths[0].clip_layout
+    if any(path.clip_layout != layout for path in paths):
+        lengths = tuple(max(clip) for clip in zip(*(path.lengths for path in paths), strict=True))
+        layout = next((path.clip_layout for path in paths if path.lengths == lengths), ClipLayout(lengths))
+    padded = [path.plain() if path.clip_layout == layout else with_room(path, layout).plain() for path in paths]
     return packed_like(torch.cat(padded, dim=1), layout)
 
 
@@ -178,7 +182,7 @@ def one_map_each(tensor: Any, clips: PackedClips) -> Any:
     alike = (len(clips.clip_layout), 1)
     if type(tensor) is not Tensor or tensor.dim() != 5 or (tensor.shape[0], tensor.shape[TIME]) != alike:
         return tensor
-    return packed_like(tensor.transpose(0, TIME), clips.clip_layout) if max(clips.lengths) == 1 else tensor
+    return packed_like(tensor.transpose(0, TIME), clips.clip_layout) if clips.clip_layout.one_map_each else tensor
 
 
 by_name("permute transpose swapaxes swapdims movedim moveaxis".split(), reorder, OPERATIONS, REARRANGED)

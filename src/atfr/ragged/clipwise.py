@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atfr.errors import InputError, UnsupportedOperationError
+from atfr.ragged.layout import ClipLayout
 from atfr.ragged.operations import packed_like
-from atfr.ragged.packed import TIME, ClipLayout, PackedClips
+from atfr.ragged.packed import TIME, PackedClips
 
 
 def each_clip(func: Callable[..., Tensor], *tensors: Float[Tensor, "N _ T _ _"]) -> Float[Tensor, "N _ T2 _ _"]:

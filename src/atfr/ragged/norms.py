@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
+from atfr.ragged.bucket import Bucket
 from atfr.ragged.operations import OPERATIONS, Handler, by_name, packed_like, spread, without_override
 from atfr.ragged.packed import PackedClips
 from atfr.ragged.reductions import mean_over_time
@@ -32,6 +33,42 @@ def group_norm(
 
     centred = grouped - mean(grouped)
     result = (centred * (mean(centred.square()) + eps).rsqrt()).flatten(1, 2)
+    result = result if weight is None else result * weight.view(-1, 1, 1, 1)
+    result = result if bias is None else result + bias.view(-1, 1, 1, 1)
+    return packed_like(result.to(maps.dtype), layout)
+
+
+def batch_norm(
+    func: Handler,
+    input: PackedClips,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> PackedClips:
+    """Normalise each channel; statistics are those of the real maps, so a clip weighs in by its length."""
+    layout, maps = input.clip_layout, input.plain()
+    if not (training and isinstance(layout, Bucket)):
+        options = (running_mean, running_var, weight, bias, training, momentum, eps)
+        return packed_like(without_override(func, input, *options), layout)
+    wide = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+    real = layout.real(maps.device).to(wide.dtype).view(1, 1, -1, 1, 1)
+    count = real.sum() * maps.shape[3] * maps.shape[4]
+
+    def mean(values: Float[Tensor, "1 C S H W"]) -> Float[Tensor, "1 C 1 1 1"]:
+        return (values * real).sum((0, 2, 3, 4), keepdim=True) / count
+
+    mean_C = mean(wide)
+    centred = wide - mean_C
+    variance_C = mean(centred.square())
+    if running_mean is not None and running_var is not None:
+        unbiased_C = variance_C.detach() * (count / (count - 1))
+        running_mean.lerp_(mean_C.detach().flatten().to(running_mean.dtype), momentum)
+        running_var.lerp_(unbiased_C.flatten().to(running_var.dtype), momentum)
+    result = centred * (variance_C + eps).rsqrt()
     result = result if weight is None else result * weight.view(-1, 1, 1, 1)
     result = result if bias is None else result + bias.view(-1, 1, 1, 1)
     return packed_like(result.to(maps.dtype), layout)
@@ -68,5 +105,6 @@ def dropout3d(
 
 
 by_name(["group_norm"], group_norm)
+by_name(["batch_norm"], batch_norm)
 by_name(["dropout3d"], dropout3d)
 OPERATIONS[F.instance_norm] = instance_norm

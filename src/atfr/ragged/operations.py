@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
-from atfr.ragged.packed import TIME, ClipLayout, PackedClips, operation_name
+from atfr.ragged.layout import ClipLayout
+from atfr.ragged.packed import TIME, PackedClips, operation_name
 from atfr.ragged.rearranged import RearrangedClips, arranged, form_of, sizes_of
 
 Handler = Callable[..., Any]
@@ -105,8 +106,8 @@ def pointwise(func: Handler, clips: PackedClips | RearrangedClips, *args: Any, *
 def compiled(func: Handler, clips: PackedClips) -> Any:
     """Refuse what torch.compile asks first."""
     raise UnsupportedOperationError(
-        "torch.compile does not take adapted networks: behind a sampler each batch has other lengths. Run the network "
-        "without it; atfr.optimize_for_inference makes a faster copy"
+        "torch.compile itself does not take adapted networks, as behind a sampler each batch has other lengths; "
+        "atfr.compile(model) does"
     )
 
 
@@ -126,7 +127,7 @@ def expand_as(func: Handler, value: Tensor, other: Tensor) -> PackedClips:
 
 
 def by_channel(func: Handler, input: PackedClips, *args: Any, **kwargs: Any) -> PackedClips:
-    """Run PReLU, or batch norm: its statistics are those of the real maps, so a clip weighs in by its length."""
+    """Run PReLU, or what `nn.SyncBatchNorm` normalises with."""
     return packed_like(without_override(func, input, *args, **kwargs), input.clip_layout)
 
 
@@ -160,7 +161,7 @@ def spread(value: Tensor, clips: PackedClips, func: Handler) -> Tensor:
     if isinstance(value, PackedClips):
         if value.clip_layout == clips.clip_layout:
             return value
-        if max(value.lengths) == 1 and len(value.clip_layout) == len(clips.clip_layout):  # pooled over time
+        if value.clip_layout.one_map_each and len(value.clip_layout) == len(clips.clip_layout):  # pooled over time
             return without_override(value.index_select, TIME, clips.clip_layout.clip_index(value.device))
         raise UnsupportedOperationError(
             f"{operation_name(func)} of packed clips of lengths {clips.lengths} and {value.lengths}: every clip must "
@@ -245,7 +246,7 @@ by_name(["view_as"], view_as)
 by_name(["_is_view"], compiled)
 by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
-by_name(["batch_norm", "batch_norm_elemt", "prelu"], by_channel)
+by_name(["batch_norm_elemt", "prelu"], by_channel)
 by_name(SYNC_BATCH_NORM, statistics)
 OPERATIONS[Tensor.requires_grad.__set__] = metadata  # type: ignore[attr-defined]  # reentrant checkpointing
 SET_HOOKS: Any = Tensor._backward_hooks.__set__  # type: ignore  # torch, of a view whose base was written over

@@ -10,78 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from atfr.errors import InputError, UnsupportedOperationError
 from atfr.ragged import sizes
+from atfr.ragged.layout import ClipLayout
 
 TIME = 2  # the axis along which clips lie end to end
-
-
-class ClipLayout:
-    """Where each clip lies along the packed time axis.
-
-    Args:
-        lengths: maps of each clip, in order; all at least 1.
-        device_lengths: the same numbers on the device of the data, when they are there already (spares a transfer).
-
-    Attributes:
-        kept: what operations have calculated from the lengths, for the next that asks the same.
-    """
-
-    def __init__(self, lengths: Sequence[int], device_lengths: Int[Tensor, " N"] | None = None) -> None:
-        self.lengths = tuple(lengths)
-        self.total = sum(self.lengths)
-        self._device_lengths = device_lengths
-        self._clip_index: Tensor | None = None
-        self.kept: dict[Any, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ClipLayout) and self.lengths == other.lengths
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[type, tuple[tuple[int, ...]]]:
-        return ClipLayout, (self.lengths,)
-
-    def device_lengths(self, device: torch.device) -> Int[Tensor, " N"]:
-        """Return the lengths as a tensor on a device, kept for the next call."""
-        if self._device_lengths is None or self._device_lengths.device != device:
-            with torch.inference_mode(False):
-                lengths = torch.tensor(self.lengths, pin_memory=device.type == "cuda")
-                self._device_lengths = lengths.to(device, non_blocking=True)
-        return self._device_lengths
-
-    def clip_index(self, device: torch.device) -> Int[Tensor, " S"]:
-        """Return for every packed map the number of its clip, kept for the next call."""
-        if self._clip_index is None or self._clip_index.device != device:
-            with torch.inference_mode(False):  # training may use what a pass in inference mode has kept
-                clips = torch.arange(len(self), device=device)
-                lengths = self.device_lengths(device).clone()
-                self._clip_index = clips.repeat_interleave(lengths, output_size=self.total)
-        return self._clip_index
-
-    def time_index(self, device: torch.device) -> Int[Tensor, " S"]:
-        """Return for every packed map its number in its clip, kept for the next call."""
-        if (found := self.kept.get(device)) is None:
-            with torch.inference_mode(False):
-                lengths = self.device_lengths(device).clone()
-                begins = (lengths.cumsum(0) - lengths)[self.clip_index(device)]
-                found = self.kept[device] = torch.arange(self.total, device=device) - begins
-        return found
-
-    def bounds(self, device: torch.device) -> tuple[Int[Tensor, " S"], Int[Tensor, " S"]]:
-        """Return for every packed map the first map of its clip and the one behind its last; kept for the next call."""
-        if (found := self.kept.get((device, "bounds"))) is None:
-            with torch.inference_mode(False):
-                begins = torch.arange(self.total, device=device) - self.time_index(device)
-                ends = begins + self.device_lengths(device).clone()[self.clip_index(device)]
-                found = self.kept[device, "bounds"] = begins.int(), ends.int()
-        return found
 
 
 class PackedClips(Tensor):
@@ -135,7 +71,7 @@ class PackedClips(Tensor):
 
     def plain(self) -> Float[Tensor, "1 C S H W"]:
         """Return the same data as an ordinary tensor, clips end to end."""
-        return self.as_subclass(Tensor)
+        return plain_of(self)
 
     def unpack(self) -> list[Float[Tensor, "C _ H W"]]:
         """Return the clips as ordinary tensors (views), one of C x A x H x W each."""
@@ -163,6 +99,14 @@ class PackedClips(Tensor):
                 "forward of your own, run it clip by clip with atfr.ragged.each_clip"
             )
         return sizes.run(handler, func, args, kwargs or {})
+
+
+def plain_of(clips: Any) -> Tensor:
+    """Return packed clips in any form as an ordinary tensor, of the same data."""
+    if not clips.clip_layout.traced:
+        return clips.as_subclass(Tensor)
+    with torch._C.DisableTorchFunctionSubclass():  # what records a graph does not see as_subclass
+        return torch.ops.aten.alias(clips)
 
 
 def operation_name(func: Callable[..., Any]) -> str:

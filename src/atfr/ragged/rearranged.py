@@ -14,7 +14,8 @@ from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged import sizes
-from atfr.ragged.packed import ClipLayout, PackedClips, operation_name
+from atfr.ragged.layout import ClipLayout
+from atfr.ragged.packed import PackedClips, operation_name, plain_of
 
 Form = tuple[tuple[int, ...], ...]
 """Which axes of 1 x C x S x H x W each axis holds: channels last is ((0,), (2,), (3,), (4,), (1,)), `flatten(2)` is
@@ -97,7 +98,7 @@ def rearrange(maps: Float[Tensor, "_ _ _ _ _"], form: Form) -> Float[Tensor, "..
 
 def maps_of(clips: PackedClips | RearrangedClips) -> Float[Tensor, "1 _ _ _ _"]:
     """Return the plain maps 1 x C x S x H x W of clips in any form, as a view."""
-    plain = clips.as_subclass(Tensor)
+    plain = plain_of(clips)
     if isinstance(clips, PackedClips):
         return plain
     kept, gone = order_of(clips.form)

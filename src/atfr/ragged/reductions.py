@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
+from atfr.ragged.layout import ClipLayout
 from atfr.ragged.operations import OPERATIONS, REARRANGED, Handler, by_name, packed_like, without_override
-from atfr.ragged.packed import TIME, ClipLayout, PackedClips, operation_name
+from atfr.ragged.packed import TIME, PackedClips, operation_name
 from atfr.ragged.rearranged import RearrangedClips, arranged, form_of, maps_of, named_axes, only_within_maps, rearrange
 from atfr.ragged.rows import mean_over_space
 from atfr.ragged.windows import triple

@@ -11,9 +11,10 @@ from torch import Tensor
 from atfr.errors import UnsupportedOperationError
 from atfr.kernels import conv3d as convolution
 from atfr.kernels import ragged_depthwise
-from atfr.ragged.at_once import Window, at_once, with_room
+from atfr.ragged.at_once import at_once, with_room
+from atfr.ragged.layout import Window
 from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
-from atfr.ragged.packed import TIME, ClipLayout, PackedClips
+from atfr.ragged.packed import TIME, PackedClips
 
 HEAVY_KERNEL = 3  # times the maps of a clip, from which one convolution with gaps is faster (benchmarks/packed.py)
 
@@ -46,7 +47,7 @@ def conv3d(
         bounds = input.clip_layout.bounds(maps.device)
         result = ragged_depthwise.depthwise_clips(maps, weight, bias, bounds, stride, padding)
         return packed_like(result, input.clip_layout)
-    if convolution.gains(maps, weight, stride, padding, dilation, groups):
+    if not input.clip_layout.traced and convolution.gains(maps, weight, stride, padding, dilation, groups):
         return packed_like(convolution.convolve(maps, weight, bias, stride, padding, input.lengths), input.clip_layout)
 
     def convolve(clips: Tensor, padding: Any) -> Tensor:
@@ -83,13 +84,13 @@ def convolved(
     window = Window((weight.shape[2] - 1) * in_time(dilation) + 1, in_time(stride), padding[0])
     if window == Window(1):
         return packed_like(without_override(convolve, input, padding), input.clip_layout)
-    if min(map(window.results, input.lengths)) < 1:
+    if window.results(input.clip_layout.shortest) < 1:
         raise UnsupportedOperationError(
             f"operation 'conv3d' with a temporal kernel that reaches over {window.reach} maps and padding {padding} on "
-            f"clips of lengths {input.lengths}: the shortest is too short; pad in time, or put the sampler behind this "
-            "layer"
+            f"clips of which the shortest has {input.clip_layout.shortest}, too few: pad in time, or put the sampler "
+            "behind this layer"
         )
-    count = len(input.lengths)
+    count = len(input.clip_layout)
     heavy = count > 1 and window.stride == 1 and weight.numel() * count > HEAVY_KERNEL * input.numel()
     if heavy or all_at_once(input):
         return at_once(lambda maps: convolve(maps, (0, *padding[1:])), input, window)
@@ -101,7 +102,8 @@ def all_at_once(clips: PackedClips) -> bool:
 
     On a GPU each call costs microseconds, whatever it does. On a CPU clip by clip is faster, as nothing is moved.
     """
-    return len(clips.clip_layout) > 1 and clips.device.type not in ("cpu", "meta")  # where costs are counted
+    layout, device = clips.clip_layout, clips.device.type
+    return layout.traced or (len(layout) > 1 and device not in ("cpu", "meta"))  # where costs are counted
 
 
 def windowed(
@@ -211,7 +213,9 @@ def pad(
     result = packed_like(without_override(func, input, within, mode, value), input.clip_layout)
     if before == behind == 0:
         return result
-    return with_room(result, ClipLayout([n + before + behind for n in input.lengths]), before, value or 0.0)
+    lengths_N = result.clip_layout.device_lengths(result.device) + before + behind
+    layout = result.clip_layout.through(Window(1 - before - behind), lengths_N)
+    return with_room(result, layout, before, value or 0.0)
 
 
 def interpolate(

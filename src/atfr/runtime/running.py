@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from atfr.adapt.trace import SamplingTrace, SiteTrace, record
-from atfr.ragged import ClipLayout
 from atfr.runtime.engines import Engine
 from atfr.runtime.graphs import PER_SITE
 from atfr.samplers.sampling import Sampling
@@ -106,4 +105,4 @@ def one_by_one(clips: Float[Tensor, "N C T H W"]) -> Iterator[np.ndarray]:
 def sampling(assignment: np.ndarray, weights: np.ndarray, slots: np.ndarray, active_bins: np.ndarray) -> Sampling:
     """Return what the early graph says of one clip; copied, since the graph writes there again."""
     assigned, weighed, placed = (torch.from_numpy(array.copy()) for array in (assignment, weights, slots))
-    return Sampling(assigned, weighed, placed, ClipLayout(active_bins.tolist()), torch.tensor([assigned.shape[1]]))
+    return Sampling(assigned, weighed, placed, torch.tensor(active_bins), torch.tensor([assigned.shape[1]]))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from atfr.private import is_recorded
 from atfr.ragged.rows import channels_innermost
 
 Kernel = Literal["linear", "linear_mean", "kronecker", "keep"]
@@ -145,7 +146,7 @@ def aggregate(
     last = channels_innermost(features_NCTHW)
     frames_NT = frames_NT.movedim(2, 4) if last else frames_NT
     rows_NTD, weight_NT = frames_NT.flatten(2), weight_NT.to(features_NCTHW.dtype)
-    add_up = weighted_sums if torch.compiler.is_compiling() else _WeightedSums.apply
+    add_up = weighted_sums if torch.compiler.is_compiling() or is_recorded() else _WeightedSums.apply
     out_SD = add_up(rows_NTD.flatten(0, 1), weight_NT.flatten(), slot_NT.flatten(), num_slots)
     out_S = out_SD.unflatten(1, frames_NT.shape[2:])
     return (out_S.movedim(3, 1) if last else out_S).transpose(0, 1).unsqueeze(0)

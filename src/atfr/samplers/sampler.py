@@ -67,9 +67,13 @@ class TemporalSampler(nn.Module, ABC):
             )
         if isinstance(features, PackedClips):
             return self._merge_packed(features)
-        lengths = torch.full((len(features),), features.shape[2], device=features.device)
-        sampling = self._observed(self.sampling(self.describe(features), lengths))
+        sampling = self.observed(self.sampling_of(features))
         return merged(features, sampling.weights, sampling.slots, sampling)
+
+    def sampling_of(self, features: Float[Tensor, "N C T H W"]) -> Sampling:
+        """Say what becomes of the maps of clips of one length."""
+        lengths = torch.full((len(features),), features.shape[2], device=features.device)
+        return self.sampling(self.describe(features), lengths)
 
     def _merge_packed(self, clips: PackedClips) -> PackedClips:
         """Merge clips that differ in length already."""
@@ -77,10 +81,11 @@ class TemporalSampler(nn.Module, ABC):
         places = layout.clip_index(maps.device), layout.time_index(maps.device)
         found = self.describe(maps)[0]
         description = found.new_zeros(len(layout), max(layout.lengths), found.shape[1]).index_put(places, found)
-        sampling = self._observed(self.sampling(description, layout.device_lengths(maps.device)))
+        sampling = self.observed(self.sampling(description, layout.device_lengths(maps.device)))
         return merged(maps, sampling.weights[places][None], sampling.slots[places][None], sampling)
 
-    def _observed(self, sampling: Sampling) -> Sampling:
+    def observed(self, sampling: Sampling) -> Sampling:
+        """Show a sampling to those who watch, and return it."""
         for observe in observers.get():
             observe(self, sampling)
         return sampling
@@ -96,8 +101,8 @@ def merged(
     """
     layout = sampling.layout
     if not torch.compiler.is_exporting():
-        merge = picked if sampling.one_each else aggregate
-        return PackedClips(channels_last(merge(features, weights, slots, layout.total)), layout)
+        maps = merged_into(layout.total, features, weights, slots, one_each=sampling.one_each)
+        return PackedClips(channels_last(maps), layout)
     if len(layout) != 1:
         raise UnsupportedOperationError(
             f"torch.export of an adapted network takes one clip, got {len(layout)}: each clip has its own length; "
@@ -107,6 +112,13 @@ def merged(
     torch._check(active_bins >= 1)
     torch._check(active_bins <= features.shape[2])
     return aggregate(features, weights, slots, active_bins)  # type: ignore[return-value]
+
+
+def merged_into(
+    total: int, features: Float[Tensor, "N C T H W"], weights: Tensor, slots: Tensor, *, one_each: bool
+) -> Float[Tensor, "1 C S H W"]:
+    """Return so many output maps, end to end; what lies behind those of the sampling is nothing that counts."""
+    return (picked if one_each else aggregate)(features, weights, slots, total)
 
 
 def check_features(features: Tensor, channels: int) -> None:

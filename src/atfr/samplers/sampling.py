@@ -6,6 +6,7 @@ clips without any weight, empty bins, clips of different lengths, temporal block
 N clips, T maps of the longest clip, L similarity dimension.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Sampling:
             behind the end of a clip that is shorter than T.
         weights: the factor with which each map enters its output map; 0 where it is dropped.
         slots: the packed output map that each map is added to.
-        layout: the number of active bins of each clip, as lengths of the packed output.
+        active_bins: the number of bins that are not empty, A (the paper's B′), of each clip.
         maps: the number of maps of each clip that came in.
         one_each: whether each output map is made of one map.
     """
@@ -42,14 +43,14 @@ class Sampling:
     assignment: Int[Tensor, "N T"]
     weights: Float[Tensor, "N T"]
     slots: Int[Tensor, "N T"]
-    layout: ClipLayout
+    active_bins: Int[Tensor, " N"]
     maps: Int[Tensor, " N"]
     one_each: bool = False
 
-    @property
-    def active_bins(self) -> Int[Tensor, " N"]:
-        """The number of bins that are not empty, A (the paper's B′), of each clip."""
-        return self.layout.device_lengths(self.assignment.device)
+    @functools.cached_property
+    def layout(self) -> ClipLayout:
+        """The active bins of each clip, as lengths of the packed output. Waits for the device, to learn them."""
+        return ClipLayout(self.active_bins.tolist(), self.active_bins)
 
 
 class Grouping(NamedTuple):
@@ -76,7 +77,7 @@ def sample(
     Coordinates, bins and weights are float32 at least. Maps count where their weight exceeds 1e-4; a bin is active
     where a map counts. A clip whose magnitudes are all zero has maps that count as identical. Where no map of a clip
     has weight, its maps share one bin and are averaged. A magnitude that is not finite makes the weights of its clip
-    NaN, and of no other clip. Waits for the device once, to learn the lengths.
+    NaN, and of no other clip.
 
     Args:
         lengths_N: how many maps each clip has; what lies behind them in T does not count.
@@ -262,8 +263,7 @@ def arranged(
     def by_clip(of_blocks_MD: Tensor) -> Tensor:
         return of_blocks_MD.reshape(len(active_N), -1)[:, :frames]
 
-    layout = ClipLayout(active_N.tolist(), active_N)
-    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), layout, lengths_N, one_each)
+    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), active_N, lengths_N, one_each)
 
 
 def rank_by_time(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import torch
@@ -35,7 +36,8 @@ class SimilarityNet(nn.Module):
         """Return the embedding of each map."""
         own = self.hidden.weight.dtype
         wide = own if torch.compiler.is_exporting() or features.device.type == "mps" else torch.float64
-        with full_precision(features.device.type):
+        # autocast leaves float64 as it is, and its contexts break what torch.compile takes
+        with nullcontext() if wide == torch.float64 else full_precision(features.device.type):
             hidden = applied(self.hidden, pooled(features), wide).relu()
             return applied(self.output, hidden, wide).transpose(1, 2).to(torch.promote_types(own, torch.float32))
 

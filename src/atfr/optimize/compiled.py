@@ -1,0 +1,328 @@
+"""compile: torch.compile for an adapted network, in inference and in training.
+
+Behind a sampler each batch has other lengths, which a compiled graph cannot know. So the network is recorded as two
+graphs of plain tensors. The first ends where the sampler has found what becomes of each map; then the lengths are
+waited for. The second begins where maps are merged: into few numbers of them, to the next of which a batch is filled up
+by one more clip (`ragged.bucket`). Both have fixed shapes, so torch.compile takes them once, and CUDA graphs can replay
+them.
+
+N clips, T frames, S maps of all clips and of the one behind them, K classes.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+from torch.autograd.function import BackwardCFunction
+from torch.nn.modules.batchnorm import _NormBase
+
+from atfr.adapt.surgery import refuse_wrapped
+from atfr.adapt.trace import site_names
+from atfr.errors import InputError, UnsupportedNetworkError
+from atfr.private import MAKE_FX
+from atfr.ragged import PackedClips
+from atfr.ragged.bucket import Bucket
+from atfr.ragged.operations import packed_like
+from atfr.samplers.sampler import TemporalSampler, check_features, merged_into
+from atfr.samplers.sampling import Sampling
+
+Graph = Callable[..., Any]
+MARK = torch.ops.aten.alias_copy.default  # at what the graph behind takes; no network calls it
+OF_OPERATIONS = "GeneratedBackwardFor"  # gradients of operations made with torch.library, which graphs hold
+STEP = 16  # a number of maps is rounded up to the next of a row that grows by a 16th
+
+
+def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
+    """Return an adapted network that runs under torch.compile: in inference and in training, with the same parameters.
+
+    `torch.compile` itself does not take adapted networks. This records what comes before the sampler and what comes
+    behind, as graphs of fixed shapes, and compiles each when it is first needed: one for the layers before the sampler,
+    and one for each of few numbers of maps that a batch is rounded up to (6 % apart). A batch of another size or type,
+    another mode (training, gradients) and modules frozen in between are recorded anew. Results are those of the
+    network, but for rounding; batch norms in training see the real maps only. It pays on GPUs, where a network of many
+    small operations is bound by their launches; on CPUs `atfr.optimize_for_inference` is faster.
+
+    Graphs are recorded with `torch.fx`, as in torch.export: what a forward does besides computing (prints, counters,
+    decisions by the maps' numbers) happens once.
+
+    Args:
+        model: a network with one sampler. Behind it, what is done across time must be known for all clips at once:
+            convolutions, pools, norms and strides are; attention and others that run clip by clip are not.
+        options: those of `torch.compile`, ``mode="reduce-overhead"`` for CUDA graphs.
+
+    Returns:
+        A module that takes clips and gives logits. It holds the network, whose parameters, samplers and modes are its
+        own; a checkpoint of it is read by `atfr.load_weights`, as one of torch.compile is.
+
+    Raises:
+        InputError: it is no module.
+        AdaptError: it is wrapped (DistributedDataParallel, torch.compile): compile the network itself, then wrap it.
+        UnsupportedNetworkError: it has no sampler, or several. (At the first call: something in it cannot be recorded,
+            or leads around the sampler.)
+
+    Examples:
+        >>> import torch
+        >>> import atfr
+        >>> model = atfr.create_model("x3d_xs", num_classes=10).eval()
+        >>> report = atfr.adapt_(model, after="res2")
+        >>> compiled = atfr.compile(model, backend="eager")
+        >>> with torch.inference_mode():
+        ...     compiled(torch.rand(2, 3, 4, 64, 64)).shape
+        torch.Size([2, 10])
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"atfr.compile takes a network, an nn.Module, got {type(model).__name__}")
+    refuse_wrapped(model)
+    return CompiledNetwork(model, options)
+
+
+class CompiledNetwork(nn.Module):
+    """An adapted network whose graphs are compiled; made by `atfr.compile`.
+
+    Attributes:
+        graphs: what was recorded, by what it was recorded for.
+    """
+
+    def __init__(self, model: nn.Module, options: dict[str, Any]) -> None:
+        super().__init__()
+        self._orig_mod = model  # the name that torch.compile gives it, which readers of checkpoints know
+        self.training = model.training
+        self.options = options
+        self.graphs: dict[Any, Graphs] = {}
+        only_sampler(model)
+
+    def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
+        """The logits."""
+        model = self._orig_mod
+        if not isinstance(clips, Tensor) or isinstance(clips, PackedClips) or clips.dim() != 5 or not len(clips):
+            got = f"shape {tuple(clips.shape)}" if isinstance(clips, Tensor) else type(clips).__name__
+            raise InputError(f"a compiled network takes plain clips N x C x T x H x W, got {got}")
+        if clips.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        key = state_of(model, clips)
+        if (graphs := self.graphs.get(key)) is None:
+            graphs = self.graphs[key] = Graphs(model, self.options)
+        logits = graphs.run(clips)
+        return logits.clone() if clips.device.type == "cuda" else logits  # a CUDA graph's own are written over
+
+
+def only_sampler(model: nn.Module) -> TemporalSampler:
+    """Return the sampler of a network that has one."""
+    samplers = site_names(model)
+    if len(samplers) != 1:
+        sites = f"samplers at {', '.join(samplers)}" if samplers else "no sampler"
+        remedy = "put one at one place" if samplers else "put one in with atfr.adapt_, or use torch.compile"
+        raise UnsupportedNetworkError(f"{type(model).__name__} has {sites}, atfr.compile takes one: {remedy}")
+    return next(iter(samplers.values()))
+
+
+def state_of(model: nn.Module, clips: Tensor) -> tuple[Any, ...]:
+    """Return what a recording holds for: the clips' form, modes, which tensors are the network's, and which learn."""
+    kind = clips.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return (
+        *(tuple(clips.shape), clips.stride(), clips.dtype, clips.device, autocast),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        tuple(module.training for module in model.modules()),
+        tuple((id(parameter), parameter.requires_grad) for parameter in model.parameters()),
+        tuple(id(buffer) for buffer in model.buffers()),
+    )
+
+
+def bucket_of(maps: int, clips: int, frames: int) -> int:
+    """Return the number to which the maps of a batch, and one behind them, are filled up."""
+    size = clips + 1
+    while size < maps + 1:
+        size = max(size + 1, size * (STEP + 1) // STEP)
+    return min(size, clips * frames + 1)
+
+
+@dataclass
+class Graphs:
+    """The graphs of a network in one state.
+
+    Attributes:
+        before: clips to the maps that come to the sampler, and what becomes of them; None until it was recorded.
+        behind: those maps, their weights, slots and active bins to logits, by the number of maps there.
+        run_before: which of the latter have run, and are compiled.
+    """
+
+    model: nn.Module
+    options: dict[str, Any]
+    before: Graph | None = None
+    behind: dict[int, Graph] = field(default_factory=dict)
+    run_before: set[int] = field(default_factory=set)
+
+    def run(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
+        """Return the logits."""
+        sampler = only_sampler(self.model)
+        if self.before is None:
+            self._record(clips, None)
+        assert self.before is not None
+        features, *found = self.before(clips)
+        sampling = sampler.observed(Sampling(*found, one_each=sampler.one_each))
+        total = bucket_of(sampling.layout.total, len(clips), features.shape[2])
+        if total not in self.behind:
+            self._record(clips, total)
+        inputs = (features, sampling.weights, sampling.slots, sampling.active_bins)
+        if total in self.run_before:
+            return self.behind[total](*inputs)
+        self.run_before.add(total)
+        with warnings.catch_warnings():  # torch.compile looks at the gradients of what comes in, and warns of that
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            return self.behind[total](*inputs)
+
+    def _record(self, clips: Float[Tensor, "N C T H W"], total: int | None) -> None:
+        before, behind, total = recorded(self.model, clips, total)
+        self.before = self._compiled(before) if self.before is None else self.before
+        self.behind[total] = self._compiled(behind)
+
+    def _compiled(self, graph: fx.GraphModule) -> Graph:
+        return torch.compile(graph, dynamic=False, **self.options)
+
+
+class Cut(nn.Module):
+    """Stands at a sampler's place while its network is recorded.
+
+    Args:
+        total: how many maps there are behind it; None: as many as come in, and one.
+
+    Attributes:
+        ends: the maps that come in, and the assignment, weights, slots, active bins and lengths of their sampling.
+    """
+
+    ends: tuple[Tensor, ...]
+
+    def __init__(self, sampler: TemporalSampler, total: int | None) -> None:
+        super().__init__()
+        self.sampler, self.total = sampler, total
+
+    def forward(self, features: Float[Tensor, "N C T H W"]) -> PackedClips:
+        """Do what the sampler does, but for one clip more, which takes what is left of the maps."""
+        check_features(features, self.sampler.channels)
+        found = self.sampler.sampling_of(features)
+        self.ends = (features, found.assignment, found.weights, found.slots, found.active_bins, found.maps)
+        *sampled, active_bins = map(MARK, (features, found.weights, found.slots, found.active_bins))
+        self.total = self.total or features.shape[0] * features.shape[2] + 1
+        maps = merged_into(self.total, *sampled, one_each=self.sampler.one_each)
+        lengths = torch.cat([active_bins, self.total - active_bins.sum(0, keepdim=True)])
+        return packed_like(torch.ops.aten.alias(maps), Bucket(lengths, self.total))
+
+
+def recorded(
+    model: nn.Module, clips: Float[Tensor, "N C T H W"], total: int | None
+) -> tuple[fx.GraphModule, fx.GraphModule, int]:
+    """Record a network for clips of one form.
+
+    Args:
+        total: how many maps there are behind the sampler, one more than the clips have at least; None: enough for any.
+
+    Returns:
+        What comes before the sampler, with its sampling; what comes behind; and for how many maps.
+
+    Raises:
+        UnsupportedOperationError: something in it cannot be recorded.
+    """
+    name = type(model).__name__
+    if MAKE_FX is None:
+        raise UnsupportedNetworkError("this version of PyTorch records no graphs (make_fx): run without atfr.compile")
+    refuse_counting_norms(model)
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})  # its buffers are written to
+    own = {id(tensor): path for path, tensor in (*twin.named_parameters(), *twin.named_buffers())}
+    sampler = only_sampler(twin)
+    cut = Cut(sampler, total)
+    twin.set_submodule(next(path for path, module in twin.named_modules() if module is sampler), cut)
+
+    def run(clips: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        logits = twin(clips)
+        refuse_own_gradients(logits, name)
+        if not isinstance(logits, Tensor) or isinstance(logits, PackedClips) or len(logits) != len(clips) + 1:
+            raise UnsupportedNetworkError(f"atfr.compile takes networks that give one row a clip; {name} does not")
+        return cut.ends, logits[:-1]
+
+    with torch.random.fork_rng([clips.device] if clips.device.type == "cuda" else []):
+        try:
+            module = MAKE_FX(run, pre_dispatch=True)(clips.detach())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise UnsupportedNetworkError(
+                f"{name} cannot be recorded for atfr.compile: {(str(error).strip().splitlines() or [''])[0]} (What is "
+                "computed must not depend on the maps' numbers. Behind the sampler a batch has one clip more than goes "
+                "in, so nothing may lead around it.)"
+            ) from error
+    before, behind = halves(module, own, name)
+    constants = {node.target: getattr(module, node.target) for node in module.graph.find_nodes(op="get_attr")}
+    tensors: dict[str, Any] = {**constants, **dict(model.named_parameters()), **dict(model.named_buffers())}
+    assert cut.total is not None
+    return fx.GraphModule(tensors, before), fx.GraphModule(tensors, behind), cut.total
+
+
+def refuse_own_gradients(logits: Any, name: str) -> None:
+    """Raise where a network has an autograd function, whose backward pass is not recorded."""
+    seen, ahead = set[Any](), [getattr(logits, "grad_fn", None)]
+    while ahead:
+        if (node := ahead.pop()) is None or node in seen:
+            continue
+        if isinstance(node, BackwardCFunction) and not type(node).__name__.startswith(OF_OPERATIONS):
+            raise UnsupportedNetworkError(
+                f"{name} has an autograd function of its own ({type(node).__name__.removesuffix('Backward')}), whose "
+                "gradient atfr.compile does not record; train without it"
+            )
+        seen.add(node)
+        ahead += [after for after, _ in node.next_functions]
+
+
+def refuse_counting_norms(model: nn.Module) -> None:
+    """Raise where a batch norm in training weighs each batch by how many there were: a graph would hold that number."""
+    for path, module in model.named_modules():
+        if isinstance(module, _NormBase) and module.training and module.momentum is None and module.track_running_stats:
+            raise UnsupportedNetworkError(
+                f"{path} is a batch norm with momentum=None, whose weights of batches change with each; give it a "
+                "momentum, or train without atfr.compile"
+            )
+        if isinstance(module, nn.SyncBatchNorm) and module.training:
+            raise UnsupportedNetworkError(f"{path} is a SyncBatchNorm, which atfr.compile does not train")
+
+
+def halves(module: fx.GraphModule, own: dict[int, str], name: str) -> tuple[fx.Graph, fx.Graph]:
+    """Return the part of a recorded graph before the cut, and the one behind it, as graphs of their own.
+
+    Args:
+        own: paths of the network's tensors by their ids; others are constants.
+        name: the network's, for errors.
+    """
+    outputs: Any = module.graph.output_node().args[0]
+    ends, logits = outputs
+    (clips,) = module.graph.find_nodes(op="placeholder")
+    inputs = module.graph.find_nodes(op="call_function", target=MARK)
+    before, behind = graphs = fx.Graph(), fx.Graph()
+    copies = ({clips: before.placeholder("clips")}, {node: behind.placeholder(node.name) for node in inputs})
+    half = 0
+    for node in module.graph.nodes:
+        half = 1 if node in inputs else half
+        if node.op == "call_function" and node not in inputs:
+            graph, known = graphs[half], copies[half]
+            for source in node.all_input_nodes:
+                if source.op == "get_attr":
+                    known[source] = graph.get_attr(own.get(id(getattr(module, source.target)), source.target))
+                elif source not in known:
+                    raise UnsupportedNetworkError(
+                        f"{name} has a way around its sampler ({source.name} is used behind it) and cannot be compiled "
+                        'there; put the sampler where all later layers depend on it, after="input" for one'
+                    )
+            known[node] = graph.node_copy(node, known.__getitem__)
+    before.output(tuple(copies[0][node] for node in ends))
+    behind.output(copies[1][logits])
+    for graph in graphs:
+        for node in reversed(graph.nodes):
+            is_operation = isinstance(node.target, torch._ops.OpOverload)
+            if is_operation and not node.users and not node.all_input_nodes:
+                graph.erase_node(node)  # promote_types, which gives no tensor, would break a graph of torch.compile
+    return before, behind

@@ -1,0 +1,371 @@
+"""atfr.compile against the network itself: logits, gradients, statistics, whatever the lengths; and how many graphs."""
+
+from __future__ import annotations
+
+import copy
+import random
+import shutil
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import atfr
+from atfr.adapt.trace import site_names
+from atfr.errors import AdaptError, InputError, UnsupportedNetworkError, UnsupportedOperationError
+from atfr.kernels import ragged_depthwise
+from atfr.kernels.conv3d import Conv3d
+from atfr.optimize.compiled import bucket_of
+from atfr.ragged import each_clip
+from tests.models.randomise import scramble_
+
+slow = pytest.mark.soak
+CHANGE = {"after": "input", "sampler": "change"}
+CASES = [
+    ("resnet3d_18", {"after": "res2"}),  # strides in time behind it
+    pytest.param("x3d_xs", {"after": "res2"}, marks=slow),  # squeeze-and-excitation
+    pytest.param("resnet3d_18", CHANGE, marks=slow),
+    pytest.param("slowfast_8x8_r18", CHANGE, marks=slow),  # laterals, every 4th map
+    pytest.param("i3d_50", {"after": "res3"}, marks=slow),
+    pytest.param("r2plus1d_18", {"after": "res3"}, marks=slow),
+    pytest.param("i3d_efficientnet_lite0", CHANGE, marks=slow),
+    pytest.param("i3d_efficientnet_lite0", {"after": "res3", "sampler": "uniform", "active_bins": 3.5}, marks=slow),
+]
+
+
+def clips(count: int = 3, frames: int = 16, size: int = 32, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A still clip, one that changes all the time, one that stops."""
+    made = torch.randn(count, 3, frames, size, size, generator=torch.Generator().manual_seed(count), dtype=dtype)
+    made[0] = made[0, :, :1]
+    made[-1, :, frames // 3 :] = made[-1, :, frames // 3 : frames // 3 + 1]
+    return made
+
+
+class Excited(nn.Module):
+    """Squeeze-and-excitation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(x.mean((2, 3, 4), keepdim=True)).sigmoid()
+
+
+class Tiny(nn.Module):
+    """What has most kinds of layers, for tests of everything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 4, 3, (1, 2, 2), 1), nn.BatchNorm3d(4), nn.ReLU())
+        self.late = nn.Sequential(
+            nn.Conv3d(4, 6, (3, 1, 1), (2, 1, 1), (1, 0, 0)),
+            nn.BatchNorm3d(6),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d((2, 1, 1), padding=(1, 0, 0)),
+            nn.AvgPool3d((3, 1, 1), 1, (1, 0, 0)),
+            Excited(6),
+            nn.GroupNorm(2, 6),
+            nn.ConstantPad3d((0, 0, 0, 0, 1, 2), 0.5),
+        )
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.late(self.stem(x)).mean((2, 3, 4)))
+
+
+def tiny(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = scramble_(Tiny()).double()
+    atfr.adapt_(model, **({"after": "stem"} | options))
+    generator = torch.Generator().manual_seed(1)
+    for layer in site_names(model).values():
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.3, generator=generator)
+    return model
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    """Equal in float64, but for rounding."""
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11 * max(1.0, float(expected.detach().abs().max())))
+
+
+def step(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Logits, gradients and buffers of a training step."""
+    model.zero_grad()
+    logits = model(batch)
+    (logits.square().sum() + logits[:, 0].sum()).backward()
+    inner = getattr(model, "_orig_mod", model)
+    gradients = {name: p.grad for name, p in inner.named_parameters() if p.grad is not None}
+    return logits, gradients, dict(inner.named_buffers())
+
+
+def assert_same_step(model: nn.Module, compiled: nn.Module, batch: Tensor) -> None:
+    expected, found = step(model, batch), step(compiled, batch)
+    assert_same(found[0], expected[0])
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in theirs:
+            assert_same(ours[name].double(), theirs[name].double())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_family_in_inference_and_in_training(name: str, options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = scramble_(atfr.create_model(name, num_classes=5, dropout=0.0)).double()
+    atfr.adapt_(model, **options)
+    batch, model = clips(), model.eval()
+    compiled = atfr.compile(copy.deepcopy(model), backend="eager")
+    with torch.no_grad(), atfr.record(model) as expected, atfr.record(compiled) as found:
+        assert_same(compiled(batch), model(batch))
+    assert found.active_bins.tolist() == expected.active_bins.tolist()
+    assert len(set(found.kept_maps)) > 1, "the batch is not ragged: the test says little"
+    assert_same_step(model.train(), compiled.train(), batch)
+
+
+def test_two_hundred_ragged_batches_need_few_graphs() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    model = tiny(after="input", sampler="change").eval()
+    compiled = atfr.compile(model, backend=backend)
+    chance, kept = random.Random(0), set()
+    with torch.no_grad():
+        for _ in range(200):
+            batch = torch.randn(16, 3, 3, 4, 4, dtype=torch.float64)
+            for clip in batch:
+                still = chance.randrange(3)
+                clip[:, still:] = clip[:, still : still + 1]
+            with atfr.record(model) as trace:
+                expected = model(batch)
+            assert_same(compiled(batch), expected)
+            kept.add(sum(trace.kept_maps))
+    assert len(kept) > 10, "the batches do not differ"
+    assert len(graphs) == 1 + len({bucket_of(maps, 16, 3) for maps in kept}) <= 1 + 24
+
+
+@given(st.integers(1, 80), st.integers(1, 64), st.data())
+def test_numbers_of_maps_are_few_and_little_above(count: int, frames: int, data: st.DataObject) -> None:
+    maps = data.draw(st.integers(count, count * frames))
+    size = bucket_of(maps, count, frames)
+    assert maps + 1 <= size <= max(maps + 2, (maps + 1) * 17 / 16)
+    assert size <= count * frames + 1
+    assert bucket_of(min(size - 1, count * frames), count, frames) == size
+
+
+def test_all_options_of_sgs_in_training() -> None:
+    for options in (
+        {"kernel": "linear_mean", "order": "time", "edge_maps": "found"},
+        {"kernel": "kronecker", "temporal_block": 5},
+        {"kernel": "keep", "similarity": "spherical", "num_bins": 3},
+        {"sampler": "random", "active_bins": 4.5},
+    ):
+        model = tiny(**options).train()
+        compiled = atfr.compile(copy.deepcopy(model), backend="eager")
+        assert_same_step(model, compiled, clips(4, 12, 8))
+
+
+def test_statistics_are_those_of_the_real_maps_and_counted_once() -> None:
+    model = tiny().train()
+    compiled = atfr.compile(copy.deepcopy(model), backend="aot_eager")
+    for batch in (clips(4, 12, 8), clips(4, 12, 8).flip(0), clips(3, 12, 8)):
+        assert_same_step(model, compiled, batch)
+    assert model.late[1].num_batches_tracked == 3
+
+
+def test_recording_draws_no_random_numbers() -> None:
+    compiled, batch = atfr.compile(tiny().train(), backend="eager"), clips(2, 8, 8)
+    state = torch.get_rng_state()
+    compiled(batch)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_modes_weights_and_types_may_change() -> None:
+    model = tiny().train()
+    compiled = atfr.compile(model, backend="eager")
+    other, batch = copy.deepcopy(model), clips(3, 12, 8)
+    assert_same_step(other, compiled, batch)
+    assert_same_step(other.eval(), compiled.eval(), batch)
+    other.late[0].requires_grad_(False), model.late[0].requires_grad_(False)
+    assert_same_step(other, compiled, batch)
+    with torch.no_grad():
+        other.head.weight.mul_(2), model.head.weight.mul_(2)
+    fresh = {name: torch.rand_like(value) for name, value in model.late[1].named_buffers() if value.dim()}
+    for network in (other, model):
+        for name, value in fresh.items():
+            setattr(network.late[1], name, value.clone())  # other tensors, not other numbers in them
+    with torch.inference_mode():
+        assert_same(compiled(batch), other(batch))
+        found = compiled.float()(batch.float())
+        torch.testing.assert_close(found, other.float()(batch.float()), rtol=1e-4, atol=1e-5)
+
+
+def test_under_autocast_as_the_network() -> None:
+    model = tiny().float().eval()
+    compiled = atfr.compile(model, backend="eager")
+    batch = clips(3, 12, 8, torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), atfr.record(model) as trace:
+        expected, found = model(batch), compiled(batch)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert trace.kept_maps[:3] == trace.kept_maps[3:]
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+def test_a_clip_that_is_not_finite_stays_alone_and_training_of_others_is_finite() -> None:
+    model = tiny().train()
+    compiled = atfr.compile(model, backend="eager")
+    batch = clips(3, 12, 8)
+    for part in (model.stem[1], model.late[1]):
+        part.eval()
+    batch[1] = torch.nan
+    logits = compiled(batch)
+    assert logits[[0, 2]].isfinite().all()
+    assert logits[1].isnan().all()
+    logits[0].sum().backward()  # a gradient of 0 times NaN is NaN, here as in the network
+    assert_same(logits[[0, 2]], model(batch)[[0, 2]])
+
+
+def test_an_optimized_network() -> None:
+    model = scramble_(atfr.create_model("x3d_xs", num_classes=5)).eval()
+    atfr.adapt_(model, after="res2")
+    batch = clips(dtype=torch.float32, frames=6)
+    with torch.inference_mode():
+        expected = model(batch)
+        found = atfr.compile(atfr.optimize_for_inference(model), backend="eager")(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_checkpoint_of_it_is_read(tmp_path) -> None:
+    compiled = atfr.compile(tiny(), backend="eager")
+    torch.save(compiled.state_dict(), tmp_path / "weights.pth")
+    other = tiny()
+    with torch.no_grad():
+        other.head.weight.zero_()
+    atfr.load_weights(other, tmp_path / "weights.pth")
+    assert torch.equal(other.head.weight, compiled._orig_mod.head.weight)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="NOT TESTED: torch.compile's own code, there is no C++ compiler")
+def test_a_training_step_in_compiled_code() -> None:
+    model = tiny().float().train()
+    compiled = atfr.compile(copy.deepcopy(model))
+    batch = clips(3, 12, 8, torch.float32)
+    expected, found = step(model, batch), step(compiled, batch)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()) + 1e-5)
+
+
+def test_depthwise_kernels_are_recorded_with_their_gradients(monkeypatch) -> None:
+    pytest.importorskip("triton", reason="no Triton here")
+    if torch.cuda.is_available():
+        pytest.skip("Triton's interpreter runs where there is no GPU")
+    calls = []
+    real = ragged_depthwise.convolve
+    monkeypatch.setattr(ragged_depthwise, "convolve", lambda *a, **k: calls.append(a) or real(*a, **k))
+    monkeypatch.setattr(ragged_depthwise, "takes", ragged_depthwise.fits)
+    model = tiny().float()
+    model.late[0] = nn.Sequential(Conv3d(4, 4, 3, padding=1, groups=4), nn.Conv3d(4, 6, 1, (2, 1, 1)))
+    plain, batch = copy.deepcopy(model).train(), clips(2, 4, 6, torch.float32)
+    compiled = atfr.compile(model.train(), backend="aot_eager")
+    found = step(compiled, batch)
+    assert len(calls) >= 2, "forward and gradient of the maps"
+    monkeypatch.setattr(ragged_depthwise, "takes", lambda *a: False)
+    expected = step(plain, batch)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_static_networks_are_one_graph_of_torch_compile(optimized: bool) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    model = scramble_(atfr.create_model("resnet3d_18", num_classes=5)).eval()
+    network = atfr.optimize_for_inference(model) if optimized else model
+    batch = clips(2, 4, 16, torch.float32)
+    with torch.no_grad():
+        found = torch.compile(network, backend=backend)(batch)
+        expected = model(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert len(graphs) == 1
+
+
+class Around(Tiny):
+    """A shortcut around the sampler."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.head(x.mean((2, 3, 4)).repeat(1, 2))
+
+
+class OneByOne(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(each_clip(lambda clip: clip.cumsum(2), self.late(self.stem(x))).mean((2, 3, 4)))
+
+
+class ByNumbers(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits if logits.abs().max() < 100 else logits / 100
+
+
+class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class OwnGradient(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return StraightThrough.apply(super().forward(x))
+
+
+def refused(model: nn.Module, words: str, batch: Tensor | None = None) -> None:
+    with pytest.raises(UnsupportedOperationError, match=words):
+        atfr.compile(model, backend="eager")(clips(2, 8, 8) if batch is None else batch)
+
+
+def adapted(model: nn.Module) -> nn.Module:
+    model = model.double()
+    atfr.adapt_(model, after="stem")
+    return model
+
+
+def test_what_cannot_be_compiled_says_so() -> None:
+    refused(Tiny(), "has no sampler, atfr.compile takes one: put one in with atfr.adapt_")
+    refused(adapted(Around()), "one clip more than goes in, so nothing may lead around it")
+    refused(adapted(OneByOne()), "runs clip by clip, or asks how long each clip is")
+    refused(adapted(ByNumbers()), "cannot be recorded for atfr.compile: .*tracing tensor")
+    two = tiny()
+    atfr.adapt_(two.late, after="0")
+    refused(two, "has samplers at .*put one at one place")
+    refused(adapted(OwnGradient()).train(), "an autograd function of its own .StraightThrough., whose gradient")
+    counting = tiny().train()
+    counting.late[1].momentum = None
+    refused(counting, r"late.1 is a batch norm with momentum=None")
+    several = adapted(nn.SyncBatchNorm.convert_sync_batchnorm(Tiny())).train()
+    refused(several, "is a SyncBatchNorm")
+
+
+def test_wrong_input() -> None:
+    compiled = atfr.compile(tiny().eval(), backend="eager")
+    with pytest.raises(InputError, match=r"plain clips N x C x T x H x W, got shape \(3, 8, 8, 8\)"):
+        compiled(torch.zeros(3, 8, 8, 8))
+    with pytest.raises(InputError, match=r"an nn\.Module, got str"):
+        atfr.compile("model")
+    with pytest.raises(AdaptError, match="cannot adapt a network inside"):
+        atfr.compile(nn.DataParallel(tiny()))
+    assert issubclass(UnsupportedNetworkError, UnsupportedOperationError)
