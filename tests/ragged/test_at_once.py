@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atfr
 from atfr.kernels import conv3d
-from atfr.ragged import windows
+from atfr.models.nonlocal_block import NonLocal
+from atfr.ragged import Same, same_in_time, windows
 
-FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "i3d_50", "slowfast_8x8_r18"]
+FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "i3d_50", "i3d_inception", "slowfast_8x8_r18"]
 FRAMES, SIDE = 16, 16
 
 
@@ -81,7 +83,7 @@ def test_a_batch_is_each_clip_alone(family, after) -> None:
 def test_calls_do_not_depend_on_the_number_of_clips(family, training) -> None:
     model, x = adapted(family, "res2").train(training), clips(12)
     with torch.set_grad_enabled(training):
-        assert calls(model, x[:3], training) == calls(model, x, training)
+        assert calls(model, x[:7], training) == calls(model, x, training)
 
 
 def test_clip_by_clip_they_do() -> None:
@@ -105,6 +107,45 @@ def test_batch_norm_behind_it_has_the_gradients_of_each_clip_alone(format, size)
         *(torch.autograd.grad(y, [maps, *layers.parameters()], slope) for y in (packed, alone)), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("kernel", [1, 2, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_same_padding_is_that_of_each_clip_alone(kernel, stride) -> None:
+    if kernel < stride:
+        return
+    clips, same = [torch.randn(3, n, 2, 2) for n in (1, 2, 3, 4, 7)], Same(kernel, stride)
+    found = same_in_time(atfr.PackedClips.pack(clips), same, -9.0).unpack()
+    for clip, padded in zip(clips, found, strict=True):
+        length = clip.shape[1]
+        results = -(-length // stride)  # TensorFlow: as many as length / stride, rounded up; more behind than before
+        more = max((results - 1) * stride + kernel - length, 0)
+        expected = F.pad(clip, (0, 0, 0, 0, more // 2, more - more // 2), value=-9.0)
+        assert torch.equal(padded, expected)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_attention_at_once_is_that_of_each_clip_alone() -> None:
+    torch.manual_seed(0)
+    block = NonLocal(4).double().eval()
+    nn.init.normal_(block.norm.weight)
+    clips = [torch.randn(4, n, 5, 4, dtype=torch.float64, requires_grad=True) for n in (1, 4, 2)]
+    together = block(atfr.PackedClips.pack(clips)).unpack()
+    alone = [block(clip[None])[0] for clip in clips]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    gradients = [torch.autograd.grad(sum(x.square().sum() for x in each), clips) for each in (together, alone)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        counts = set()
+        for some in (clips[:2], clips):
+            packed = atfr.PackedClips.pack(some)
+            with Calls() as made:
+                block(packed)
+            counts.add(made.count)
+    assert len(counts) == 1
 
 
 class Convolved(TorchDispatchMode):

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from atfr.kernels.conv3d import Conv3d, Triple, channels_last
 from atfr.models.base import VideoModel, check_clips, initialise_
-from atfr.ragged import each_clip
+from atfr.ragged import PackedClips, Same, same_in_time
 
 EPS, MOMENTUM = 1e-3, 0.01  # of batch norm
 MIXED = {  # channels: of the four branches, and inside the second and the third; those that come in first
@@ -50,14 +50,6 @@ ORDER = (
 ).split()
 
 
-def missing(size: int, kernel: int, stride: int) -> int:
-    """By how much SAME padding lengthens an axis; the size may be a symbol of `torch.export`. Kernel >= stride."""
-    if stride == 1:
-        return kernel - 1
-    before = size - 1  # OpenVINO reads no remainder
-    return kernel - 1 - (before - before // stride * stride)
-
-
 class SamePad(nn.Module):
     """Zeros around each clip, for a convolution with this kernel and stride."""
 
@@ -67,14 +59,13 @@ class SamePad(nn.Module):
 
     def forward(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T2 H2 W2"]:
         """The padded clips."""
-        return each_clip(self._pad, clips)
-
-    def _pad(self, clips: Tensor) -> Tensor:
+        same, packed = Same(self.kernel, self.stride), isinstance(clips, PackedClips)
         around: list[int] = []
-        for size in reversed(clips.shape[2:]):
-            more = missing(size, self.kernel, self.stride)
+        for size in reversed(clips.shape[3 if packed else 2 :]):
+            more = same.missing(size)
             around += [more // 2, more - more // 2]
-        return F.pad(clips, around)
+        padded = F.pad(clips, around)
+        return same_in_time(padded, same) if isinstance(padded, PackedClips) else padded
 
 
 class SameMaxPool(nn.Module):
@@ -86,22 +77,25 @@ class SameMaxPool(nn.Module):
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T2 H2 W2"]:
         """T, H and W divided by their strides, rounded up."""
-        return self._pool(features) if self.stride[0] == 1 else each_clip(self._pool, features)
-
-    def _pool(self, features: Tensor) -> Tensor:
-        kernel, stride, sizes = list(self.kernel), list(self.stride), features.shape[2:]
-        if stride[0] > 1 and torch.compiler.is_exporting():  # the length may be a symbol, and padding none
+        kernel, stride = list(self.kernel), list(self.stride)
+        if stride[0] > 1 and (isinstance(features, PackedClips) or torch.compiler.is_exporting()):
             features = self._over_time(features)
             kernel[0] = stride[0] = 1
+        sizes = (1 if stride[0] == 1 else features.shape[2], *features.shape[3:])
         # Half of what is missing on both sides; the last window begins where it must, and may reach beyond the end.
-        padding = [missing(size, k, s) // 2 for size, k, s in zip(sizes, kernel, stride, strict=True)]
+        padding = [Same(k, s).missing(size) // 2 for size, k, s in zip(sizes, kernel, stride, strict=True)]
         return F.max_pool3d(features, kernel, stride, padding, ceil_mode=True)
 
     def _over_time(self, features: Tensor) -> Tensor:
-        """The maximum over time alone: what a window has beyond the ends, it has twice from within."""
-        frames, step = features.shape[2], self.stride[0]
+        """The maximum over time alone."""
+        same = Same(self.kernel[0], self.stride[0])
+        if isinstance(features, PackedClips):
+            padded = same_in_time(features, same, -torch.inf)
+            return F.max_pool3d(padded, (same.reach, 1, 1), (same.stride, 1, 1))
+        # in an export the length may be a symbol, and padding none: what is beyond the ends is taken twice from within
+        frames, step = features.shape[2], same.stride
         first = step * torch.arange((frames + step - 1) // step, device=features.device)
-        first = first - missing(frames, self.kernel[0], step) // 2
+        first = first - same.missing(frames) // 2
         taken = [features.index_select(2, (first + i).clamp(min=0, max=frames - 1)) for i in range(self.kernel[0])]
         return torch.stack(taken).amax(0)
 
@@ -153,10 +147,13 @@ class MeanOfPairs(nn.Module):
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C 1 1 1"]:
         """One vector a clip."""
-        return each_clip(self._pairs, features.mean((3, 4), keepdim=True)).mean((2, 3, 4), keepdim=True)
+        return self._pairs(features.mean((3, 4), keepdim=True)).mean((2, 3, 4), keepdim=True)
 
     def _pairs(self, rows: Tensor) -> Tensor:
         """The means of neighbours; avg_pool3d knows no bfloat16 on CPUs. The length may be a symbol."""
+        if isinstance(rows, PackedClips):
+            wide = rows if rows.dtype == torch.float64 else rows.float()
+            return F.avg_pool3d(wide, (2, 1, 1), 1).to(rows.dtype)
         frames = rows.shape[2]
         first = torch.arange(torch.sym_max(frames - 1, 1), device=rows.device)
         return (rows.index_select(2, first) + rows.index_select(2, (first + 1).clamp(max=frames - 1))) / 2

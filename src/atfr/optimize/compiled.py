@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from atfr.adapt.surgery import refuse_wrapped
 from atfr.adapt.trace import site_names
-from atfr.errors import InputError, UnsupportedNetworkError
+from atfr.errors import AtfrError, InputError, UnsupportedNetworkError
 from atfr.private import MAKE_FX
 from atfr.ragged import PackedClips
 from atfr.ragged.bucket import Bucket
@@ -51,8 +51,8 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     decisions by the maps' numbers) happens once.
 
     Args:
-        model: a network with one sampler. Behind it, what is done across time must be known for all clips at once:
-            convolutions, pools, norms and strides are; attention and others that run clip by clip are not.
+        model: a network with one sampler. Behind it, what is done across time must be known for all clips at once, as
+            convolutions, pools, norms and strides are; `atfr.ragged.each_clip` is not.
         options: those of `torch.compile`, ``mode="reduce-overhead"`` for CUDA graphs.
 
     Returns:
@@ -249,7 +249,7 @@ def recorded(
     with torch.random.fork_rng([clips.device] if clips.device.type == "cuda" else []):
         try:
             module = MAKE_FX(run, pre_dispatch=True)(clips.detach())
-        except torch.OutOfMemoryError:
+        except (AtfrError, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:
             raise UnsupportedNetworkError(

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from atfr.ragged.layout import ClipLayout, Window
+from atfr.ragged.layout import ClipLayout, Same, Window
 from atfr.ragged.operations import packed_like
 from atfr.ragged.packed import PackedClips
 from atfr.ragged.rows import channels_innermost
@@ -54,13 +54,37 @@ def at_once(within: Within, clips: PackedClips, window: Window, fill: float = 0.
     return packed_like(of_rows(rows.index_select(0, places.results), form, innermost), places.layout)
 
 
-def with_room(clips: PackedClips, layout: ClipLayout, before: int = 0, fill: float = 0.0) -> PackedClips:
-    """Return clips lengthened to those of a layout, by so many maps before each and the rest behind it."""
+def with_room(
+    clips: PackedClips, layout: ClipLayout, before: int | Int[Tensor, " N"] = 0, fill: float = 0.0
+) -> PackedClips:
+    """Return clips lengthened to those of a layout, by so many maps before each (or by its own number) and the rest
+    behind it.
+    """
     device, old = clips.device, clips.clip_layout
     with torch.inference_mode(False), torch.no_grad():
         lengths_N = layout.device_lengths(device).clone()
-        places = (lengths_N.cumsum(0) - lengths_N)[old.clip_index(device)] + before + old.time_index(device)
+        places = (lengths_N.cumsum(0) - lengths_N + before)[old.clip_index(device)] + old.time_index(device)
     return packed_like(apart(clips.plain(), places, layout.total, fill), layout)
+
+
+def same_in_time(clips: PackedClips, same: Same, fill: float = 0.0) -> PackedClips:
+    """Return clips padded in time as TensorFlow's SAME, each by its own length."""
+    lengths_N = clips.clip_layout.device_lengths(clips.device)
+    before_N = same.missing(lengths_N) // 2
+    return lengthened(clips, same, same.results(lengths_N), before_N, fill)
+
+
+def lengthened(
+    clips: PackedClips, by: Window | Same, results: Int[Tensor, " N"], before: int | Int[Tensor, " N"], fill: float
+) -> PackedClips:
+    """Return clips padded to so many maps, of which so many lie before each."""
+    layout = clips.clip_layout.through(by, results)
+    longer = with_room(clips, layout, before, fill)
+    if not layout.traced:
+        return longer
+    device = clips.device  # the last clip of a bucket is longer than that: there it must be finite
+    beyond_S = layout.time_index(device) >= results[layout.clip_index(device)]
+    return packed_like(longer.plain().masked_fill(beyond_S.view(1, 1, -1, 1, 1), 0), layout)
 
 
 def apart(

@@ -7,14 +7,14 @@ call. What cannot be done without the lengths as numbers raises.
 N clips, S maps of all clips and of the one behind them.
 """
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
-from atfr.ragged.layout import ClipLayout, Window
+from atfr.ragged.layout import ClipLayout, Same, Window
 
 
 class Bucket(ClipLayout):
@@ -23,6 +23,7 @@ class Bucket(ClipLayout):
     Args:
         lengths: of the N clips and of the one behind them, which has a map at least.
         total: S, their sum.
+        shortest: a length that none is below.
         origin: the layout from which operations have made this one, with `passed` of them.
 
     Attributes:
@@ -35,10 +36,11 @@ class Bucket(ClipLayout):
         self,
         lengths: Int[Tensor, " N+1"],
         total: int,
+        shortest: int = 1,
         origin: "Bucket | None" = None,
-        passed: tuple[tuple[int, int, bool], ...] = (),
+        passed: tuple[tuple[Any, ...], ...] = (),
     ) -> None:
-        self.total = total
+        self.total, self.shortest = total, shortest
         self.origin, self.passed = origin or self, passed
         self._lengths = lengths
         self._clip_index = None
@@ -72,11 +74,6 @@ class Bucket(ClipLayout):
         return self._clip_index
 
     @property
-    def shortest(self) -> int:
-        """A length that no clip is below."""
-        return 1
-
-    @property
     def one_map_each(self) -> bool:
         """Whether every clip is known to have one map."""
         return False
@@ -85,16 +82,13 @@ class Bucket(ClipLayout):
         """Return for every map whether it is one of the N clips'."""
         return self.clip_index(device) < len(self) - 1
 
-    def through(self, window: Window, results: Int[Tensor, " N+1"]) -> "Bucket":
+    def through(self, window: Window | Same, results: Int[Tensor, " N+1"]) -> "Bucket":
         """Return the layout of what a window makes of the clips; the last takes what is left."""
-        gained = 2 * window.padding - window.reach + 1
-        if (gained, window.stride) == (0, 1):
+        if not window.effect:
             return self
-        most = max(gained + window.stride - 1, window.stride - 1 if window.clamped else 0)
-        total = (self.total + len(self) * most) // window.stride  # each clip gives (length + most) // stride at most
+        total = window.most(self.total, len(self))
         lengths = torch.cat([results[:-1], total - results[:-1].sum(0, keepdim=True)])
-        key = gained, window.stride, window.clamped and gained < 0
-        return Bucket(lengths, total, self.origin, (*self.passed, key))
+        return Bucket(lengths, total, window.results(self.shortest), self.origin, (*self.passed, window.effect))
 
     def room(self, window: Window) -> int:
         """Return how many maps are set aside for clips with room between them, at most."""

@@ -32,10 +32,53 @@ class Window:
         over = length + 2 * self.padding - self.reach
         return 1 if self.clamped and over < 0 else over // self.stride + 1
 
+    @property
+    def effect(self) -> tuple[Any, ...]:
+        """What the number of results depends on, besides the length; none where it is the length."""
+        over = 2 * self.padding - self.reach + 1
+        return () if (over, self.stride) == (0, 1) else (over, self.stride, self.clamped and over < 0)
+
+    def most(self, total: int, clips: int) -> int:
+        """Return how many maps can come of so many clips that have so many maps together."""
+        over = 2 * self.padding - self.reach + self.stride  # a clip gives (length + over) // stride
+        return (total + clips * max(over, self.stride - 1 if self.clamped else 0)) // self.stride
+
     def slot(self, length: int) -> int:
         """Return how many maps are set aside for a clip and the room behind it."""
         taken = max(length + self.padding, self.reach - self.padding if self.clamped else 0)
         return -(-taken // self.stride) * self.stride  # so that each clip begins where a window does
+
+
+@dataclass(frozen=True)
+class Same:
+    """Padding in time as TensorFlow's SAME: a stride s gives length / s maps, rounded up; more is padded at the end.
+
+    Attributes:
+        reach: maps that the window behind it sees, no fewer than its stride.
+    """
+
+    reach: int
+    stride: int
+
+    def missing(self, length: Any) -> Any:
+        """By how much an axis is lengthened; its length may be a symbol of `torch.export`, or a tensor."""
+        if self.stride == 1:
+            return self.reach - 1
+        before = length - 1  # OpenVINO reads no remainder
+        return self.reach - 1 - (before - before // self.stride * self.stride)
+
+    def results(self, length: Any) -> Any:
+        """Return how long a clip is with its padding."""
+        return length + self.missing(length)
+
+    @property
+    def effect(self) -> tuple[Any, ...]:
+        """What lengths behind it depend on, besides those before it."""
+        return "same", self.reach, self.stride
+
+    def most(self, total: int, clips: int) -> int:
+        """Return how many maps there are at most of so many clips that have so many together."""
+        return total + clips * (self.reach - 1)
 
 
 class ClipLayout:
@@ -46,6 +89,7 @@ class ClipLayout:
         device_lengths: the same numbers on the device of the data, when they are there already (spares a transfer).
 
     Attributes:
+        shortest: a length that no clip is below.
         kept: what operations have calculated from the lengths, for the next that asks the same.
         traced: whether a graph is being recorded, in which lengths are not known (`bucket.Bucket`).
     """
@@ -54,22 +98,17 @@ class ClipLayout:
 
     def __init__(self, lengths: Sequence[int], device_lengths: Int[Tensor, " N"] | None = None) -> None:
         self.lengths = tuple(lengths)
-        self.total = sum(self.lengths)
+        self.total, self.shortest = sum(self.lengths), min(self.lengths)
         self._device_lengths = device_lengths
         self._clip_index: Tensor | None = None
         self.kept: dict[Any, Any] = {}
-
-    @property
-    def shortest(self) -> int:
-        """A length that no clip is below."""
-        return min(self.lengths)
 
     @property
     def one_map_each(self) -> bool:
         """Whether every clip is known to have one map."""
         return max(self.lengths) == 1
 
-    def through(self, window: Window, results: Int[Tensor, " N"]) -> "ClipLayout":
+    def through(self, window: "Window | Same", results: Int[Tensor, " N"]) -> "ClipLayout":
         """Return the layout of what a window makes of the clips.
 
         Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from atfr.errors import UnsupportedOperationError
 from atfr.kernels import conv3d as convolution
 from atfr.kernels import ragged_depthwise
-from atfr.ragged.at_once import at_once, with_room
+from atfr.ragged.at_once import at_once, lengthened
 from atfr.ragged.layout import Window
 from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips
@@ -214,8 +214,7 @@ def pad(
     if before == behind == 0:
         return result
     lengths_N = result.clip_layout.device_lengths(result.device) + before + behind
-    layout = result.clip_layout.through(Window(1 - before - behind), lengths_N)
-    return with_room(result, layout, before, value or 0.0)
+    return lengthened(result, Window(1 - before - behind), lengths_N, before, value or 0.0)
 
 
 def interpolate(
