@@ -207,6 +207,30 @@ def test_modes_weights_and_types_may_change() -> None:
         torch.testing.assert_close(found, other.float()(batch.float()), rtol=1e-4, atol=1e-5)
 
 
+def test_the_sampler_may_change() -> None:
+    model, batch = tiny().eval(), clips(3, 12, 8)
+    compiled = atfr.compile(model, backend="eager")
+    with torch.no_grad():
+        first = compiled(batch)
+        atfr.set_num_bins_(model, 2)
+        expected = copy.deepcopy(model)(batch)
+        assert_same(compiled(batch), expected)
+        assert not torch.allclose(first, expected)
+        atfr.restore_(model)
+        with pytest.raises(UnsupportedNetworkError, match="has no sampler"):
+            compiled(batch)
+
+
+def test_a_copy_is_a_network_of_its_own() -> None:
+    batch, compiled = clips(3, 12, 8), atfr.compile(tiny().eval(), backend="eager")
+    with torch.no_grad():
+        expected = compiled(batch)
+        other = copy.deepcopy(compiled)
+        other._orig_mod.head.bias.add_(1)
+        assert_same(other(batch), expected + 1)
+        assert_same(compiled(batch), expected)
+
+
 def test_under_autocast_as_the_network() -> None:
     model = tiny().float().eval()
     compiled = atfr.compile(model, backend="eager")

@@ -43,7 +43,8 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     `torch.compile` itself does not take adapted networks. This records what comes before the sampler and what comes
     behind, as graphs of fixed shapes, and compiles each when it is first needed: one for the layers before the sampler,
     and one for each of few numbers of maps that a batch is rounded up to (6 % apart). A batch of another size or type,
-    another mode (training, gradients) and modules frozen in between are recorded anew. Results are those of the
+    another mode (training, gradients), a sampler with other settings and modules frozen in between are recorded anew.
+    Results are those of the
     network, but for rounding; batch norms in training see the real maps only. It pays on GPUs, where a network of many
     small operations is bound by their launches; on CPUs `atfr.optimize_for_inference` is faster.
 
@@ -106,9 +107,12 @@ class CompiledNetwork(nn.Module):
             torch.compiler.cudagraph_mark_step_begin()
         key = state_of(model, clips)
         if (graphs := self.graphs.get(key)) is None:
-            graphs = self.graphs[key] = Graphs(model, self.options)
+            graphs = self.graphs[key] = Graphs(model, only_sampler(model), self.options)
         logits = graphs.run(clips)
         return logits.clone() if clips.device.type == "cuda" else logits  # a CUDA graph's own are written over
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"graphs": {}}  # a copy records its own
 
 
 def only_sampler(model: nn.Module) -> TemporalSampler:
@@ -122,16 +126,19 @@ def only_sampler(model: nn.Module) -> TemporalSampler:
 
 
 def state_of(model: nn.Module, clips: Tensor) -> tuple[Any, ...]:
-    """Return what a recording holds for: the clips' form, modes, which tensors are the network's, and which learn."""
+    """Return what a recording holds for: the clips' form, modes, samplers, tensors, and which of these learn."""
     kind = clips.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    of_modules: list[Any] = []
+    for module in model.modules():  # in one pass: parameters() and buffers() would take as long again, each
+        of_modules.append(module.training)
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            of_modules += [id(tensor), tensor is not None and tensor.requires_grad]
+        if isinstance(module, TemporalSampler):
+            of_modules += [id(module), repr(module)]
     return (
         *(tuple(clips.shape), clips.stride(), clips.dtype, clips.device, autocast),
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        tuple(module.training for module in model.modules()),
-        tuple((id(parameter), parameter.requires_grad) for parameter in model.parameters()),
-        tuple(id(buffer) for buffer in model.buffers()),
+        *(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *of_modules),
     )
 
 
@@ -154,6 +161,7 @@ class Graphs:
     """
 
     model: nn.Module
+    sampler: TemporalSampler
     options: dict[str, Any]
     before: Graph | None = None
     behind: dict[int, Graph] = field(default_factory=dict)
@@ -161,12 +169,11 @@ class Graphs:
 
     def run(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Return the logits."""
-        sampler = only_sampler(self.model)
         if self.before is None:
             self._record(clips, None)
         assert self.before is not None
         features, *found = self.before(clips)
-        sampling = sampler.observed(Sampling(*found, one_each=sampler.one_each))
+        sampling = self.sampler.observed(Sampling(*found, one_each=self.sampler.one_each))
         total = bucket_of(sampling.layout.total, len(clips), features.shape[2])
         if total not in self.behind:
             self._record(clips, total)
