@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.adapt.trace import site_names
-from atfr.errors import AdaptError, InputError, UnsupportedNetworkError, UnsupportedOperationError
+from atfr.errors import AdaptError, AtfrError, InputError, UnsupportedNetworkError, UnsupportedOperationError
 from atfr.kernels import ragged_depthwise
 from atfr.kernels.conv3d import Conv3d
 from atfr.optimize.compiled import bucket_of
 from atfr.ragged import each_clip
 from tests.models.randomise import scramble_
+from tests.optimize.random_networks import SHAPE, random_network
+from tests.optimize.test_random_networks import adapt
 
 slow = pytest.mark.soak
 CHANGE = {"after": "input", "sampler": "change"}
@@ -324,6 +326,54 @@ def test_static_networks_are_one_graph_of_torch_compile(optimized: bool) -> None
         expected = model(batch)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
     assert len(graphs) == 1
+
+
+def check(seed: int) -> str:
+    """Compare a random network with what is compiled of it; return what was done, in a word."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    model = random_network(seed)
+    if adapt(model, draw, half=False) == "plain":
+        return "plain"
+    training = draw.random() < 0.5
+    model = model.double().train(training)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    batch = torch.randn(3, *SHAPE[1:], dtype=torch.float64)
+    batch[0], batch[1, :, 1:] = batch[0, :, :1], batch[1, :, 1:2]
+    other, results = copy.deepcopy(model), []
+    for network in (model, atfr.compile(other, backend="eager")):
+        try:
+            with torch.set_grad_enabled(training):
+                logits = network(batch.clone())
+            if training:
+                logits.square().sum().backward()
+        except AtfrError:
+            return "refused"
+        except (RuntimeError, ValueError):
+            assert network is model, "only the compiled one fails"
+            return "fails"
+        results.append(logits.detach())
+    torch._dynamo.reset()
+    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-9, equal_nan=True)
+    for (name, ours), (_, theirs) in zip(other.named_buffers(), model.named_buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9, equal_nan=True, msg=name)
+    for (name, ours), (_, theirs) in zip(other.named_parameters(), model.named_parameters(), strict=True):
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in (ours, theirs)]
+        torch.testing.assert_close(*grads, rtol=1e-7, atol=1e-7, equal_nan=True, msg=name)
+    return "same"
+
+
+def test_random_networks_are_the_same_or_refused() -> None:
+    found = [check(seed) for seed in (127, *range(360, 385))]  # 127 writes over its clips
+    assert found.count("same") >= 2, found
+
+
+@slow
+def test_many_random_networks() -> None:
+    found = [check(seed) for seed in range(1000, 1600)]
+    assert found.count("same") > 20, found
 
 
 class Around(Tiny):

@@ -255,7 +255,7 @@ def recorded(
 
     with torch.random.fork_rng([clips.device] if clips.device.type == "cuda" else []):
         try:
-            module = MAKE_FX(run, pre_dispatch=True)(clips.detach())
+            module = MAKE_FX(run, pre_dispatch=True)(clips.detach().clone())  # it may be written over
         except (AtfrError, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:
