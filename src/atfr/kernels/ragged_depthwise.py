@@ -84,10 +84,11 @@ def ragged_depthwise(
     if activation or not (
         torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (maps, weight, bias))
     ):
-        run = recorded if in_a_graph else convolve
-        return run(maps, weight, bias, begins, ends, stride, padding, activation)
+        if in_a_graph:
+            return recorded(maps, weight, bias, begins, ends, window=window, activation=activation)
+        return convolve(maps, weight, bias, begins, ends, stride, padding, activation)
     if in_a_graph:
-        output = recorded(maps, weight, None, begins, ends, stride, padding, None)
+        output = recorded(maps, weight, None, begins, ends, window=window)
     else:
         output = _Depthwise.apply(maps, weight, begins, ends, stride, padding)
     output = output if bias is None else output + bias.view(-1, 1, 1)
@@ -260,20 +261,16 @@ def of_weight_gradient(
     return sums.sum(0).T.reshape(shape)
 
 
-def recorded(
-    maps: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    begins: Tensor,
-    ends: Tensor,
-    stride: Pair,
-    padding: Sequence[int],
-    activation: str | None,
-) -> Tensor:
-    """Convolve by an operation that a graph can hold, with its gradient where there is neither bias nor activation."""
+def recorded(*maps_to_ends: Tensor | None, window: Window, activation: str | None = None) -> Tensor:
+    """Do what `convolve` does by an operation that a graph can hold; with its gradient, if that is all.
+
+    Args:
+        maps_to_ends: the first five arguments of `convolve`.
+    """
     from atfr.kernels.depthwise_operations import convolve
 
-    return convolve(maps, weight, bias, begins, ends, list(stride), list(padding), activation or "", [])
+    operation: Any = convolve
+    return operation(*maps_to_ends, *map(list, window), activation or "", [])
 
 
 def triton_kernels() -> Any:

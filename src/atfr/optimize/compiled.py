@@ -135,7 +135,7 @@ def state_of(model: nn.Module, clips: Tensor) -> tuple[Any, ...]:
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             of_modules += [id(tensor), tensor is not None and tensor.requires_grad]
         if isinstance(module, TemporalSampler):
-            of_modules += [id(module), repr(module)]
+            of_modules += [id(module), repr(module.settings())]
     return (
         *(tuple(clips.shape), clips.stride(), clips.dtype, clips.device, autocast),
         *(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *of_modules),

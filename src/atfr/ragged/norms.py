@@ -33,9 +33,15 @@ def group_norm(
 
     centred = grouped - mean(grouped)
     result = (centred * (mean(centred.square()) + eps).rsqrt()).flatten(1, 2)
-    result = result if weight is None else result * weight.view(-1, 1, 1, 1)
-    result = result if bias is None else result + bias.view(-1, 1, 1, 1)
-    return packed_like(result.to(maps.dtype), layout)
+    return packed_like(scaled(result, weight, bias).to(maps.dtype), layout)
+
+
+def scaled(
+    maps: Float[Tensor, "1 C S H W"], weight: Float[Tensor, " C"] | None, bias: Float[Tensor, " C"] | None
+) -> Float[Tensor, "1 C S H W"]:
+    """Multiply channels, and add to them, where a norm learns to."""
+    maps = maps if weight is None else maps * weight.view(-1, 1, 1, 1)
+    return maps if bias is None else maps + bias.view(-1, 1, 1, 1)
 
 
 def batch_norm(
@@ -65,13 +71,11 @@ def batch_norm(
     centred = wide - mean_C
     variance_C = mean(centred.square())
     if running_mean is not None and running_var is not None:
-        unbiased_C = variance_C.detach() * (count / (count - 1))
+        unbiased_C = variance_C.detach() * (count / (count - 1).clamp(min=1))
         running_mean.lerp_(mean_C.detach().flatten().to(running_mean.dtype), momentum)
         running_var.lerp_(unbiased_C.flatten().to(running_var.dtype), momentum)
     result = centred * (variance_C + eps).rsqrt()
-    result = result if weight is None else result * weight.view(-1, 1, 1, 1)
-    result = result if bias is None else result + bias.view(-1, 1, 1, 1)
-    return packed_like(result.to(maps.dtype), layout)
+    return packed_like(scaled(result, weight, bias).to(maps.dtype), layout)
 
 
 def instance_norm(
