@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atfr.checks import device_of, in_range
-from atfr.cli.plain import one_line, plain
+from atfr.cli.plain import plain, say
 from atfr.errors import InputError
 from atfr.files import finite
 from atfr.video.spec import ViewSpec
@@ -218,12 +218,12 @@ def print_histogram(title: str, counts: dict[int, int]) -> None:
 
 def warn(message: str) -> None:
     """Print a warning as one line on stderr."""
-    print(f"atfr: warning: {one_line(message)}", file=sys.stderr)
+    say(f"warning: {message}")
 
 
 def note(message: str) -> None:
     """Print what is good to know as one line on stderr."""
-    print(f"atfr: {one_line(message)}", file=sys.stderr)
+    say(message)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
-from atfr.cli.plain import FAILED, one_line
+from atfr.cli.plain import FAILED, one_line, say
 from atfr.errors import AtfrError
 
 INTERRUPTED = 130
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return fail(f"the memory is too small for this; give fewer or smaller clips at a time ({error})")
     except KeyboardInterrupt as stop:
-        print(f"atfr: interrupted{f'; {stop}' if stop.args else ''}", file=sys.stderr)
+        say(f"interrupted{f'; {stop}' if stop.args else ''}")
         return INTERRUPTED
     return code
 
@@ -107,7 +107,7 @@ def heard() -> Iterator[None]:
     def of_thread(ended: threading.ExceptHookArgs) -> None:
         """Say in one line what ended a thread (TensorBoard's writer has one) where the machine is the cause."""
         if isinstance(ended.exc_value, OSError):
-            print(f"atfr: warning: {one_line(str(ended.exc_value))}", file=sys.stderr)
+            say(f"warning: {ended.exc_value}")
         else:
             threading.__excepthook__(ended)
 
@@ -194,7 +194,7 @@ def fail(message: str) -> int:
     text = one_line(message)
     if len(text) > LONGEST:  # somebody gave a name or a list without end
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    print(f"atfr: error: {text}", file=sys.stderr)
+    say(f"error: {text}")
     return FAILED
 
 

@@ -1,6 +1,7 @@
 """plain: text of others, as names of files and classes, that does nothing to the terminal it is printed on."""
 
 import re
+import sys
 
 FAILED = 2
 """The exit code of errors."""
@@ -20,3 +21,8 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """Return text in one line."""
     return plain(" ".join(text.split()))
+
+
+def say(text: str) -> None:
+    """Print text as one line on stderr, in one write: two threads' lines do not mix, as those of `print` do."""
+    sys.stderr.write(f"atfr: {one_line(text)}\n")
