@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.errors import AdaptError, AtfrError
+from tests.models.narrow import narrow, narrowed
 from tests.reference import sgs as reference
 
 FRAMES, BINS = 8, 12
@@ -39,9 +40,9 @@ def network(name: str) -> nn.Module:
     if name in ("r3d_18", "mc3_18", "r2plus1d_18"):
         from torchvision.models import video
 
-        model = getattr(video, name)(num_classes=5)
+        model = narrowed(lambda: getattr(video, name)(num_classes=5))
     else:
-        model = atfr.create_model(name, num_classes=5)
+        model = narrow(name, num_classes=5)
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):

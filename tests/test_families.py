@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.models import VideoModel
+from tests.models.narrow import narrow
 
 FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "r2plus1d_50", "i3d_50", "i3d_inception", "slowfast_8x8_r18"]
 STAGES = ["stem", "res2", "res3", "res4", "res5"]
@@ -42,7 +43,7 @@ CASES += [pytest.param("slowfast_8x8_r101_nl", "res2", False, "linear", "magnitu
 def network(family: str) -> VideoModel:
     """A network in float64 with batch-norm statistics of its own, and residual branches that say something."""
     torch.manual_seed(0)
-    model = atfr.create_model(family, num_classes=5, dropout=0.0)
+    model = narrow(family, num_classes=5, dropout=0.0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -50,9 +51,9 @@ def network(family: str) -> VideoModel:
     return model.double().eval()
 
 
-def adapted(family: str, after: str | list[str], **options: object) -> VideoModel:
+def adapted(family: str, after: str | list[str], whole: VideoModel | None = None, **options: object) -> VideoModel:
     """A copy with SGS whose similarity network tells maps apart."""
-    model = copy.deepcopy(network(family))
+    model = copy.deepcopy(whole or network(family))
     atfr.adapt_(model, after, **options)
     generator = torch.Generator().manual_seed(1)
     for layer in layers(model):
@@ -119,7 +120,7 @@ def test_frames_may_change_at_inference(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["x3d_xs", "slowfast_8x8_r18"])
 def test_pickled_and_saved(family: str, tmp_path) -> None:
-    model = adapted(family, ["res2", "res3"], temporal_block=None)
+    model = adapted(family, ["res2", "res3"], atfr.create_model(family).double().eval(), temporal_block=None)
     with torch.no_grad():
         logits = model(clips())
         buffer = io.BytesIO()
@@ -134,11 +135,11 @@ def test_pickled_and_saved(family: str, tmp_path) -> None:
     ("family", "after"),
     [
         ("resnet3d_18", "res2"),
-        ("x3d_xs", "res3"),
-        ("r2plus1d_18", "res2"),
-        ("r2plus1d_50", "stem"),
-        ("i3d_50", "res2"),
         ("slowfast_8x8_r18", "res2"),
+        pytest.param("x3d_xs", "res3", marks=pytest.mark.soak),
+        pytest.param("r2plus1d_18", "res2", marks=pytest.mark.soak),
+        pytest.param("r2plus1d_50", "stem", marks=pytest.mark.soak),
+        pytest.param("i3d_50", "res2", marks=pytest.mark.soak),
     ],
 )
 def test_export_of_one_clip_keeps_the_time_axis_dynamic(family: str, after: str) -> None:

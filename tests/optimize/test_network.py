@@ -12,6 +12,7 @@ import atfr
 from atfr.adapt.trace import site_names
 from atfr.errors import AdaptError, InputError
 from atfr.optimize.conv import FusedConv3d
+from tests.models.narrow import narrow
 from tests.models.randomise import scramble_
 
 FAMILIES = {
@@ -24,7 +25,7 @@ FAMILIES = {
 
 
 def network_of(name: str, **options: object) -> nn.Module:
-    model = scramble_(atfr.create_model(name, num_classes=5)).eval()
+    model = scramble_(narrow(name, num_classes=5)).eval()
     if options:
         atfr.adapt_(model, **options)
     return model

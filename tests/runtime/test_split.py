@@ -13,7 +13,10 @@ from tests.test_families import FAMILIES, FRAMES, SIDE, adapted, clips
 SHAPE = (3, FRAMES, SIDE, SIDE)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+ONCE = ("resnet3d_18", "slowfast_8x8_r18", "i3d_inception")  # one pathway, two, padding by the length
+
+
+@pytest.mark.parametrize("family", [f if f in ONCE else pytest.param(f, marks=pytest.mark.soak) for f in FAMILIES])
 def test_the_halves_do_what_the_network_does(family: str) -> None:
     model = adapted(family, "res2")
     parts = split(model, SHAPE)
@@ -37,7 +40,7 @@ def test_whatever_stands_at_the_site(options: dict) -> None:
 
 
 def test_any_number_of_clips_and_of_maps() -> None:
-    model = adapted("x3d_xs", "res2")
+    model = adapted("resnet3d_18", "res2")
     parts = split(model, SHAPE)
     with torch.no_grad():
         (maps,) = parts.before(clips())
@@ -49,10 +52,11 @@ def test_any_number_of_clips_and_of_maps() -> None:
         torch.testing.assert_close(parts.after(maps), model(clips()), rtol=1e-9, atol=1e-12)
 
 
-def test_one_compiled_graph_serves_every_number_of_maps() -> None:
+@pytest.mark.parametrize("family", ["resnet3d_18", pytest.param("x3d_xs", marks=pytest.mark.soak)])
+def test_one_compiled_graph_serves_every_number_of_maps(family: str) -> None:
     """torch.compile makes a case of its own of a single map, and none of the others."""
     compiled = CompileCounter()
-    parts = split(atfr.optimize_for_inference(adapted("x3d_xs", "res2")), SHAPE)
+    parts = split(atfr.optimize_for_inference(adapted(family, "res2")), SHAPE)
     late = torch.compile(parts.after, backend=compiled, dynamic=True)
     with torch.no_grad():
         (maps,) = parts.before(clips()[:1])

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from atfr.adapt.surgery import refuse_wrapped
 from atfr.adapt.trace import site_names
 from atfr.errors import AtfrError, InputError, UnsupportedNetworkError
-from atfr.private import MAKE_FX
+from atfr.private import MAKE_FX, one_fake_mode
 from atfr.ragged import PackedClips
 from atfr.ragged.bucket import Bucket
 from atfr.ragged.operations import packed_like
@@ -253,7 +253,7 @@ def recorded(
             raise UnsupportedNetworkError(f"atfr.compile takes networks that give one row a clip; {name} does not")
         return cut.ends, logits[:-1]
 
-    with torch.random.fork_rng([clips.device] if clips.device.type == "cuda" else []):
+    with torch.random.fork_rng([clips.device] if clips.device.type == "cuda" else []), one_fake_mode():
         try:
             module = MAKE_FX(run, pre_dispatch=True)(clips.detach().clone())  # it may be written over
         except (AtfrError, torch.OutOfMemoryError):

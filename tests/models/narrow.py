@@ -1,0 +1,44 @@
+"""Networks with a quarter of their channels: every layer, stride and way of the whole one, and quick to run."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import atfr
+
+
+def narrow(name: str, by: int = 4, **options: object) -> nn.Module:
+    """A network of a family that `create_model` knows, with random weights; X3D and EfficientNet are narrow enough."""
+    if name.startswith(("x3d", "i3d_efficientnet")):
+        return atfr.create_model(name, **options)
+    return narrowed(lambda: atfr.create_model(name, **options), by)
+
+
+def narrowed(make: Callable[[], nn.Module], by: int = 4) -> nn.Module:
+    """Whatever `make` makes of convolutions, batch norms and linear layers, with fewer channels inside."""
+    with torch.device("meta"):
+        model = make()
+    for module in model.modules():
+        for attribute in ("in_channels", "out_channels", "groups", "num_features", "in_features"):
+            if (channels := getattr(module, attribute, 1)) >= by:  # fewer are an image's, or classes
+                setattr(module, attribute, channels // by)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            shape = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+            module.weight = nn.Parameter(torch.empty(shape, device="meta"))
+            module.bias = module.bias if module.bias is None else nn.Parameter(torch.empty(shape[0], device="meta"))
+        elif isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(torch.empty(module.out_features, module.in_features, device="meta"))
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                fewer = torch.empty(module.num_features if tensor.dim() else (), dtype=tensor.dtype, device="meta")
+                setattr(module, name, nn.Parameter(fewer) if isinstance(tensor, nn.Parameter) else fewer)
+        else:
+            assert not [*module.parameters(recurse=False), *module.buffers(recurse=False)], type(module)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        if isinstance(module, nn.modules.conv._ConvNd):
+            nn.init.kaiming_normal_(module.weight)  # maps keep their scale, and differ at the last stage too
+    return model
