@@ -168,7 +168,9 @@ def video(frames: int = FRAMES, size: int = 16) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    "name", ["s3d", *(pytest.param(n, marks=pytest.mark.soak) for n in TORCHVISION if n != "s3d")]
+)  # the others: test_batch_invariance
 def test_torchvision(name: str) -> None:
     early = {"r2plus1d_18": "stem.0.weight", "s3d": "features.0.0.0.weight"}.get(name, "stem.0.weight")
     x = video(6, 209)[:2] if name == "s3d" else video()  # s3d's head takes maps of 7 x 7
@@ -176,7 +178,9 @@ def test_torchvision(name: str) -> None:
 
 
 @SWISH
-@pytest.mark.parametrize("name", ["x3d_bn_lin5", "slow", "i3d", "r2plus1d", "csn"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("x3d_bn_lin5", marks=pytest.mark.soak), "slow", "i3d", "r2plus1d", "csn"]
+)
 def test_pytorchvideo(name: str) -> None:
     early = next(n for n, p in network(name).named_parameters() if p.dim() == 5)
     each_clip_as_alone(name, ["blocks.1"], video(12, 64), early)

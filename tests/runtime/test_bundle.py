@@ -265,8 +265,7 @@ def test_what_only_writes_is_not_needed_to_run(folders: Path) -> None:
     ("after", "runtime"),
     [
         ("input", "onnx"),
-        ("res2", "openvino"),
-        pytest.param("input", "openvino", marks=pytest.mark.soak),
+        *(pytest.param(after, "openvino", marks=pytest.mark.soak) for after in ("input", "res2")),
         pytest.param("res2", "onnx", marks=pytest.mark.soak),
     ],
 )
