@@ -22,6 +22,7 @@ from atfr.train.recipe import Tuning
 from atfr.train.tuning import frozen
 from atfr.video.spec import ClipSpec
 from atfr.weights import published
+from tests.models.narrow import narrow
 from tests.models.randomise import scramble_
 
 NAME = "i3d_inception"
@@ -33,7 +34,7 @@ UNITS += [f"Mixed_{name}.{branch}" for name in MIXED for branch in ("b0", "b1a",
 @functools.cache
 def network() -> InceptionI3D:
     torch.manual_seed(0)
-    return scramble_(atfr.create_model(NAME, num_classes=5, dropout=0.0)).double().eval()
+    return scramble_(narrow(NAME, num_classes=5, dropout=0.0)).double().eval()
 
 
 # The oracle: NumPy, clips N T H W C, every window written out, TensorFlow's rule for SAME padding.
@@ -134,12 +135,13 @@ def test_names_are_those_of_the_port_and_its_files_load(tmp_path: Path) -> None:
     assert sum(p.numel() for p in counted.parameters()) == 12_689_984 + 7_280  # of the original, and its scales of 1
     assert atfr.clip_cost(counted, counted.clip_shape).static == pytest.approx(111.2e9, rel=1e-3)
 
-    torch.save({f"module.{name}": tensor for name, tensor in network().state_dict().items()}, tmp_path / "rgb.pt")
+    whole = scramble_(atfr.create_model(NAME, num_classes=5)).double().eval()
+    torch.save({f"module.{name}": tensor for name, tensor in whole.state_dict().items()}, tmp_path / "rgb.pt")
     model = atfr.create_model(NAME, num_classes=5).double().eval()
     report = atfr.load_weights(model, tmp_path / "rgb.pt")
     assert (report.loaded, report.missing, report.unexpected) == (len(names), (), ())
     clips = torch.randn(1, 3, 8, 16, 16, dtype=torch.float64)
-    assert torch.equal(model(clips), network()(clips))
+    assert torch.equal(model(clips), whole(clips))
     report = atfr.load_weights(atfr.create_model(NAME, num_classes=7), tmp_path / "rgb.pt")
     assert report.reinitialised == ("logits.conv3d.weight", "logits.conv3d.bias")
 

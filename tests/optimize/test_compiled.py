@@ -145,7 +145,9 @@ def test_two_hundred_ragged_batches_need_few_graphs() -> None:
         graphs.append(graph)
         return graph.forward
 
-    model = tiny(after="input", sampler="change").eval()
+    layers = nn.Conv3d(3, 4, 3, (2, 1, 1), 1), nn.BatchNorm3d(4), nn.MaxPool3d((2, 1, 1)), nn.AdaptiveAvgPool3d(1)
+    model = scramble_(nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 5))).double().eval()
+    atfr.adapt_(model, after="input", sampler="change")
     compiled = atfr.compile(model, backend=backend)
     chance, kept = random.Random(0), set()
     with torch.no_grad():
