@@ -13,17 +13,10 @@ from urllib.parse import urlparse
 import pytest
 
 from atfr.evaluate.task import save_checkpoint
-from atfr.web import reading
 from tests.evaluate.build import network, write_level
 from tests.web.browser import User, user
 from tests.web.client import FORM, UPLOAD
 from tests.web.served import DEMO, TASK, WATCHER, Server
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _reading_prepared() -> None:
-    """As the page begins: videos are read by forks of a process that has imported what they need."""
-    reading.prepare()
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,12 @@ DEMO = """
 import sys
 from atfr.cli.main import main
 from atfr.viz.explain import ROUNDS
+from atfr.web import gate
 ROUNDS |= {"rounds": 1, "at_least": 1}
+gate.WAITING = 6
 sys.exit(main(["demo", *sys.argv[1:]]))
 """
-"""`atfr demo`, which takes the times of each answer once: what they say is tested elsewhere."""
+"""`atfr demo`, which takes the times of each answer once: what they say is tested elsewhere; few calls may wait."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,12 @@ from tests.video.test_declared import TRAPS
 from tests.video.video_files import write_video
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _reading_prepared() -> None:
+    """As the page begins: videos are read by forks of a process that has imported what they need."""
+    reading.prepare()
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_level(tmp_path_factory.mktemp("videos") / "a.mp4", 3, frames=50)  # two seconds

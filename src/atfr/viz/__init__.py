@@ -4,8 +4,9 @@
 matplotlib figure.
 """
 
+from atfr.video.centred import CentredClip, centred_clip
 from atfr.viz.activation import Activation, class_activation
-from atfr.viz.explain import CentredClip, Explanation, centred_clip, explain
+from atfr.viz.explain import Explanation, explain
 from atfr.viz.explain_page import explanation_page
 from atfr.viz.figures import flow, frame_strip, magnitudes, saving, top_classes, weights
 from atfr.viz.maps import activation_maps, feature_maps

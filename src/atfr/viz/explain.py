@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,8 @@ from atfr.evaluate.task import Task, check_classes
 from atfr.measure import Timing, conditions
 from atfr.measure.eager import forward_in_turns, without_sgs
 from atfr.models import VideoModel
-from atfr.video.file import VideoFile
-from atfr.video.sampling import clip_indices, uniform_starts
+from atfr.video.centred import CentredClip, centred_clip
 from atfr.video.spec import ClipSpec
-from atfr.video.transforms import test_clips
 from atfr.viz.activation import Activation, class_activation
 from atfr.viz.figures import frame_bins
 from atfr.viz.watch import Coordinate, Watched, merging, watch
@@ -98,37 +95,6 @@ def coordinate_dict(coordinate: Coordinate) -> dict[str, Any]:
     """Turn a coordinate into plain JSON values."""
     blocks = [{"start": b.start, "stop": b.stop, "edges": b.edges.tolist()} for b in coordinate.blocks]
     return {"name": coordinate.name, "values": coordinate.values.tolist(), "blocks": blocks}
-
-
-@dataclass(frozen=True)
-class CentredClip:
-    """The clip in the middle of a video, its centre cropped, as `predict` takes it by default.
-
-    Attributes:
-        path: the video file; it is not needed any more.
-        clips: the one clip as the network reads it.
-        numbers: the numbers of its frames in the video of `video_frames`.
-        warning: what was wrong with the file, where only a part of it could be used.
-    """
-
-    path: Path
-    clips: Float[Tensor, "1 3 T H W"]
-    numbers: tuple[int, ...]
-    video_frames: int
-    warning: str | None
-
-
-def centred_clip(path: str | os.PathLike[str], spec: ClipSpec) -> CentredClip:
-    """Read the centred clip of a video.
-
-    Raises:
-        VideoError: the file does not decode.
-    """
-    video = VideoFile(path, shorter_side=spec.decode_side)
-    clips = test_clips(video, spec)
-    start = uniform_starts(len(video), spec.frames, spec.stride, 1)[0]
-    numbers = clip_indices(len(video), spec.frames, spec.stride, start).tolist()
-    return CentredClip(video.path, clips, tuple(numbers), len(video), video.warning)
 
 
 def explain(

@@ -41,6 +41,8 @@ FORGOTTEN_S = 600
 """Files that were sent, but never came to their turn, are removed after so many seconds."""
 CALLS_AT_ONCE = 4
 """So many calls of a page may wait, for their turn or for someone who reads the answer."""
+WAITING = 16
+"""So many calls of all pages wait at most; who comes then is told that the page is busy."""
 PAGES = 128
 """Answers that nobody reads are kept for so many pages at most."""
 FAILED: dict[type[Exception], tuple[int, str]] = {

@@ -8,9 +8,11 @@ from typing import Any
 import gradio as gr
 
 from atfr.errors import AtfrError, VideoError
-from atfr.viz import CentredClip, Explanation, centred_clip
+from atfr.video.centred import CentredClip, centred_clip
+from atfr.viz import Explanation
 from atfr.viz.page import PARTS_CSS, escaped
 from atfr.web import result
+from atfr.web.gate import WAITING
 from atfr.web.network import SharedNetwork
 from atfr.web.samples import Sample, are_of
 from atfr.web.uploads import Inbox
@@ -18,8 +20,6 @@ from atfr.web.uploads import Inbox
 SESSIONS = 32
 """So many users' clips are kept at most; whose clip is gone sends the video again."""
 KEPT_S = 3600
-WAITING = 16
-"""So many calls wait at most; who comes then is told that the page is busy."""
 NAMED = 8
 WAITING_HTML = '<div class="atfr waiting"><p>Drop a video, or choose one of the samples.</p></div>'
 

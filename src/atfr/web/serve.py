@@ -1,6 +1,7 @@
 """Let the page out: to this machine unless asked, with no request to any other, and leave nothing behind."""
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -61,6 +62,7 @@ def serve(
         gradio = behind.application(blocks, limits.bytes, host)
         way_in = gate.Gate(gradio, blocks._queue, inbox, page.pictures(blocks), len(tries), network.most_bins)
         app = way_in.app([*LOOPBACK, "[::1]"] if host in LOOPBACK else None)  # a name of another machine may lead here
+        gc.freeze()  # all that is here stays: no answer waits until the collector has looked through it
         say(address)
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # clients write nothing on the terminal
         limited: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": CLOSING_S}
