@@ -114,8 +114,10 @@ def in_turns(
         progress(number, warm_up + most)
         for run in variants.values():
             run()
-    collecting = gc.isenabled()
+    collecting, freezing = gc.isenabled(), gc.get_freeze_count() == 0
     gc.collect()
+    if freezing:
+        gc.freeze()  # what is there now need not be looked through after each round
     gc.disable()  # or it strikes one variant, and not the next
     try:
         start_s = time.perf_counter()
@@ -128,6 +130,8 @@ def in_turns(
                 seconds[name].append(timed(variants[name], device))
             gc.collect()
     finally:
+        if freezing:
+            gc.unfreeze()
         if collecting:
             gc.enable()
     return Timing({name: tuple(values) for name, values in seconds.items()})
