@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -19,7 +20,11 @@ def report(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.filterwarnings("ignore")  # other people's, of things that are tried on purpose
-def test_everything_that_is_needed_works_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_that_is_needed_works_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bundles in one runtime; in all of them where it is watched what is asked of the network (`test_offline`)."""
+    monkeypatch.setattr(doctor, "Runtime", Literal["torch"])
     assert main(["doctor", "--json"]) == 0
     found = report(capsys)
     assert {name for name, finding in found.items() if finding["needed"]} == {
@@ -30,6 +35,7 @@ def test_everything_that_is_needed_works_here(capsys: pytest.CaptureFixture[str]
     assert "12 frames decoded" in str(found["PyAV: H.264 in MP4"]["detail"])
     kept = [int(word.strip(",")) for word in str(found["cpu: SGS"]["detail"]).split()[3:6]]
     assert 1 <= min(kept) < max(kept) <= 8
+    assert "a clip keeps 4 of 8 maps" in str(found["bundle: torch"]["detail"])
     assert {finding["kind"] for finding in found.values()} == {"decoder", "device", "runtime"}
     assert sum(name.startswith("cuda") for name in found) == 4 * torch.cuda.device_count()
 

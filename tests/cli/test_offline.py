@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from atfr.cli.main import COMMANDS
 from atfr.evaluate.task import Task, save_checkpoint
+from atfr.runtime.description import Runtime
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
 # the page's own test watches it, that of bulk the ports of its processes, which Ray's own are; quickstart and compare
@@ -42,7 +45,8 @@ def lines(folder: Path) -> list[list[str]]:
     run, data = str(folder / "run"), str(folder / "data")
     video = str(next((folder / "data" / "test").rglob("*.mp4")))
     clip = ["--clip.frames", "4", "--clip.stride", "1", "--clip.size", "32"]
-    openvino, onnx = str(folder / "openvino"), str(folder / "onnx")
+    bundle = str(folder / "bundle")
+    one = ["--num_workers", "1"]
     trained = ["--epochs", "1", "--batch_size", "4", "--num_workers", "0", "--out", str(folder / "trained")]
     return [
         ["train", "--data", data, "--model", "x3d_xs", *clip, *trained],
@@ -51,16 +55,14 @@ def lines(folder: Path) -> list[list[str]]:
         ["predict", video, "--checkpoint", run],
         ["explain", video, "--checkpoint", run, "-o", str(folder / "explained.html")],
         ["report", str(folder / "test"), "-o", str(folder / "report.html")],
-        ["export", run, openvino],
-        ["predict", video, "--bundle", openvino],
-        ["export", run, onnx, "--runtime", "onnx"],
-        ["predict", video, "--bundle", onnx],
+        ["export", run, bundle, "--runtime", "torch"],
+        ["predict", video, "--bundle", bundle],
         ["cost", run],
         ["reproduce", "A.4", "--scale", "paper", "--dry_run", "--configs", str(CONFIGS)],
         ["bench", "--checkpoint", run, "--rounds", "1", "--batches", "1"],
-        ["data", "check", "own", data, "--out", str(folder / "problems.csv")],
-        ["data", "resize", data, str(folder / "small"), "--side", "32"],
-        ["doctor"],
+        ["data", "check", "own", data, "--out", str(folder / "problems.csv"), *one],
+        ["data", "resize", data, str(folder / "small"), "--side", "32", *one],
+        ["doctor"],  # writes and runs a bundle for every runtime
         ["convert", str(folder / "static.pth"), str(folder / "converted"), "--model", "resnet3d_18"],
         ["--version"],
     ]
@@ -86,3 +88,4 @@ def test_no_name_is_looked_up(tmp_path: Path) -> None:
     report = json.loads(end.stderr.splitlines()[-1])
     assert report["asked"] == []
     assert {line: code for line, code in report["codes"].items() if code} == {}, end.stderr
+    assert set(re.findall(r"bundle: (\w+) +works", end.stdout)) == set(get_args(Runtime))

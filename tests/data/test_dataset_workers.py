@@ -1,8 +1,10 @@
 """A worker process that dies is reported with the file it was reading, whatever kills it; its errors stay one line."""
 
+import gc
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,15 @@ from tests.data.test_dataset import SPEC
 from tests.evaluate.build import SPEC as SMALL
 from tests.evaluate.build import network
 from tests.video.video_files import ramp_video, write_video
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _looked_after_often() -> Iterator[None]:
+    """PyTorch looks after the processes of a loader every 5 s, and waits as long for one to end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+        yield
+        gc.collect()  # loaders that an error has left
 
 
 @pytest.fixture
