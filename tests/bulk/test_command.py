@@ -44,7 +44,7 @@ def line(videos: Path, checkpoint: Path, out: Path) -> list[str]:
     return [*at, "--batch_size", "1", "--commit_rows", "2", "--decoders", "1", "--runners", "1"]
 
 
-def start(videos: Path, checkpoint: Path, out: Path) -> subprocess.Popen[str]:
+def start(videos: Path, checkpoint: Path, out: Path, mark: str) -> subprocess.Popen[str]:
     """Begin or go on, in a session of its own, with a mark by which all its processes are known."""
     return subprocess.Popen(
         [*ATFR, *line(videos, checkpoint, out)],
@@ -52,17 +52,17 @@ def start(videos: Path, checkpoint: Path, out: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"ATFR_TEST": str(out)},
+        env=os.environ | {"ATFR_TEST": mark},
     )
 
 
-def processes(out: Path) -> list[int]:
+def processes(mark: str) -> list[int]:
     """The processes of a run that are alive, by the mark in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-            if alive and f"ATFR_TEST={out}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+            if alive and f"ATFR_TEST={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
         except OSError:  # it has ended, or is somebody else's
             continue
@@ -107,20 +107,17 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_line_goes_on(
     request: pytest.FixtureRequest,
 ) -> None:
     out = tmp_path / "out"
-    with start(videos, checkpoint, out) as process:
+    killed, interrupted = f"{out} killed", f"{out} interrupted"
+    with start(videos, checkpoint, out, killed) as process:
         wait_for(lambda: parts(out), process)
         assert process.poll() is None, process.communicate()[1]
-        addresses = listening(processes(out))
+        addresses = listening(processes(killed))
         process.kill()
-        start_s = time.monotonic()
-        while processes(out) and time.monotonic() < start_s + TIMEOUT_S:
-            time.sleep(0.1)
-        assert not processes(out)
     assert addresses == {"127.0.0.1"}
     first = {path: path.read_bytes() for path in parts(out)}
     assert main(["bulk", "verify", str(out), str(videos)]) == 2
 
-    with start(videos, checkpoint, out) as process:
+    with start(videos, checkpoint, out, interrupted) as process:
         wait_for(lambda: len(parts(out)) > len(first), process)
         process.terminate()
         _, err = process.communicate(timeout=TIMEOUT_S)
@@ -141,6 +138,10 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_line_goes_on(
     as_predicted_alone(videos, checkpoint, Path(found["folder"]))
     assert main(["bulk", str(videos), "--checkpoint", str(checkpoint), "--out", str(out)]) == 2  # nothing is left
     assert "20 were there already; 2 could not be" in capsys.readouterr().out
+    start_s = time.monotonic()
+    while (left := processes(killed) + processes(interrupted)) and time.monotonic() < start_s + TIMEOUT_S:
+        time.sleep(0.5)  # Ray's agents may try for a minute to tell a driver that is not there any more
+    assert not left
 
 
 def as_predicted_alone(videos: Path, checkpoint: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from atfr.bulk import engine
 from atfr.bulk.cluster import LOCAL, QUIET
 from atfr.bulk.engine import Engine, Settings, Task
 from atfr.bulk.manifest import Video
@@ -25,8 +26,9 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head of four cores, without the parts that nobody needs; nodes can join it."""
+    """A head of four cores, without the parts that nobody needs; nodes can join it. Who has died is soon replaced."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "LOOK_S", 0.5)
         for name, value in (QUIET | LOCAL).items():
             patch.setenv(name, value)
         import ray
@@ -84,17 +86,17 @@ def test_who_is_lost_with_its_node_is_not_suspected(cluster: Any) -> None:
     import ray
 
     for node, tries in ((ray.get_runtime_context().get_node_id(), 1), ("a node that is gone", 0)):
-        engine = Engine(iter([]), stubs.read, stubs.make_network, Settings())
+        ours = Engine(iter([]), stubs.read, stubs.make_network, Settings())
         task = Task(Video("a", "/a.mp4"))
         member = Member(actor=None, ready=None, watch=None, node=node, jobs={"job": Job([task])})
-        engine.decoders.members.append(member)
-        engine._died(engine.decoders, member, RuntimeError("it died"))
+        ours.decoders.members.append(member)
+        ours._died(ours.decoders, member, RuntimeError("it died"))
         assert task.tries == tries
-        assert task in (engine._alone if tries else engine._again)
+        assert task in (ours._alone if tries else ours._again)
 
 
 def test_what_hangs_is_given_up(cluster: Any, tmp_path: Path) -> None:
-    bulk = predict(tmp_path / "out", archive(tmp_path / "videos", 4, v002="hang"), tries=2, time_limit_s=3)
+    bulk = predict(tmp_path / "out", archive(tmp_path / "videos", 4, v002="hang"), tries=2, time_limit_s=2)
     assert rows(bulk, "errors")["v002"]["kind"] == "slow"
     assert verify(bulk, str(tmp_path / "videos")).whole  # on a slow machine others may be given up, none is lost
 
