@@ -203,7 +203,7 @@ def test_doctor_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert json.loads(capsys.readouterr().out)["versions"]["system"]
 
 
-def test_names_do_nothing_to_the_terminal(tmp_path: Path) -> None:
+def test_names_do_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names of videos and classes are chosen by others: no escape sequence, bell or mark of direction gets out raw."""
     evil = "a\x1b[31m\x07\u202eb\x9b2J"
     model = network(classes=2)
@@ -212,10 +212,8 @@ def test_names_do_nothing_to_the_terminal(tmp_path: Path) -> None:
     write_level(tmp_path / "v.mp4", 3).rename(tmp_path / "videos" / f"{evil}.mp4")
     (tmp_path / "videos" / f"{evil}2.mp4").write_bytes(b"no video")
     (tmp_path / "videos" / f"{evil}.txt").touch()
-    command = [*ATFR, "predict", "--checkpoint", str(tmp_path / "run"), str(tmp_path / "videos")]
-    end = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert end.returncode == 2
-    for said in (end.stdout, end.stderr):
+    assert main(["predict", "--checkpoint", str(tmp_path / "run"), str(tmp_path / "videos")]) == 2
+    for said in capsys.readouterr():
         assert r"a\x1b[31m\x07\u202eb\x9b2J" in "".join(said.split())
         assert not set("\x1b\x07\u202e\x9b") & set(said)
 

@@ -232,10 +232,14 @@ def check_clips(clips: Tensor, channels: int = 3, min_side: int = MIN_SIDE) -> N
 def initialise_(model: nn.Module, last_norms: Iterable[nn.BatchNorm3d]) -> None:
     """Set first weights: He et al. for convolutions, small ones for the classifier, residual branches that start at 0.
 
+    On the meta device, where there are no numbers to set, PyTorch would take longer for it than for all the rest.
+
     Args:
         model: The network; batch norms are left at weight 1, bias 0.
         last_norms: The last batch norm of each residual branch; its weight becomes 0.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
             fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
