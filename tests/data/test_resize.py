@@ -33,6 +33,11 @@ def one_by_one(function: Callable[[Any], Any], items: list[Any], num_workers: in
 
 
 @pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atfr.data.resize.each_in_processes", one_by_one)
+
+
+@pytest.fixture
 def source(tmp_path: Path) -> Path:
     root = tmp_path / "source"
     for folder in ("a", "b [1]"):
@@ -160,6 +165,7 @@ def test_a_source_that_was_replaced_is_done_again_and_never_removed_for_its_old_
     assert len(decode(target / "b [1]" / "small.mp4")) == 5
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_list_of_the_videos_names_their_copies(source: Path, tmp_path: Path) -> None:
     """Relative to the list, relative to the folder of the data, and absolute."""
     rows = [
@@ -182,6 +188,7 @@ def test_a_list_of_the_videos_names_their_copies(source: Path, tmp_path: Path) -
     assert (source / "mine.csv").read_text() == text
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_list_names_copies_whose_sources_are_gone(source: Path, tmp_path: Path) -> None:
     """As a call leaves them that was interrupted after it removed some."""
     target = tmp_path / "target"
@@ -192,6 +199,7 @@ def test_a_list_names_copies_whose_sources_are_gone(source: Path, tmp_path: Path
     assert (target / "mine.csv").read_text() == "path,label\na/large.mp4,x\na/later.mp4,y\n../outside.avi,z\n"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_one_process_at_a_time_works_on_a_target(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     resize_videos(source, target, side=48, num_workers=1)
