@@ -413,7 +413,7 @@ def test_resume_begins_goes_on_and_refuses_other_arguments(
 
 def test_a_training_reads_the_clips_its_network_is_made_for(data: Path, tmp_path: Path) -> None:
     options = ["--model", "x3d_xs", "--model_arguments", "{dropout: 0.1}", "--epochs", "1", "--num_workers", "0"]
-    options += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--batch_size", "1"]
+    options += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--batch_size", "2"]
     for size, name in (([], "natural"), (["--clip.size", "64"], "smaller")):
         assert main(["train", "--data", str(data), "--out", str(tmp_path / name), *options, *size, "--json"]) == 0
     model, task = load_checkpoint(tmp_path / "natural")

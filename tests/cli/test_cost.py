@@ -194,9 +194,9 @@ def test_slowfast_from_training_to_prediction(data: Path, tmp_path: Path, capsys
     assert main(["test", "--checkpoint", str(out), "--data", str(data), "--views", "1x1", "--json"]) == 0
     tested = json.loads(capsys.readouterr().out)["videos"]
     costs = {row["gflops"] for row in report_of(capsys, str(out))["gflops_by_share"]}
-    for video in tested:
-        assert main(["predict", video["path"], "--checkpoint", str(out), "--views", "1x1", "--json"]) == 0
-        (prediction,) = json.loads(capsys.readouterr().out)
+    videos = [video["path"] for video in tested]
+    assert main(["predict", *videos, "--checkpoint", str(out), "--views", "1x1", "--json"]) == 0
+    for video, prediction in zip(tested, json.loads(capsys.readouterr().out), strict=True):
         assert prediction["active_bins"] == video["active_bins"]
         assert min(costs) <= prediction["gflops"] <= max(costs)
         assert all(1 <= bins <= 8 for bins in prediction["active_bins"]["res2.fast"])
