@@ -141,7 +141,7 @@ def begin(*_: Any, **__: Any) -> None:
 
 
 @pytest.mark.parametrize("name", LINES)
-@pytest.mark.parametrize("value", [".nan", "-.inf", "99999999999999999999"])
+@pytest.mark.parametrize("value", [".nan", pytest.param("-.inf", marks=pytest.mark.soak), "99999999999999999999"])
 def test_what_is_no_finite_number_is_refused_by_name(name: str, value: str) -> None:
     command = COMMANDS[name]
     function = getattr(importlib.import_module(command.module), command.function)

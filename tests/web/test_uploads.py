@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +58,12 @@ def test_a_file_is_read_and_removed(inbox: Inbox, video: Path) -> None:
     assert torch.equal(clip.clips, wanted.clips)
     assert (clip.path, clip.numbers, clip.video_frames) == (Path("a.mp4"), wanted.numbers, 50)
     assert not list(inbox.folder.iterdir())
+
+
+def test_the_process_that_reads_imports_little() -> None:
+    """It is there before the first answer, and its forks are held to so much memory."""
+    code = "import sys, atfr.web.reading; assert not {'torchvision', 'matplotlib', 'lightning'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_same_file_of_two_users(inbox: Inbox, video: Path) -> None:
