@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from atfr.errors import InputError
+from atfr.video import transforms
 from atfr.video.decode import Frames
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import motion_energy, train_clip
@@ -158,6 +159,14 @@ def test_views_cut_one_by_one_are_those_of_a_plain_reading(num_crops: int, seed:
             expected.append(clip.transpose(0, 1))
     assert torch.equal(torch.stack(found), torch.stack(expected))
     assert torch.equal(cut_views(frames, spec, 4, num_crops, places()), torch.stack(expected))
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_images_are_scaled_as_torchvision_does(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    images = torch.randint(0, 256, (3, 3, 37, 50), dtype=torch.uint8)
+    for size in ([20, 27], [60, 81]):
+        assert torch.equal(transforms._scaled(images, size), tvf.resize(images, size, antialias=True))
 
 
 @pytest.mark.cuda

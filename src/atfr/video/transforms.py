@@ -165,7 +165,8 @@ def _resize(frames: Frames | VideoFile, indices: Tensor, side: int) -> UInt8[Ten
 
 def _scaled(images: UInt8[Tensor, "F 3 H W"], size: list[int]) -> UInt8[Tensor, "F 3 H2 W2"]:
     """Resize images; in numbers of four bytes where PyTorch has no fast way for single bytes."""
-    fast = platform.machine() in ("aarch64", "arm64") or "AVX" in torch.backends.cpu.get_cpu_capability()
+    vectors = platform.machine() in ("aarch64", "arm64") or "AVX" in torch.backends.cpu.get_cpu_capability()
+    fast = vectors and images.device.type == "cpu"
     scaled = F.interpolate(images if fast else images.float(), size, mode="bilinear", antialias=True)
     return scaled if fast else scaled.round_().to(torch.uint8)
 
