@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from atfr.cli.main import main
-from tests.bulk.test_command import TIMEOUT_S, parts, processes, start, wait_for
+from tests.bulk.test_command import TIMEOUT_S, left_after_a_while, parts, processes, start, wait_for
 from tests.evaluate.build import write_level
 
 KILLS, EACH = 10, 8
@@ -55,6 +55,7 @@ def test_ten_kills_at_random_moments(
     assert process.returncode == 0, err
     assert len(hit) > KILLS // 2
     assert json.loads(printed)["had_failed"] == 0
+    assert not left_after_a_while(out)
     capsys.readouterr()
     assert main(["bulk", "verify", str(out), str(videos), "--json"]) == 0
     (proof,) = json.loads(capsys.readouterr().out)

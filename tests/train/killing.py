@@ -52,8 +52,8 @@ def here(data: Path, out: Path, epochs: int) -> dict[str, Any]:
     return json.loads(printed.getvalue())
 
 
-def kill(process: subprocess.Popen[str], out: Path, rng: random.Random) -> None:
-    """Kill a training with SIGKILL at a random moment after it has finished an epoch."""
+def kill(process: subprocess.Popen[str], out: Path, rng: random.Random, within_s: float) -> None:
+    """Kill a training with SIGKILL at a random moment soon after it has finished an epoch."""
 
     def written_ns() -> int:
         path = out / "last.ckpt"
@@ -63,7 +63,7 @@ def kill(process: subprocess.Popen[str], out: Path, rng: random.Random) -> None:
         before, start_s = written_ns(), time.monotonic()
         while written_ns() == before and process.poll() is None and time.monotonic() < start_s + TIMEOUT_S:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1))
+        time.sleep(rng.uniform(0, within_s))
         assert process.poll() is None, f"the training has ended: {process.communicate()[1]}"
         process.kill()
     assert process.returncode == -signal.SIGKILL
@@ -84,7 +84,7 @@ def train_through_kills(data: Path, folder: Path, kills: int, epochs: int) -> li
     whole, out = folder / "whole", folder / "killed"
     expected, done = here(data, whole, epochs), []
     for _ in range(kills):
-        kill(start(data, out, epochs), out, rng)
+        kill(start(data, out, epochs), out, rng, epochs / 60)  # no epoch takes less than a sixtieth of a second
         done.append(epochs_done(out))
     found = here(data, out, epochs)
     assert found["history"] == expected["history"]
