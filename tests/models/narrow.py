@@ -7,22 +7,24 @@ from torch import nn
 
 import atfr
 
+BY = 4
 
-def narrow(name: str, by: int = 4, **options: object) -> nn.Module:
+
+def narrow(name: str, **options: object) -> nn.Module:
     """A network of a family that `create_model` knows, with random weights; X3D and EfficientNet are narrow enough."""
     if name.startswith(("x3d", "i3d_efficientnet")):
         return atfr.create_model(name, **options)
-    return narrowed(lambda: atfr.create_model(name, **options), by)
+    return narrowed(lambda: atfr.create_model(name, **options))
 
 
-def narrowed(make: Callable[[], nn.Module], by: int = 4) -> nn.Module:
+def narrowed(make: Callable[[], nn.Module]) -> nn.Module:
     """Whatever `make` makes of convolutions, batch norms and linear layers, with fewer channels inside."""
     with torch.device("meta"):
         model = make()
     for module in model.modules():
         for attribute in ("in_channels", "out_channels", "groups", "num_features", "in_features"):
-            if (channels := getattr(module, attribute, 1)) >= by:  # fewer are an image's, or classes
-                setattr(module, attribute, channels // by)
+            if (channels := getattr(module, attribute, 1)) >= BY:  # fewer are an image's, or classes
+                setattr(module, attribute, channels // BY)
         if isinstance(module, nn.modules.conv._ConvNd):
             shape = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
             module.weight = nn.Parameter(torch.empty(shape, device="meta"))
