@@ -105,3 +105,4 @@ HOOKS_ARE_SEEN = sees_hooks()
 FORWARD_LEVEL = "_current_level" if isinstance(getattr(forward_ad, "_current_level", None), int) else None
 FUNCTORCH: Any = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
 MKLDNN = mkldnn()
+SET_GRAD: Any = getattr(torch._C, "_set_grad_enabled", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import pytest
@@ -220,6 +220,59 @@ def test_modes_weights_and_types_may_change(as_recorded) -> None:
         torch.testing.assert_close(found, other.float()(batch.float()), rtol=1e-4, atol=1e-5)
 
 
+CHANGES = {
+    "a batch norm's momentum": lambda m: setattr(m.late[1], "momentum", 0.9),
+    "its epsilon": lambda m: setattr(m.late[1], "eps", 0.5),
+    "another activation": lambda m: setattr(m.stem, "2", nn.Tanh()),
+    "a stride": lambda m: setattr(m.late[0], "stride", (1, 1, 1)),
+    "a padding value": lambda m: setattr(m.late[7], "value", 3.0),
+    "a tensor that is no buffer": lambda m: setattr(m, "scale", torch.tensor(5.0, dtype=torch.float64)),
+    "a hook": lambda m: m.late[5].register_forward_hook(lambda module, args, output: output * 0.5),
+}
+
+
+class Scaled(Tiny):
+    scale = torch.tensor(2.0, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_modules_may_change(change, as_recorded) -> None:
+    model, batch = adapted(scramble_(Scaled())).train(), clips(3, 8, 8)
+    compiled = atfr.compile(copy.deepcopy(model), backend="eager")
+    first = compiled(batch)
+    for network in (model, compiled._orig_mod):
+        change(network)
+    model.late[1].reset_running_stats(), compiled._orig_mod.late[1].reset_running_stats()
+    model.stem[1].reset_running_stats(), compiled._orig_mod.stem[1].reset_running_stats()
+    assert_same_step(model, compiled, batch)
+    assert change is CHANGES["a batch norm's momentum"] or not torch.allclose(first, compiled(batch))
+    graphs = len(compiled.graphs)
+    compiled(batch)
+    assert len(compiled.graphs) == graphs, "nothing has changed, and it was recorded again"
+
+
+def test_threads_record_one_after_the_other(as_recorded) -> None:
+    model = tiny(after="input", sampler="change").eval()
+    compiled = atfr.compile(model, backend="eager")
+    batches = [clips(3, frames, 8) for frames in (4, 6, 8, 4)]
+    with ThreadPoolExecutor(4) as pool, torch.no_grad():
+        results = list(pool.map(torch.no_grad()(compiled), batches))
+        for found, batch in zip(results, batches, strict=True):
+            assert_same(found, model(batch))
+
+
+def test_it_is_recorded_by_the_networks_own_names(as_recorded) -> None:
+    model = tiny(after="input", sampler="change").eval()
+    compiled = atfr.compile(model, backend="eager")
+    with torch.no_grad(), atfr.record(compiled) as trace:
+        compiled(clips(3, 8, 8))
+    assert list(trace.sites) == ["input"]
+    assert atfr.clip_cost(model, (3, 8, 8, 8)).of(trace)
+
+
 def test_the_sampler_may_change(as_recorded) -> None:
     model, batch = tiny().eval(), clips(3, 12, 8)
     compiled = atfr.compile(model, backend="eager")
@@ -403,6 +456,29 @@ class Around(Tiny):
         return super().forward(x) + self.head(x.mean((2, 3, 4)).repeat(1, 2))
 
 
+class Frozen(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.stem(x)
+        return self.head(self.late(x).mean((2, 3, 4)))
+
+
+class HalfPrecise(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            x = self.stem(x)
+        return self.head(self.late(x.double()).mean((2, 3, 4)))
+
+
+class RowNorm(Tiny):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(super().forward(x))
+
+
 class OneByOne(Tiny):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(each_clip(lambda clip: clip.cumsum(2), self.late(self.stem(x))).mean((2, 3, 4)))
@@ -443,6 +519,15 @@ def adapted(model: nn.Module) -> nn.Module:
 def test_what_cannot_be_compiled_says_so(as_recorded) -> None:
     refused(Tiny(), "has no sampler, atfr.compile takes one: put one in with atfr.adapt_")
     refused(adapted(Around()), "one clip more than goes in, so nothing may lead around it")
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode():
+            if mode is torch.enable_grad:
+                refused(adapted(Frozen()), r"has its sampler within torch.no_grad\(\).* requires_grad_\(False\)")
+            else:
+                atfr.compile(adapted(Frozen()), backend="eager")(clips(2, 8, 8))
+            assert torch.is_grad_enabled() is (mode is torch.enable_grad)
+    refused(adapted(HalfPrecise()), r"has its sampler within torch.autocast: let that end before the sampler")
+    refused(adapted(RowNorm()).train(), "rows is a BatchNorm1d, which atfr.compile does not train")
     refused(adapted(OneByOne()), "runs clip by clip, or asks how long each clip is")
     refused(adapted(ByNumbers()), "cannot be recorded for atfr.compile: .*tracing tensor")
     two = tiny()
@@ -458,8 +543,12 @@ def test_what_cannot_be_compiled_says_so(as_recorded) -> None:
 
 def test_wrong_input() -> None:
     compiled = atfr.compile(tiny().eval(), backend="eager")
-    with pytest.raises(InputError, match=r"plain clips N x C x T x H x W, got shape \(3, 8, 8, 8\)"):
+    with pytest.raises(InputError, match=r"plain clips N x C x T x H x W, one at least, got shape \(3, 8, 8, 8\)"):
         compiled(torch.zeros(3, 8, 8, 8))
+    with pytest.raises(InputError, match="got PackedClips"):
+        compiled(atfr.PackedClips.pack([torch.zeros(3, 8, 8, 8)]))
+    with pytest.raises(InputError, match="leave out dynamic"):
+        atfr.compile(tiny(), dynamic=True)
     with pytest.raises(InputError, match=r"an nn\.Module, got str"):
         atfr.compile("model")
     with pytest.raises(AdaptError, match="cannot adapt a network inside"):

@@ -184,7 +184,8 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
         >>> trace.sites["res2"].assignment.shape
         torch.Size([2, 8])
     """
-    names = {id(layer): name for name, layer in site_names(model).items()}
+    network = getattr(model, "_orig_mod", model)  # of what was compiled
+    names = {id(layer): name for name, layer in site_names(network).items()}
     trace = SamplingTrace({name: SiteTrace() for name in names.values()})
 
     def observe(layer: TemporalSampler, sampling: Sampling) -> None:

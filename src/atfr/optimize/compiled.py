@@ -10,6 +10,7 @@ N clips, T frames, S maps of all clips and of the one behind them, K classes.
 """
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from atfr.adapt.surgery import refuse_wrapped
 from atfr.adapt.trace import site_names
 from atfr.errors import AtfrError, InputError, UnsupportedNetworkError
-from atfr.private import MAKE_FX, one_fake_mode
+from atfr.private import MAKE_FX, SET_GRAD, hooked, hooks_of, one_fake_mode
 from atfr.ragged import PackedClips
 from atfr.ragged.bucket import Bucket
 from atfr.ragged.operations import packed_like
@@ -34,6 +35,8 @@ from atfr.samplers.sampling import Sampling
 Graph = Callable[..., Any]
 MARK = torch.ops.aten.alias_copy.default  # at what the graph behind takes; no network calls it
 OF_OPERATIONS = "GeneratedBackwardFor"  # gradients of operations made with torch.library, which graphs hold
+RECORDING = threading.RLock()  # PyTorch records for one thread at a time
+PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype})
 STEP = 16  # a number of maps is rounded up to the next of a row that grows by a 16th
 
 
@@ -43,13 +46,15 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     `torch.compile` itself does not take adapted networks. This records what comes before the sampler and what comes
     behind, as graphs of fixed shapes, and compiles each when it is first needed: one for the layers before the sampler,
     and one for each of few numbers of maps that a batch is rounded up to (6 % apart). A batch of another size or type,
-    another mode (training, gradients), a sampler with other settings and modules frozen in between are recorded anew.
-    Results are those of the
-    network, but for rounding; batch norms in training see the real maps only. It pays on GPUs, where a network of many
-    small operations is bound by their launches; on CPUs `atfr.optimize_for_inference` is faster.
+    another mode (training, gradients), a sampler with other settings, and modules that were exchanged, frozen, given
+    hooks or other settings (numbers, words, tensors) in between are recorded anew; lists and objects of a module's own
+    are not looked into. Results are those of the network, but for rounding; batch norms in training see the real maps
+    only. It pays on GPUs, where a network of many small operations is bound by their launches; on CPUs
+    `atfr.optimize_for_inference` is faster.
 
-    Graphs are recorded with `torch.fx`, as in torch.export: what a forward does besides computing (prints, counters,
-    decisions by the maps' numbers) happens once.
+    Graphs are recorded with `torch.fx`, as in torch.export: what a forward or a hook does besides computing (prints,
+    counters, decisions by the maps' numbers) happens once a graph, with one clip more than there are. A network that
+    mixes the clips of a batch behind the sampler (of which `adapt_` warns) mixes that one in.
 
     Args:
         model: a network with one sampler. Behind it, what is done across time must be known for all clips at once, as
@@ -61,7 +66,7 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
         own; a checkpoint of it is read by `atfr.load_weights`, as one of torch.compile is.
 
     Raises:
-        InputError: it is no module.
+        InputError: it is no module; or options has `dynamic`.
         AdaptError: it is wrapped (DistributedDataParallel, torch.compile): compile the network itself, then wrap it.
         UnsupportedNetworkError: it has no sampler, or several. (At the first call: something in it cannot be recorded,
             or leads around the sampler.)
@@ -78,6 +83,8 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"atfr.compile takes a network, an nn.Module, got {type(model).__name__}")
+    if "dynamic" in options:
+        raise InputError("the graphs of atfr.compile have fixed shapes, few of them: leave out dynamic")
     refuse_wrapped(model)
     return CompiledNetwork(model, options)
 
@@ -101,13 +108,14 @@ class CompiledNetwork(nn.Module):
         """The logits."""
         model = self._orig_mod
         if not isinstance(clips, Tensor) or isinstance(clips, PackedClips) or clips.dim() != 5 or not len(clips):
-            got = f"shape {tuple(clips.shape)}" if isinstance(clips, Tensor) else type(clips).__name__
-            raise InputError(f"a compiled network takes plain clips N x C x T x H x W, got {got}")
+            plain = isinstance(clips, Tensor) and not isinstance(clips, PackedClips)
+            got = f"shape {tuple(clips.shape)}" if plain else type(clips).__name__
+            raise InputError(f"a compiled network takes plain clips N x C x T x H x W, one at least, got {got}")
         if clips.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         key = state_of(model, clips)
         if (graphs := self.graphs.get(key)) is None:
-            graphs = self.graphs[key] = Graphs(model, only_sampler(model), self.options)
+            graphs = self.graphs.setdefault(key, Graphs(model, only_sampler(model), self.options))
         logits = graphs.run(clips)
         return logits.clone() if clips.device.type == "cuda" else logits  # a CUDA graph's own are written over
 
@@ -126,16 +134,24 @@ def only_sampler(model: nn.Module) -> TemporalSampler:
 
 
 def state_of(model: nn.Module, clips: Tensor) -> tuple[Any, ...]:
-    """Return what a recording holds for: the clips' form, modes, samplers, tensors, and which of these learn."""
+    """Return what a recording holds for: the clips' form, modules, their settings, and which tensors learn."""
     kind = clips.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     of_modules: list[Any] = []
     for module in model.modules():  # in one pass: parameters() and buffers() would take as long again, each
-        of_modules.append(module.training)
+        of_modules.append(id(module))
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             of_modules += [id(tensor), tensor is not None and tensor.requires_grad]
         if isinstance(module, TemporalSampler):
-            of_modules += [id(module), repr(module.settings())]
+            of_modules += [module.training, repr(module.settings())]
+            continue
+        for value in vars(module).values():
+            if type(value) in PLAIN or (type(value) is tuple and PLAIN.issuperset(map(type, value))):
+                of_modules.append(value)
+            elif isinstance(value, Tensor):
+                of_modules.append(id(value))
+        if hooked(module):
+            of_modules.append(tuple(map(id, hooks_of(module))))
     return (
         *(tuple(clips.shape), clips.stride(), clips.dtype, clips.device, autocast),
         *(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *of_modules),
@@ -169,21 +185,27 @@ class Graphs:
 
     def run(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Return the logits."""
-        if self.before is None:
-            self._record(clips, None)
+        with RECORDING:
+            if self.before is None:
+                self._record(clips, None)
         assert self.before is not None
         features, *found = self.before(clips)
         sampling = self.sampler.observed(Sampling(*found, one_each=self.sampler.one_each))
         total = bucket_of(sampling.layout.total, len(clips), features.shape[2])
-        if total not in self.behind:
-            self._record(clips, total)
+        with RECORDING:
+            if total not in self.behind:
+                self._record(clips, total)
         inputs = (features, sampling.weights, sampling.slots, sampling.active_bins)
         if total in self.run_before:
             return self.behind[total](*inputs)
-        self.run_before.add(total)
-        with warnings.catch_warnings():  # torch.compile looks at the gradients of what comes in, and warns of that
+        with (
+            RECORDING,
+            warnings.catch_warnings(),
+        ):  # torch.compile looks at the gradients of what comes in, and warns of that
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            return self.behind[total](*inputs)
+            logits = self.behind[total](*inputs)
+        self.run_before.add(total)
+        return logits
 
     def _record(self, clips: Float[Tensor, "N C T H W"], total: int | None) -> None:
         before, behind, total = recorded(self.model, clips, total)
@@ -294,8 +316,8 @@ def refuse_counting_norms(model: nn.Module) -> None:
                 f"{path} is a batch norm with momentum=None, whose weights of batches change with each; give it a "
                 "momentum, or train without atfr.compile"
             )
-        if isinstance(module, nn.SyncBatchNorm) and module.training:
-            raise UnsupportedNetworkError(f"{path} is a SyncBatchNorm, which atfr.compile does not train")
+        if isinstance(module, nn.SyncBatchNorm | nn.BatchNorm1d) and module.training:
+            raise UnsupportedNetworkError(f"{path} is a {type(module).__name__}, which atfr.compile does not train")
 
 
 def halves(module: fx.GraphModule, own: dict[int, str], name: str) -> tuple[fx.Graph, fx.Graph]:
@@ -311,8 +333,15 @@ def halves(module: fx.GraphModule, own: dict[int, str], name: str) -> tuple[fx.G
     inputs = module.graph.find_nodes(op="call_function", target=MARK)
     before, behind = graphs = fx.Graph(), fx.Graph()
     copies = ({clips: before.placeholder("clips")}, {node: behind.placeholder(node.name) for node in inputs})
-    half = 0
+    half, learns = 0, torch.is_grad_enabled()
     for node in module.graph.nodes:
+        if node.op == "call_function" and node.target is SET_GRAD:
+            (learns,) = node.args
+        if node in inputs and not half and learns != torch.is_grad_enabled():
+            raise UnsupportedNetworkError(
+                f"{name} has its sampler within torch.no_grad() or torch.enable_grad(): let that end before the "
+                "sampler, or freeze what is before it by requires_grad_(False)"
+            )
         half = 1 if node in inputs else half
         if node.op == "call_function" and node not in inputs:
             graph, known = graphs[half], copies[half]
@@ -320,6 +349,11 @@ def halves(module: fx.GraphModule, own: dict[int, str], name: str) -> tuple[fx.G
                 if source.op == "get_attr":
                     known[source] = graph.get_attr(own.get(id(getattr(module, source.target)), source.target))
                 elif source not in known:
+                    if "autocast" in source.name:
+                        raise UnsupportedNetworkError(
+                            f"{name} has its sampler within torch.autocast: let that end before the sampler, or put it "
+                            "around the whole network"
+                        )
                     raise UnsupportedNetworkError(
                         f"{name} has a way around its sampler ({source.name} is used behind it) and cannot be compiled "
                         'there; put the sampler where all later layers depend on it, after="input" for one'
