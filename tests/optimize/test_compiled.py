@@ -227,6 +227,7 @@ CHANGES = {
     "a stride": lambda m: setattr(m.late[0], "stride", (1, 1, 1)),
     "a padding value": lambda m: setattr(m.late[7], "value", 3.0),
     "a tensor that is no buffer": lambda m: setattr(m, "scale", torch.tensor(5.0, dtype=torch.float64)),
+    "lists in a tuple": lambda m: setattr(m, "scales", ([1], [4])),
     "a hook": lambda m: m.late[5].register_forward_hook(lambda module, args, output: output * 0.5),
 }
 
@@ -234,8 +235,12 @@ CHANGES = {
 class Scaled(Tiny):
     scale = torch.tensor(2.0, dtype=torch.float64)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = ([1], [2])
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.scale
+        return super().forward(x) * self.scale * self.scales[1][0]
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

@@ -36,7 +36,7 @@ Graph = Callable[..., Any]
 MARK = torch.ops.aten.alias_copy.default  # at what the graph behind takes; no network calls it
 OF_OPERATIONS = "GeneratedBackwardFor"  # gradients of operations made with torch.library, which graphs hold
 RECORDING = threading.RLock()  # PyTorch records for one thread at a time
-PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype})
+SETTINGS = frozenset({bool, int, float, str, tuple, Tensor})  # types of what a module computes with
 STEP = 16  # a number of maps is rounded up to the next of a row that grows by a 16th
 
 
@@ -145,17 +145,20 @@ def state_of(model: nn.Module, clips: Tensor) -> tuple[Any, ...]:
         if isinstance(module, TemporalSampler):
             of_modules += [module.training, repr(module.settings())]
             continue
-        for value in vars(module).values():
-            if type(value) in PLAIN or (type(value) is tuple and PLAIN.issuperset(map(type, value))):
-                of_modules.append(value)
-            elif isinstance(value, Tensor):
-                of_modules.append(id(value))
+        of_modules += [
+            id(value) if type(value) is Tensor else value for value in vars(module).values() if type(value) in SETTINGS
+        ]
         if hooked(module):
             of_modules.append(tuple(map(id, hooks_of(module))))
-    return (
+    state = (
         *(tuple(clips.shape), clips.stride(), clips.dtype, clips.device, autocast),
         *(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *of_modules),
     )
+    try:
+        hash(state)
+    except TypeError:  # a tuple with lists in it
+        return tuple(map(repr, state))
+    return state
 
 
 def bucket_of(maps: int, clips: int, frames: int) -> int:
