@@ -139,7 +139,7 @@ def state_of(model: nn.Module, clips: Tensor) -> tuple[Any, ...]:
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     of_modules: list[Any] = []
     for module in model.modules():  # in one pass: parameters() and buffers() would take as long again, each
-        of_modules.append(id(module))
+        of_modules += [id(module), type(module)]
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             of_modules += [id(tensor), tensor is not None and tensor.requires_grad]
         if isinstance(module, TemporalSampler):
@@ -188,32 +188,33 @@ class Graphs:
 
     def run(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Return the logits."""
-        with RECORDING:
-            if self.before is None:
-                self._record(clips, None)
+        if self.before is None:
+            self._record(clips, None)
         assert self.before is not None
         features, *found = self.before(clips)
         sampling = self.sampler.observed(Sampling(*found, one_each=self.sampler.one_each))
         total = bucket_of(sampling.layout.total, len(clips), features.shape[2])
-        with RECORDING:
-            if total not in self.behind:
-                self._record(clips, total)
+        if total not in self.behind:
+            self._record(clips, total)
         inputs = (features, sampling.weights, sampling.slots, sampling.active_bins)
         if total in self.run_before:
             return self.behind[total](*inputs)
         with (
             RECORDING,
             warnings.catch_warnings(),
-        ):  # torch.compile looks at the gradients of what comes in, and warns of that
+        ):  # torch.compile asks for gradients of what comes in, and warns of that
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             logits = self.behind[total](*inputs)
         self.run_before.add(total)
         return logits
 
     def _record(self, clips: Float[Tensor, "N C T H W"], total: int | None) -> None:
-        before, behind, total = recorded(self.model, clips, total)
-        self.before = self._compiled(before) if self.before is None else self.before
-        self.behind[total] = self._compiled(behind)
+        with RECORDING:
+            if total in self.behind or (total is None and self.before is not None):
+                return  # by another thread
+            before, behind, total = recorded(self.model, clips, total)
+            self.behind[total] = self._compiled(behind)
+            self.before = self._compiled(before) if self.before is None else self.before
 
     def _compiled(self, graph: fx.GraphModule) -> Graph:
         return torch.compile(graph, dynamic=False, **self.options)
