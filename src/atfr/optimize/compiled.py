@@ -199,10 +199,8 @@ class Graphs:
         inputs = (features, sampling.weights, sampling.slots, sampling.active_bins)
         if total in self.run_before:
             return self.behind[total](*inputs)
-        with (
-            RECORDING,
-            warnings.catch_warnings(),
-        ):  # torch.compile asks for gradients of what comes in, and warns of that
+        with RECORDING, warnings.catch_warnings():
+            # torch.compile looks at the gradients of what comes in, and warns of that
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             logits = self.behind[total](*inputs)
         self.run_before.add(total)
