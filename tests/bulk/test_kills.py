@@ -19,7 +19,7 @@ KILLS, EACH = 10, 8
 def workers(out: Path) -> list[int]:
     """The decoders and runners of a run."""
     found = []
-    for pid in processes(out):
+    for pid in processes(str(out)):
         try:
             title = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
@@ -40,7 +40,7 @@ def test_ten_kills_at_random_moments(
         for video in range(EACH):
             write_level(videos / f"{number}-{video}.mp4", video % 2, seed=EACH * number + video)
         before = len(parts(out))
-        with start(videos, checkpoint, out) as process:
+        with start(videos, checkpoint, out, str(out)) as process:
             wait_for(lambda before=before: len(parts(out)) > before or workers(out), process)
             time.sleep(rng.uniform(0, 8))
             driver = rng.random() < 0.5
@@ -49,13 +49,13 @@ def test_ten_kills_at_random_moments(
                 hit.append("driver" if driver else "worker")
                 os.kill(rng.choice(victims), signal.SIGKILL)
             process.communicate(timeout=TIMEOUT_S)
-            wait_for(lambda: not processes(out), process)
-    with start(videos, checkpoint, out) as process:
+            wait_for(lambda: not processes(str(out)), process)
+    with start(videos, checkpoint, out, str(out)) as process:
         printed, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
     assert len(hit) > KILLS // 2
     assert json.loads(printed)["had_failed"] == 0
-    assert not left_after_a_while(out)
+    assert not left_after_a_while(str(out))
     capsys.readouterr()
     assert main(["bulk", "verify", str(out), str(videos), "--json"]) == 0
     (proof,) = json.loads(capsys.readouterr().out)
