@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import atfr
+from atfr import private
 from atfr.adapt.trace import site_names
 from atfr.errors import AdaptError, AtfrError, InputError, UnsupportedNetworkError, UnsupportedOperationError
 from atfr.kernels import ragged_depthwise
@@ -276,6 +277,12 @@ def test_it_is_recorded_by_the_networks_own_names(as_recorded) -> None:
         compiled(clips(3, 8, 8))
     assert list(trace.sites) == ["input"]
     assert atfr.clip_cost(model, (3, 8, 8, 8)).of(trace)
+
+
+def test_without_one_fake_mode_it_is_recorded_too(as_recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "FAKE_MODE", None)
+    model, batch = tiny().train(), clips(3, 8, 8)
+    assert_same_step(model, atfr.compile(copy.deepcopy(model)), batch)
 
 
 def test_the_sampler_may_change(as_recorded) -> None:
