@@ -47,10 +47,10 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     behind, as graphs of fixed shapes, and compiles each when it is first needed: one for the layers before the sampler,
     and one for each of few numbers of maps that a batch is rounded up to (6 % apart). A batch of another size or type,
     another mode (training, gradients), a sampler with other settings, and modules that were exchanged, frozen, given
-    hooks or other settings (numbers, words, tensors) in between are recorded anew (what changes at every step, at every step); lists and
-    objects of a module's own are not looked into. Results are those of the network, but for rounding; batch norms in training see the real maps
-    only. It pays on GPUs, where a network of many small operations is bound by their launches; on CPUs
-    `atfr.optimize_for_inference` is faster.
+    hooks or other settings (numbers, words, tensors) in between are recorded anew (what changes at every step, at every
+    step); lists and objects of a module's own are not looked into. Results are those of the network, but for rounding;
+    batch norms in training see the real maps only. It pays on GPUs, where a network of many small operations is bound
+    by their launches; on CPUs `atfr.optimize_for_inference` is faster.
 
     Graphs are recorded with `torch.fx`, as in torch.export: what a forward or a hook does besides computing (prints,
     counters, decisions by the maps' numbers) happens once a graph, with one clip more than there are. A network that
