@@ -26,9 +26,9 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head of four cores, without the parts that nobody needs; nodes can join it. Who has died is soon replaced."""
+    """A head of four cores, without the parts that nobody needs; nodes can join it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "LOOK_S", 0.5)
+        patch.setattr(engine, "LOOK_S", 3600.0)  # who has died is replaced before the cluster is looked at again
         for name, value in (QUIET | LOCAL).items():
             patch.setenv(name, value)
         import ray
@@ -101,7 +101,10 @@ def test_what_hangs_is_given_up(cluster: Any, tmp_path: Path) -> None:
     assert verify(bulk, str(tmp_path / "videos")).whole  # on a slow machine others may be given up, none is lost
 
 
-def test_killed_workers_and_a_node_that_joins_and_leaves_cost_nothing(cluster: Any, tmp_path: Path) -> None:
+def test_killed_workers_and_a_node_that_joins_and_leaves_cost_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOOK_S", 0.5)
     videos = archive(tmp_path / "videos", 60, **{f"v{number:03d}": "slowly" for number in range(60)})
     node = cluster.add_node(num_cpus=2)
     happened: list[str] = []

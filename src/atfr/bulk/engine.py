@@ -24,7 +24,7 @@ from atfr.words import counted
 DEPTH = 2
 """Jobs of a worker: one at work, one whose data comes meanwhile."""
 LOOK_S, TICK_S = 5.0, 1.0
-"""How often the cluster is looked at; how often whoever runs the engine hears of it."""
+"""How often the cluster is looked at, if no worker dies; how often whoever runs the engine hears of it."""
 STOP_AFTER = 64
 """Failures in a row that no video is to blame for: the store is down, or the program wrong."""
 MEASURED = 8
@@ -105,6 +105,7 @@ class Engine:
         self._out: list[Outcome] = []
         self._exhausted = False
         self._in_a_row = 0
+        self._looked_s = -LOOK_S
         shared = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD", "num_cpus": 1}
         decoder = ray.remote(Decoder).options(**shared, max_concurrency=DEPTH + 1)
         runner = ray.remote(Runner).options(**shared, max_concurrency=DEPTH + 1, num_gpus=int(settings.gpu))
@@ -120,12 +121,10 @@ class Engine:
             DataError: many videos in a row failed for no fault of theirs.
             AtfrError: workers cannot start.
         """
-        looked_s = -LOOK_S
         try:
             while True:
-                if time.monotonic() - looked_s >= LOOK_S:
+                if time.monotonic() - self._looked_s >= LOOK_S:
                     self._resize()
-                    looked_s = time.monotonic()
                 self._hand_to_decoders()
                 self._hand_to_runners()
                 if self._done():
@@ -149,6 +148,7 @@ class Engine:
 
         No more than that, whatever was asked for: those of one kind would take all cores, and wait for the other.
         """
+        self._looked_s = time.monotonic()
         asked, seen = self.settings, self.measured
         _, cores, gpus = resources()
         cpus = max(2, int(cores))
@@ -281,6 +281,7 @@ class Engine:
     def _died(self, pool: Pool, member: Member, error: Exception) -> None:
         """A worker is gone: what it had is suspected, unless its whole node went."""
         pool.lost(member, error)
+        self._looked_s = -LOOK_S  # another takes its place now
         alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         blameless = getattr(error, "preempted", False) or member.node not in alive
         self.measured.workers_lost["node" if blameless else "process"] += 1
@@ -298,6 +299,7 @@ class Engine:
             for member in list(pool.members):
                 if member.jobs and now_s - member.oldest.since_s > limit_s * len(member.oldest.tasks):
                     pool.remove(member)
+                    self._looked_s = -LOOK_S
                     self.measured.workers_lost["slow"] += 1
                     for job in member.jobs.values():
                         for task in job.tasks:

@@ -159,7 +159,7 @@ class FusedConv3d(nn.Module):
 
     def most(self, maps: float, shortcut: float) -> float:
         """Return a bound of the results, before they are rounded, of maps and a shortcut within these bounds."""
-        rows = self.weight.detach().double().abs().flatten(1).sum(1) * maps
+        rows = torch.linalg.vector_norm(self.weight.detach(), 1, (1, 2, 3, 4), dtype=torch.float64) * maps
         rows = rows if self.bias is None else rows + self.bias.detach().double().abs()
         return rows.max().item() + shortcut
 

@@ -45,24 +45,41 @@ def regions(network: nn.Module) -> dict[str, Region]:
     named stages stay modules that can be called: no region is larger than one.
     """
     opaque = {id(network.get_submodule(path)) for path in around_stages(network)}
+    opaque |= {id(each) for each in network.modules() if has_hooks(each) or not (is_leaf(each) or can_be_read(each))}
     graphs: dict[int, fx.Graph] = {}
     callers: set[int] = set()
-    for module in reversed(list(network.modules())):  # children before their parents
-        if is_leaf(module):
-            continue
-        graph = None if id(module) in opaque or has_hooks(module) else read(module, opaque)
-        if graph is not None:
-            graphs[id(module)] = graph
-            continue
-        opaque.add(id(module))
-        if is_ours(module) or (has_only_our_hooks(module) and only_calls(module, graphs.keys(), opaque)):
-            callers.add(id(module))
+    read_into(network, opaque, graphs, callers)
     found: dict[str, Region] = {}
     for path, (*above, region) in outermost(network, graphs, "", []):
         if all(id(module) in callers for module in above):
             inside = above and all(is_ours(module) and has_only_our_hooks(module) for module in above)
             found[path] = Region(graphs[id(region)], not inside)
     return found
+
+
+def read_into(module: nn.Module, opaque: set[int], graphs: dict[int, fx.Graph], callers: set[int]) -> None:
+    """Read a module as a whole; where that fails, what is in it first, and then what calls that.
+
+    Args:
+        opaque: modules that stay whole; those that cannot be read are added.
+        graphs: gets what was read.
+        callers: get what could not, and is known to do no more than call its parts.
+    """
+    if is_leaf(module) or id(module) in graphs.keys() | callers:
+        return
+    graph = None if id(module) in opaque else read(module, opaque)
+    if graph is None:
+        for part in module.children():
+            read_into(part, opaque, graphs, callers)
+        graph = None if id(module) in opaque else read(module, opaque)
+    if graph is not None:
+        graphs[id(module)] = graph
+        for node in graph.find_nodes(op="call_module"):
+            read_into(module.get_submodule(node.target), opaque, graphs, callers)
+        return
+    opaque.add(id(module))
+    if is_ours(module) or (has_only_our_hooks(module) and only_calls(module, graphs.keys(), opaque)):
+        callers.add(id(module))
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -89,12 +106,17 @@ def only_calls(module: nn.Module, parts: Set[int], opaque: Set[int]) -> bool:
             modules.update(before)
 
 
-def read(module: nn.Module, opaque: Set[int]) -> fx.Graph | None:
-    """Return the graph of a module's forward, if that says all that a forward does, and always the same."""
+def can_be_read(module: nn.Module) -> bool:
+    """Whether calling a module is its class's forward, without optional arguments, and its hooks."""
     cls: Any = type(module)
     parameters = list(inspect.signature(cls.forward).parameters.values())
     plain = all(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
-    if not plain or "forward" in vars(module) or cls.__call__ is not nn.Module.__call__:
+    return plain and "forward" not in vars(module) and cls.__call__ is nn.Module.__call__
+
+
+def read(module: nn.Module, opaque: Set[int]) -> fx.Graph | None:
+    """Return the graph of a module's forward, if that says all that a forward does, and always the same."""
+    if not can_be_read(module):
         return None
     try:
         with unchanged(module):
@@ -195,7 +217,7 @@ class Reader(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays one operation."""
-        return id(m) in self.opaque or has_hooks(m) or is_leaf(m)
+        return id(m) in self.opaque or is_leaf(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for a tensor."""
