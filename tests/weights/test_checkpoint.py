@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 import atfr
+from atfr.adapt.trace import site_names
 from atfr.errors import CheckpointError
 from atfr.models import X3D, ResNet3D, VideoModel, create_model, from_pretrained
 from tests.models.test_models import awake
@@ -115,6 +116,14 @@ def test_loading_leaves_the_random_state_alone(saved: Path) -> None:
     torch.manual_seed(0)
     from_pretrained(saved)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_adapted_network_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("x3d_xs")
+    atfr.adapt_(model)
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr("atfr.adapt.surgery.try_packed", lambda *_: pytest.fail("tried again"))
+    assert list(site_names(from_pretrained(tmp_path))) == ["res2"]
 
 
 def test_saving_over_a_checkpoint_keeps_other_files(folder: Path) -> None:

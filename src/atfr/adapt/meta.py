@@ -19,6 +19,7 @@ from atfr.ragged.operations import in_backward, without_override
 from atfr.samplers.sampler import TemporalSampler
 
 aten = torch.ops.aten
+leaves_of = torch.utils._pytree.tree_leaves
 
 
 class Shapes(TorchDispatchMode):
@@ -26,10 +27,6 @@ class Shapes(TorchDispatchMode):
 
     They are most of the operations of a 3D CNN, and were most of the time of a pass without numbers.
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (aten.relu.default, aten.native_batch_norm.default) and args[0].is_meta:
@@ -86,7 +83,9 @@ def copied(model: nn.Module, device: str | None = None, dtype: torch.dtype | Non
     It shares nothing that a forward pass may change. `copy.deepcopy` refuses tensors that were computed (as old-style
     weight norm and pruning leave them) and shares what functions refer to, hooks above all; here they are copied too.
     """
-    leaves = [leaf for module in model.modules() for leaf in torch.utils._pytree.tree_leaves(vars(module))]
+    values = [value for module in model.modules() for value in vars(module).values()]
+    leaves = [leaf for value in values if isinstance(value, dict | list | tuple) for leaf in leaves_of(value)]
+    leaves += [value for value in values if not isinstance(value, dict | list | tuple)]
     with torch.inference_mode(False):
         tensors = {
             id(leaf): moved(leaf, device, dtype)

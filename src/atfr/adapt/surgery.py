@@ -142,32 +142,8 @@ def adapt_(
         >>> atfr.adapt_(model, after="res2").channels
         24
     """
-    names = list(after) if isinstance(after, Sequence) and not isinstance(after, str) else [after]
-    if not isinstance(model, nn.Module) or not names or not all(isinstance(name, str) for name in names):
-        raise AdaptError(f"adapt_ takes a network and the names of stages or submodules, got {type(model)}, {after!r}")
-    places = checked_places(model, after)
-    shapes = output_shapes(model, list(places.values()), example)
-    own = options_of(sampler)
-    if edge_maps is None and "edge_maps" in own:
-        edge_maps = "found" if sampler == "change" else 0
-    if edge_maps == "found":
-        edge_maps = edge_maps_at(model, list(places.values()), example)
-    if sampler == "change" and isinstance(num_bins, int) and not isinstance(num_bins, bool):
-        at_least_one("num_bins", num_bins)
-        most = max(frames for _, frames in shapes.values())
-        num_bins = [max(1, round(num_bins * shapes[path][1] / most)) for path in places.values()]
-    options: dict[str, Any] = {"num_bins": num_bins, "kernel": kernel, "embedding_dim": embedding_dim}
-    options |= {"top_edge": top_edge, "order": order, "similarity": similarity, "temporal_block": temporal_block}
-    options |= {"active_bins": active_bins, "mix": mix, "dead_zone": dead_zone, "edge_maps": edge_maps}
-    defaults = {name: parameter.default for name, parameter in inspect.signature(adapt_).parameters.items()}
-    layers = [
-        make_layer(sampler, shapes[path][0], own_options, defaults)
-        for path, own_options in zip(places.values(), by_layer(options, sampler, list(places)), strict=True)
-    ]
-    for path, layer in zip(places.values(), layers, strict=True):
-        put = put_behind if path else put_before
-        put(model.get_submodule(path), layer, float_like(model, path))
-    model.register_forward_hook(check_rows)
+    given = {name: value for name, value in locals().items() if name != "model"}
+    sites = put_samplers_(model, **given)
     try:
         with undisturbed(model):
             unknown = try_packed(model, example)
@@ -188,11 +164,41 @@ def adapt_(
             "tells now: adapt_(model, ..., example=x)",
             stacklevel=2,
         )
+    return AdaptReport(sites, unknown is None)
+
+
+def put_samplers_(model: nn.Module, **options: Any) -> tuple[AdaptedSite, ...]:
+    """Do what `adapt_` does, with its arguments, but for the trial: for a network that has passed it before."""
+    bound = inspect.signature(adapt_).bind(model, **options)
+    bound.apply_defaults()
+    options = {name: value for name, value in bound.arguments.items() if name != "model"}
+    after, sampler, example = (options.pop(name) for name in ("after", "sampler", "example"))
+    names = list(after) if isinstance(after, Sequence) and not isinstance(after, str) else [after]
+    if not isinstance(model, nn.Module) or not names or not all(isinstance(name, str) for name in names):
+        raise AdaptError(f"adapt_ takes a network and the names of stages or submodules, got {type(model)}, {after!r}")
+    places = checked_places(model, after)
+    shapes = output_shapes(model, list(places.values()), example)
+    own, num_bins = options_of(sampler), options["num_bins"]
+    if options["edge_maps"] is None and "edge_maps" in own:
+        options["edge_maps"] = "found" if sampler == "change" else 0
+    if options["edge_maps"] == "found":
+        options["edge_maps"] = edge_maps_at(model, list(places.values()), example)
+    if sampler == "change" and isinstance(num_bins, int) and not isinstance(num_bins, bool):
+        at_least_one("num_bins", num_bins)
+        most = max(frames for _, frames in shapes.values())
+        options["num_bins"] = [max(1, round(num_bins * shapes[path][1] / most)) for path in places.values()]
+    defaults = {name: parameter.default for name, parameter in bound.signature.parameters.items()}
+    layers = [
+        make_layer(sampler, shapes[path][0], own_options, defaults)
+        for path, own_options in zip(places.values(), by_layer(options, sampler, list(places)), strict=True)
+    ]
+    for path, layer in zip(places.values(), layers, strict=True):
+        put = put_behind if path else put_before
+        put(model.get_submodule(path), layer, float_like(model, path))
+    model.register_forward_hook(check_rows)
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     found = zip(places.items(), sizes, strict=True)
-    return AdaptReport(
-        tuple(AdaptedSite(site, path, shapes[path][0], size) for (site, path), size in found), unknown is None
-    )
+    return tuple(AdaptedSite(site, path, shapes[path][0], size) for (site, path), size in found)
 
 
 def checked_places(model: nn.Module, after: str | Sequence[str]) -> dict[str, str]:

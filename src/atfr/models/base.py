@@ -18,7 +18,8 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atfr.adapt import adapt_, adaptation
+from atfr.adapt import adaptation
+from atfr.adapt.surgery import put_samplers_
 from atfr.errors import AtfrError, CheckpointError, InputError
 from atfr.kernels.conv3d import channels_last
 from atfr.ragged import PackedClips
@@ -180,7 +181,7 @@ def load(classes: Mapping[str, type[M]], source: str | Path, **hub_options: Any)
         try:
             model = classes[name](name, **config["arguments"])
             if config["sgs"] is not None:
-                adapt_(model, **config["sgs"])
+                put_samplers_(model, **config["sgs"])
         except (AtfrError, TypeError, RuntimeError) as error:
             reason = checkpoint.first_line(error)
             raise CheckpointError(f"{config_path} does not describe a network that can be made: {reason}") from error

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from atfr.adapt import adapt_
 from atfr.adapt.cost import ClipCost, clip_cost
+from atfr.adapt.surgery import put_samplers_
 from atfr.errors import BundleError, InputError
 from atfr.evaluate.task import Task
 from atfr.files import read_json, sha256_of
@@ -111,7 +111,7 @@ def make(network: Mapping[str, Any]) -> VideoModel:
     with torch.device("meta"):
         model = create_model(network["model"], **network["arguments"])
         if network["sgs"] is not None:
-            adapt_(model, **network["sgs"])
+            put_samplers_(model, **network["sgs"])
     return model.eval()
 
 
