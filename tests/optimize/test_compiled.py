@@ -270,13 +270,27 @@ def test_threads_record_one_after_the_other(as_recorded) -> None:
             assert_same(found, model(batch))
 
 
-def test_it_is_recorded_by_the_networks_own_names(as_recorded) -> None:
-    model = tiny(after="input", sampler="change").eval()
+def test_what_is_asked_of_it_is_told_of_the_network(as_recorded) -> None:
+    model, batch = tiny(after="input", sampler="change").eval(), clips(3, 8, 8)
+    for compiled in (atfr.compile(model, backend="eager"), torch.compile(model, backend="eager")):
+        assert atfr.check(compiled, batch).apart
+        assert atfr.calibrate_(compiled, batch, share=0.5) == atfr.calibrate_(copy.deepcopy(model), batch, share=0.5)
+        assert atfr.clip_cost(compiled, batch.shape[1:]) == atfr.clip_cost(model, batch.shape[1:])
     compiled = atfr.compile(model, backend="eager")
     with torch.no_grad(), atfr.record(compiled) as trace:
-        compiled(clips(3, 8, 8))
+        compiled(batch)
     assert list(trace.sites) == ["input"]
-    assert atfr.clip_cost(model, (3, 8, 8, 8)).of(trace)
+    assert atfr.clip_cost(compiled, batch.shape[1:]).of(trace)
+
+
+def test_graphs_of_few_states_are_kept(as_recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atfr.optimize.compiled.STATES", 2)
+    model = tiny(after="input", sampler="change").eval()
+    compiled = atfr.compile(model)
+    with torch.no_grad():
+        for frames in (4, 5, 6, 4, 6):
+            assert_same(compiled(clips(3, frames, 8)), model(clips(3, frames, 8)))
+    assert len(compiled.graphs) == 2
 
 
 def test_without_one_fake_mode_it_is_recorded_too(as_recorded, monkeypatch: pytest.MonkeyPatch) -> None:

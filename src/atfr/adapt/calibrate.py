@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atfr.adapt.cost import ClipCost, clip_cost
 from atfr.adapt.places import evaluating
-from atfr.adapt.trace import site_names
+from atfr.adapt.trace import site_names, uncompiled
 from atfr.checks import in_range
 from atfr.errors import AdaptError, InputError
 from atfr.ragged import PackedClips
@@ -100,6 +100,7 @@ def calibrate_(
         >>> atfr.calibrate_(model, torch.rand(4, 3, 16, 32, 32), share=0.55).num_bins
         8
     """
+    model = uncompiled(model)
     layers = {site: layer for site, layer in site_names(model).items() if isinstance(layer, WITH_BINS)}
     if not layers:
         raise AdaptError("the network has no sampler with bins (sgs, change); put one in with atfr.adapt_")

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from atfr.adapt.meta import Shapes, StandIn, on_meta, put_stand_ins
 from atfr.adapt.passes import reason
-from atfr.adapt.trace import SamplingTrace
+from atfr.adapt.trace import SamplingTrace, uncompiled
 from atfr.checks import whole_number
 from atfr.errors import AtfrError, InputError
 
@@ -127,6 +127,7 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int] | None = None, *, exam
         >>> f"{cost.static / 1e9:.2f} GFLOPs (multiply-adds)"
         '1.96 GFLOPs (multiply-adds)'
     """
+    model = uncompiled(model)
     if example is None:
         clip_shape = getattr(model, "clip_shape", None) if clip_shape is None else clip_shape
         lengths = [whole_number(length) or 0 for length in clip_shape] if isinstance(clip_shape, Iterable) else []

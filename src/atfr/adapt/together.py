@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from atfr.adapt.meta import StandIn, copied, put_stand_ins
 from atfr.adapt.passes import Pass, distance, failure, farthest, leaves_of, numbers, one_pass, reason
 from atfr.adapt.places import float_like, is_clips, real_input, trial_inputs, undisturbed
+from atfr.adapt.trace import uncompiled
 from atfr.errors import InputError, UnsupportedNetworkError
 from atfr.ragged.windows import triple
 
@@ -94,6 +95,7 @@ def check(model: nn.Module, clips: Any = None) -> BatchCheck:
         >>> atfr.check(model).apart
         True
     """
+    model = uncompiled(model)
     if clips is not None and number_of_clips(clips) < 2:
         raise InputError("check compares clips with each other: give it a batch of two or more, N x C x T x H x W")
     found: list[BatchCheck] = []

@@ -184,7 +184,7 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
         >>> trace.sites["res2"].assignment.shape
         torch.Size([2, 8])
     """
-    network = getattr(model, "_orig_mod", model)  # of what was compiled
+    network = uncompiled(model)
     names = {id(layer): name for name, layer in site_names(network).items()}
     trace = SamplingTrace({name: SiteTrace() for name in names.values()})
 
@@ -198,3 +198,8 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
         yield trace
     finally:
         observers.reset(token)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the network that `atfr.compile` or `torch.compile` was given; any other as it is."""
+    return getattr(model, "_orig_mod", model)

@@ -37,6 +37,7 @@ MARK = torch.ops.aten.alias_copy.default  # at what the graph behind takes; no n
 OF_OPERATIONS = "GeneratedBackwardFor"  # gradients of operations made with torch.library, which graphs hold
 RECORDING = threading.RLock()  # PyTorch records for one thread at a time
 SETTINGS = frozenset({bool, int, float, str, tuple, Tensor})  # types of what a module computes with
+STATES = 64  # of a network; the graphs of the oldest go when there are more
 STEP = 16  # a number of maps is rounded up to the next of a row that grows by a 16th
 
 
@@ -48,9 +49,9 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     and one for each of few numbers of maps that a batch is rounded up to (6 % apart). A batch of another size or type,
     another mode (training, gradients), a sampler with other settings, and modules that were exchanged, frozen, given
     hooks or other settings (numbers, words, tensors) in between are recorded anew (what changes at every step, at every
-    step); lists and objects of a module's own are not looked into. Results are those of the network, but for rounding;
-    batch norms in training see the real maps only. It pays on GPUs, where a network of many small operations is bound
-    by their launches; on CPUs `atfr.optimize_for_inference` is faster.
+    step; the graphs of 64 such states are kept); lists and objects of a module's own are not looked into. Results are
+    those of the network, but for rounding; batch norms in training see the real maps only. It pays on GPUs, where a
+    network of many small operations is bound by their launches; on CPUs `atfr.optimize_for_inference` is faster.
 
     Graphs are recorded with `torch.fx`, as in torch.export: what a forward or a hook does besides computing (prints,
     counters, decisions by the maps' numbers) happens once a graph, with one clip more than there are. A network that
@@ -115,7 +116,10 @@ class CompiledNetwork(nn.Module):
             torch.compiler.cudagraph_mark_step_begin()
         key = state_of(model, clips)
         if (graphs := self.graphs.get(key)) is None:
-            graphs = self.graphs.setdefault(key, Graphs(model, only_sampler(model), self.options))
+            with RECORDING:
+                if len(self.graphs) >= STATES:
+                    self.graphs.pop(next(iter(self.graphs)))
+                graphs = self.graphs.setdefault(key, Graphs(model, only_sampler(model), self.options))
         logits = graphs.run(clips)
         return logits.clone() if clips.device.type == "cuda" else logits  # a CUDA graph's own are written over
 
