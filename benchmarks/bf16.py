@@ -11,6 +11,7 @@ clip of each video; the data is ../shared/data/ut_interaction by default, and ge
 Times are of a batch of 8 clips, whose A is forced to what it is in float32.
 """
 
+import copy
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -58,7 +59,7 @@ def adapted(name: str) -> nn.Module:
 def forwards(model: nn.Module) -> dict[str, tuple[nn.Module, Forward]]:
     """Return the network, and how it takes float32 clips, by name."""
     fast = atfr.optimize_for_inference(model)
-    narrow = atfr.optimize_for_inference(model).to(torch.bfloat16)
+    narrow = copy.deepcopy(fast).to(torch.bfloat16)
 
     def autocast(clips: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -157,7 +158,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         real = options.data.is_dir()
-        data = options.data if real else render_samples(folder, clips_per_class_train=8, clips_per_class_test=1)
+        count = 1 if options.quick else 8
+        data = options.data if real else render_samples(folder, clips_per_class_train=count, clips_per_class_test=1)
         results = measure(data, options.quick)
     inputs = {"videos": options.data.name if real else "generated videos", "after": "res2", "quick": options.quick}
     write_result(options.out, results, inputs=inputs)

@@ -1,6 +1,7 @@
 """Several processes of one `torch.distributed` group on this machine, over gloo."""
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,14 @@ import torch.multiprocessing
 
 
 def run_processes(function: Callable[..., None], folder: Path, *args: Any, count: int = 2) -> None:
-    """Call function(rank, folder, *args) in each of `count` new processes, joined in a group; all must succeed."""
-    torch.multiprocessing.spawn(_join, (count, folder, function, args), nprocs=count)
+    """Call function(rank, folder, *args) in each of `count` new processes, joined in a group; all must succeed.
+
+    They are forked, and import nothing; where CUDA runs, which a fork cannot go on with, they begin anew.
+    """
+    method = "spawn" if torch.cuda.is_initialized() else "fork"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)  # Python 3.12
+        torch.multiprocessing.start_processes(_join, (count, folder, function, args), nprocs=count, start_method=method)
 
 
 def _join(rank: int, count: int, folder: Path, function: Callable[..., None], args: tuple[Any, ...]) -> None:

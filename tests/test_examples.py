@@ -20,6 +20,7 @@ SAYS = {
 """What must stand in a script's output."""
 
 
+@pytest.mark.usefixtures("few_layers")
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs(
     script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

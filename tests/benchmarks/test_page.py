@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -141,11 +142,10 @@ def test_the_page_says_what_the_result_files_say(page: ModuleType) -> None:
 @pytest.mark.parametrize(
     "name", ["bf16", *(pytest.param(name, marks=pytest.mark.soak) for name in ("scale", "inference"))]
 )
-def test_scripts_run_quickly(name: str, page: ModuleType, tmp_path: Path) -> None:
+def test_scripts_run_quickly(name: str, page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script, out = BENCHMARKS / f"{name}.py", tmp_path / f"{name}.json"
-    subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", script, "--quick", "--out", out], check=True
-    )
+    monkeypatch.setattr(sys, "argv", [str(script), "--quick", "--out", str(out)])
+    runpy.run_path(str(script), run_name="__main__")  # warnings are errors
     report = json.loads(out.read_text())
     assert report["inputs"]["quick"]
     module = page.load(script)

@@ -13,6 +13,7 @@ from atfr.adapt.trace import site_names
 from atfr.cli import quickstart as cli
 from atfr.cli.main import main
 from atfr.comparison import recipes
+from atfr.comparison.making import new_base
 from atfr.comparison.recipes import FROM_NOTHING, SAMPLES, recipe_for
 from atfr.data import samples
 from atfr.data.samples import manifest_of, read_manifest, render_samples
@@ -21,13 +22,16 @@ from atfr.models import efficientnet
 from atfr.train.recipe import FROM_IMAGES
 from atfr.viz import centred_clip
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+CLIP = replace(FROM_IMAGES.clip, size=48, resize=48, jitter=(48, 52))
+RECIPE = replace(FROM_IMAGES, model="resnet3d_18", pretrained=False, clip=CLIP)
+
 
 @pytest.fixture(scope="module")
 def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "first"
-    clip = replace(FROM_IMAGES.clip, size=56, resize=64, jitter=(64, 72))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "FROM_IMAGES", replace(FROM_IMAGES, clip=clip))
+        patch.setattr(recipes, "FROM_IMAGES", RECIPE)
         assert main(["quickstart", "--data", str(videos), "--out", str(out), "--epochs", "1"]) == 0
     return out
 
@@ -45,7 +49,7 @@ def test_writes_every_figure_with_its_conditions(run: Path) -> None:
         assert sum(kept.values()) == 6
         assert all(1 <= active <= most for active in kept)
         assert test["gflops_per_clip"]["mean"] < static["gflops_per_clip"]["mean"]
-    assert (found["conditions"]["model"], found["conditions"]["base_epochs"]) == (FROM_IMAGES.model, 1)
+    assert (found["conditions"]["model"], found["conditions"]["base_epochs"]) == (RECIPE.model, 1)
     assert found["networks"]["static"]["speedup"] == 1
     assert all(network["speedup"] > 0 for network in found["networks"].values())
 
@@ -109,7 +113,7 @@ def test_leaves_checkpoints_that_predict(run: Path, videos: Path, capsys: pytest
 def test_runs_again_in_the_same_folder_and_prints_a_table_of_80_columns(
     run: Path, videos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With another network, a small one: nothing that is there is in its way."""
+    """With other clips, of two frames in the base: nothing that is there is in its way."""
     clip = replace(FROM_NOTHING.clip, frames=8, size=32, resize=32, jitter=(32, 36))
     monkeypatch.setattr(recipes, "FROM_IMAGES", replace(FROM_NOTHING, clip=clip, base_frames=2))
     assert main(["quickstart", "--data", str(videos), "--out", str(run), "--epochs", "1"]) == 0
@@ -138,6 +142,8 @@ def test_the_recipe_sees_as_many_clips_whatever_the_number_of_videos() -> None:
 def test_own_videos_start_from_images_where_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipe_for(generated=True) is SAMPLES
     assert recipe_for(generated=False) is FROM_IMAGES
+    base, images = new_base(FROM_IMAGES, 6, seed=0), atfr.create_model(FROM_IMAGES.model, 6, pretrained=True)
+    assert torch.equal(base.blocks[0][0][0].weight, images.blocks[0][0][0].weight)
     monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "no_such_package")
     assert recipe_for(generated=False) is FROM_NOTHING
     assert recipe_for(generated=True) is SAMPLES

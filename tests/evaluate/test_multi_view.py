@@ -22,6 +22,8 @@ from atfr.video.transforms import test_clips
 from tests.evaluate.build import NAMES, SPEC, Brightness, network, video_list
 from tests.processes import run_processes
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 
 def test_figures_are_those_told_by_hand(tmp_path: Path) -> None:
     # Brightness is always classified correctly, so the videos whose told class differs are the wrong ones.

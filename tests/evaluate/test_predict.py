@@ -23,12 +23,12 @@ from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips as views_of
 from tests.evaluate.build import NAMES, SPEC, network, video_list, write_level
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 TASK = Task(NAMES, SPEC)
 
 
 def bytes_of_tensors() -> int:
     """The memory of all tensors of this process."""
-    gc.collect()
     tensors = (each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter))  # a tracer's have no memory
     storages = [
         each.untyped_storage() for each in tensors if each.layout == torch.strided and each.device.type == "cpu"
@@ -177,6 +177,7 @@ def test_memory_does_not_grow_with_the_number_of_views(tmp_path: Path) -> None:
     most = []
     for num_clips in (4, 8):
         held.clear()
+        gc.collect()
         before = bytes_of_tensors()
         list(predict(model, [path], task, num_clips=num_clips, num_crops=3, batch_size=6))
         most.append(max(held) - before)

@@ -9,6 +9,8 @@ from atfr.errors import CheckpointError, InputError
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from tests.evaluate.build import NAMES, SPEC, network
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 
 def test_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     model, task = network(), Task(NAMES, SPEC)

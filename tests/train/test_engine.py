@@ -3,6 +3,7 @@
 import copy
 import os
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from atfr.train.recipe import Tuning
 from tests.evaluate.build import SPEC, network, write_folder
 from tests.train.test_fit import Watch, run
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 FIXED = Tuning(norm="fixed")
 
 
@@ -75,6 +77,7 @@ def test_the_learning_rate_goes_with_the_clips_in_a_step(splits: dict[str, Video
     for reference in (None, 4, 16):
         watch = Watch()
         options: dict[str, Any] = {"batch_size": 2, "accumulate_grad_batches": 2, "epochs": 1, "warmup_epochs": 0}
+        options |= {"limit_train_batches": 2, "limit_val_batches": 0}
         options |= {"reference_batch": reference, "callbacks": [watch]}
         run(network(classes=2), splits, tmp_path / str(reference), **options)
         rates[reference] = watch.rates[0]
@@ -130,17 +133,29 @@ def test_precise_statistics_are_those_of_the_final_weights(
 # States --------------------------------------------------------------------------------------------------------------
 
 
-def cut_short(splits: dict[str, VideoList], out: Path, before: int) -> None:
+@pytest.fixture(scope="module")
+def cut_short(splits: dict[str, VideoList], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training of three epochs leaves that is stopped before the last."""
+    out = tmp_path_factory.mktemp("cut") / "out"
+    torch.manual_seed(0)
     with pytest.raises(KeyboardInterrupt):
-        run(network(classes=2), splits, out, callbacks=[Watch(stop_before=before)])
+        run(network(classes=2), splits, out, callbacks=[Watch(stop_before=2)])
+    return out.rename(out.with_name("kept"))
+
+
+@pytest.fixture
+def out(cut_short: Path) -> Path:
+    """The same, where it was made: Lightning warns of a folder that has moved."""
+    out = cut_short.with_name("out")
+    shutil.rmtree(out, ignore_errors=True)
+    return Path(shutil.copytree(cut_short, out))
 
 
 def test_a_truncated_state_falls_back_to_the_one_before_and_says_so(
-    splits: dict[str, VideoList], tmp_path: Path
+    splits: dict[str, VideoList], out: Path, tmp_path: Path
 ) -> None:
-    whole, resumed, out = network(classes=2), network(classes=2), tmp_path / "out"
+    whole, resumed = network(classes=2), network(classes=2)
     expected = run(whole, splits, tmp_path / "whole")
-    cut_short(splits, out, before=2)
     last, previous = out / RESUME, out / PREVIOUS
     assert [torch.load(path, weights_only=True)["epoch"] for path in (previous, last)] == [0, 1]
     content = last.read_bytes()
@@ -184,28 +199,24 @@ def test_what_stops_before_the_last_move_leaves_a_state(
     assert {path.name for path in tmp_path.iterdir()} == {RESUME, PREVIOUS}
 
 
-def test_a_kill_between_moving_two_states_loses_one_epoch_only(splits: dict[str, VideoList], tmp_path: Path) -> None:
-    cut_short(splits, tmp_path, before=2)
-    (tmp_path / RESUME).unlink()
+def test_a_kill_between_moving_two_states_loses_one_epoch_only(splits: dict[str, VideoList], out: Path) -> None:
+    (out / RESUME).unlink()
     with pytest.warns(UserWarning, match=r"there is no '.*last\.ckpt'.*going on from '.*previous\.ckpt'"):
-        result = run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME)
+        result = run(network(classes=2), splits, out, resume=out / RESUME)
     assert [row["epoch"] for row in result.history] == [0, 1, 2]
 
 
-def test_two_damaged_states_are_an_error(splits: dict[str, VideoList], tmp_path: Path) -> None:
-    cut_short(splits, tmp_path, before=2)
+def test_two_damaged_states_are_an_error(splits: dict[str, VideoList], out: Path) -> None:
     for name in (RESUME, PREVIOUS):
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1000])
+        (out / name).write_bytes((out / name).read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"previous\.ckpt' is damaged"):
-        run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME)
+        run(network(classes=2), splits, out, resume=out / RESUME)
 
 
-def test_other_arguments_videos_or_kernels_are_refused(splits: dict[str, VideoList], tmp_path: Path) -> None:
-    cut_short(splits, tmp_path, before=1)
-
+def test_other_arguments_videos_or_kernels_are_refused(splits: dict[str, VideoList], out: Path) -> None:
     def refused(message: str, model: VideoModel, lists: dict[str, VideoList], **options: Any) -> None:
         with pytest.raises(CheckpointError, match=f"of a training with other arguments: {message}; resume with"):
-            run(model, lists, tmp_path, resume=tmp_path / RESUME, **options)
+            run(model, lists, out, resume=out / RESUME, **options)
 
     model = network(classes=2)
     refused("learning_rate was 0.05 and is 0.1", model, splits, learning_rate=0.1)
@@ -230,18 +241,17 @@ def test_a_full_disk_is_told_with_the_name_of_the_state(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_the_states_as_they_were(
-    splits: dict[str, VideoList], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    splits: dict[str, VideoList], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut_short(splits, tmp_path, before=1)
-    before = (tmp_path / RESUME).read_bytes()
+    before = {path: path.read_bytes() for path in (out / RESUME, out / PREVIOUS)}
+    files = {*out.iterdir()}
 
     def half(state: Any, file: Any) -> None:
-        file.write(before[:100])
+        file.write(before[out / RESUME][:100])
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError, match="no space left"):
-        run(network(classes=2), splits, tmp_path, resume=tmp_path / RESUME)
-    assert (tmp_path / RESUME).read_bytes() == before
-    assert not list(tmp_path.glob(".*"))
-    assert not (tmp_path / PREVIOUS).exists()
+        run(network(classes=2), splits, out, resume=out / RESUME)
+    assert {path: path.read_bytes() for path in before} == before
+    assert {*out.iterdir()} == files

@@ -19,6 +19,7 @@ from atfr.train.recipe import Tuning
 from atfr.train.tuning import parameter_groups
 from tests.evaluate.build import SPEC, network, write_folder
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 NORMS = ("running_mean", "running_var", "num_batches_tracked")
 
 

@@ -23,12 +23,14 @@ leaves_of = torch.utils._pytree.tree_leaves
 
 
 class Shapes(TorchDispatchMode):
-    """Answers at once what the meta device works out in many steps of Python: ReLU and batch norm keep a shape.
+    """Answers at once what the meta device works out in many steps of Python: ReLU, ReLU6, batch norm keep a shape.
 
     They are most of the operations of a 3D CNN, and were most of the time of a pass without numbers.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.hardtanh_.default and args[0].is_meta:
+            return args[0]
         if func in (aten.relu.default, aten.native_batch_norm.default) and args[0].is_meta:
             same = aten.empty_like.default(args[0])
             return same if func is aten.relu.default else (same, *(same.new_empty(same.shape[1]) for _ in range(2)))
