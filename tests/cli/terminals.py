@@ -1,18 +1,25 @@
-"""The command line as somebody at a terminal has it: stderr, and stdout too if asked for, is a pseudo-terminal."""
+"""The command line as somebody at a terminal has it: stderr, and stdout too if asked for, is a pseudo-terminal.
+
+The streams of the test's own process are exchanged: a process for each would import all of PyTorch, 4 to 8 s.
+"""
 
 import fcntl
 import os
 import pty
 import re
 import struct
-import subprocess
+import sys
+import tempfile
 import termios
 import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tests.cli.test_main import ATFR
+import pytest
 
+from atfr.cli.main import main
+
+END = b"\x04 end of what is shown"
 ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9\d|10\d)(?:;\d+)*m")
 
@@ -33,35 +40,37 @@ class Seen(NamedTuple):
 def in_terminal(
     args: Sequence[object], columns: int = 80, stdout_too: bool = False, env: Mapping[str, str] | None = None
 ) -> Seen:
-    """Run atfr with a terminal of so many columns."""
-    main, end = pty.openpty()
+    """Run atfr in this process, which meanwhile has a terminal of so many columns."""
+    main_end, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
-    }
-    process = subprocess.Popen(
-        [*ATFR, *map(str, args)],
-        stdin=end,
-        stdout=end if stdout_too else subprocess.PIPE,
-        stderr=end,
-        env=inherited | {"TERM": "xterm-256color"} | dict(env or {}),
-    )
-    os.close(end)
     shown: list[bytes] = []
-    reader = threading.Thread(target=_read, args=(main, shown))
+    reader = threading.Thread(target=_read, args=(main_end, shown))
     reader.start()
-    printed, _ = process.communicate(timeout=300)
-    reader.join()
-    os.close(main)
-    return Seen(process.returncode, (printed or b"").decode(), b"".join(shown).decode(errors="replace"))
+    before = [os.dup(number) for number in range(3)]
+    with tempfile.TemporaryFile() as printed, pytest.MonkeyPatch.context() as patch:
+        try:
+            for number, what in enumerate((end, end if stdout_too else printed.fileno(), end)):
+                os.dup2(what, number)
+            for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+                patch.delenv(name, raising=False)
+            for name, value in {"TERM": "xterm-256color", **(env or {})}.items():
+                patch.setenv(name, value)
+            with open(1, "w", closefd=False) as out, open(2, "w", buffering=1, closefd=False) as err:
+                patch.setattr(sys, "stdout", out)
+                patch.setattr(sys, "stderr", err)
+                code = main(list(map(str, args)))
+        finally:
+            for number, what in enumerate(before):
+                os.dup2(what, number)
+                os.close(what)
+            os.write(end, END)
+            reader.join()
+            os.close(end)
+            os.close(main_end)
+        printed.seek(0)
+        return Seen(code, printed.read().decode(), b"".join(shown).removesuffix(END).decode(errors="replace"))
 
 
 def _read(terminal: int, shown: list[bytes]) -> None:
-    while True:
-        try:
-            data = os.read(terminal, 65536)
-        except OSError:  # the last who had it open has gone
-            return
-        if not data:
-            return
-        shown.append(data)
+    while not b"".join(shown[-2:]).endswith(END):
+        shown.append(os.read(terminal, 65536))

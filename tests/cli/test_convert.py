@@ -21,6 +21,9 @@ from tests.cli.test_main import error_of
 from tests.evaluate.build import write_level
 from tests.models import pyslowfast
 
+RESNET = ["--model", "resnet3d_18"]
+"""Where a network need not be found among all."""
+
 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,7 +85,7 @@ def test_the_configuration_in_a_file_of_pyslowfast_decides(
 def test_another_number_of_classes_gives_a_new_classifier(
     resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["convert", str(resnet), str(tmp_path / "out"), "--num_classes", "9"]) == 0
+    assert main(["convert", str(resnet), str(tmp_path / "out"), *RESNET, "--num_classes", "9"]) == 0
     assert "head.fc.weight, head.fc.bias" in capsys.readouterr().out
     assert atfr.from_pretrained(tmp_path / "out").config["arguments"]["num_classes"] == 9
 
@@ -149,7 +152,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_no_classes_are_refused(resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["convert", str(resnet), str(tmp_path / "out"), "--num_classes", "0"]) == 2
+    assert main(["convert", str(resnet), str(tmp_path / "out"), *RESNET, "--num_classes", "0"]) == 2
     assert "num_classes must be a whole number of 1 or more" in error_of(capsys)
     assert not (tmp_path / "out").exists()
 
@@ -176,7 +179,7 @@ def test_a_cut_save_leaves_nothing(resnet: Path, tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write", full)
-    assert main(["convert", str(resnet), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(resnet), str(tmp_path / "out"), *RESNET]) == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,12 @@ def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_page_table_and_json(
-    video: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    video: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    drawn_at_once: Callable[[], None],
 ) -> None:
     out = tmp_path / "out.html"
     assert main(["explain", str(video), "--checkpoint", str(checkpoint), "-o", str(out)]) == 0
@@ -48,6 +54,7 @@ def test_page_table_and_json(
     check_stands_alone(out.read_text(encoding="utf-8"))
     assert list(tmp_path.iterdir()) == [out]
 
+    drawn_at_once()
     monkeypatch.chdir(tmp_path)
     assert main(["explain", str(video), "--checkpoint", str(checkpoint), "--num_bins", "2", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
@@ -87,8 +94,9 @@ def test_wrong_options_are_one_line(
 
 
 def test_bins_too_many_to_be_seen_have_no_edges(
-    video: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    video: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn_at_once: Callable[[], None]
 ) -> None:
+    drawn_at_once()
     line = ["explain", str(video), "--checkpoint", str(checkpoint), "-o", str(tmp_path / "out.html"), "--json"]
     assert main([*line, "--num_bins", "100000000"]) == 0
     (coordinate,) = json.loads(capsys.readouterr().out)["sites"]["res2"]["coordinates"]
@@ -110,8 +118,15 @@ def test_what_is_no_video_leaves_the_page_that_was_there(
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(
-    video: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    video: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    drawn_at_once: Callable[[], None],
 ) -> None:
+    drawn_at_once()
+
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -12,6 +12,7 @@ import pytest
 
 from atfr.cli.main import main
 from atfr.files import locked
+from atfr.train.module import ClassificationModule
 from tests.cli.test_commands import QUICK
 from tests.cli.test_main import ATFR
 from tests.evaluate.build import write_folder
@@ -56,16 +57,20 @@ def test_sigterm_ends_a_training_as_ctrl_c_does(data: Path, tmp_path: Path, firs
     assert {path.name for path in out.iterdir()} <= {"last.ckpt", "previous.ckpt", "logs"}
 
 
-def test_sigterm_before_the_first_epoch_leaves_nothing(data: Path, tmp_path: Path) -> None:
+def test_sigterm_before_the_first_epoch_leaves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder, a log in it and whatever else is there by the first step."""
     out = tmp_path / "out"
-    command = [*ATFR, "train", "--data", str(data), "--out", str(out), *QUICK]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        start_s = time.monotonic()
-        while not out.exists() and process.poll() is None and time.monotonic() < start_s + 180:
-            time.sleep(0.01)
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.splitlines()[-1]) == (130, "atfr: interrupted")
+
+    def terminated(*_: object) -> None:
+        assert list(out.iterdir())
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ClassificationModule, "training_step", terminated)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert main(["train", "--data", str(data), "--out", str(out), *QUICK]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "atfr: interrupted"
     assert not out.exists()
 
 

@@ -14,6 +14,7 @@ from atfr.cli.predict import KINETICS
 from atfr.cli.quickstart import real_answer
 from atfr.evaluate import task as tasks
 from atfr.video.spec import ClipSpec
+from atfr.viz.explain import ROUNDS
 from atfr.weights import published
 from tests.video.video_files import ramp_video, write_video
 
@@ -25,12 +26,22 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="module")
+def full_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with weights at random in their place."""
+    folder = tmp_path_factory.mktemp("full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(folder))
+        published.cached(KINETICS).parent.mkdir(parents=True)
+        torch.manual_seed(0)
+        safetensors.torch.save_file(atfr.create_model(KINETICS).state_dict(), published.cached(KINETICS))
+    return folder
+
+
 @pytest.fixture
-def there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights at random in their place, and small clips."""
-    published.cached(KINETICS).parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    safetensors.torch.save_file(atfr.create_model(KINETICS).state_dict(), published.cached(KINETICS))
+def there(full_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are there, and clips are small."""
+    monkeypatch.setenv("TORCH_HOME", str(full_cache))
     spec = ClipSpec(frames=8, stride=1, size=32, resize=32, jitter=(32, 32))
     monkeypatch.setattr(tasks, "kinetics400", lambda model: tasks.Task(LABELS, spec))
 
@@ -68,7 +79,12 @@ def test_the_demo_ends_with_its_answer(video, request) -> None:
     assert "drawn" not in real_answer(video, drawn=False)
 
 
-def test_the_name_stands_for_the_network_in_other_commands(there, video, tmp_path, capsys) -> None:
+def test_the_name_stands_for_the_network_in_other_commands(
+    there, video, tmp_path, monkeypatch, capsys, drawn_at_once
+) -> None:
+    drawn_at_once()
+    monkeypatch.setitem(ROUNDS, "rounds", 1)
+    monkeypatch.setitem(ROUNDS, "at_least", 1)
     assert main(["explain", str(video), "--checkpoint", KINETICS, "--out", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").stat().st_size > 0
     assert main(["export", KINETICS, str(tmp_path / "bundle"), "--runtime", "torch"]) == 0

@@ -1,10 +1,10 @@
-"""atfr report: from real tests, as a real process; files whole or none, errors in one line."""
+"""atfr report: from real tests; files whole or none, errors in one line."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from atfr.cli.report import print_report
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.viz import Report
 from tests.cli.test_commands import check_width
-from tests.cli.test_main import ATFR, error_of
+from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
 from tests.evaluate.made_up import made_up
 from tests.viz.test_page import check_stands_alone
@@ -41,18 +41,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_checkpoint(model, Task(NAMES[:2], SPEC), root / name)
         if name != "slowfast":
             assert main(["test", "--checkpoint", str(root / name), "--data", str(data), "--views", "2x1"]) == 0
-    options = ["--views", "1x1", "--clip.frames", "32", "--clip.stride", "1", "--out", str(root / "slowfast tested")]
+    options = ["--views", "1x1", "--clip.frames", "8", "--clip.stride", "1", "--out", str(root / "slowfast tested")]
     assert main(["test", "--checkpoint", str(root / "slowfast"), "--data", str(data), *options]) == 0
     return root
 
 
-def test_a_report_of_a_run_as_a_process(runs: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*ATFR, "report", str(runs / "adaptive")], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    check_width(done.stdout)
-    assert "Written: report.html, and beside it report.json and report.csv" in done.stdout
+def test_a_report_of_a_run(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(runs / "adaptive")]) == 0
+    printed, err = capsys.readouterr()
+    assert err == ""
+    check_width(printed)
+    assert "Written: report.html, and beside it report.json and report.csv" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.csv", "report.html", "report.json"]
     check_stands_alone((tmp_path / "report.html").read_text(encoding="utf-8"))
     result = json.loads((runs / "adaptive" / "test" / "result.json").read_text())
@@ -75,14 +77,12 @@ def test_runs_side_by_side(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     printed, err = capsys.readouterr()
     check_width(printed.partition("Written:")[0])
     assert err.count("\n") == 1
-    assert "warning: slowfast tested is not comparable with static: other clips (clips 2 and 1, frames 4 and 32" in err
+    assert "warning: slowfast tested is not comparable with static: other clips (clips 2 and 1, frames 4 and 8" in err
     text = out.read_text(encoding="utf-8")
     check_stands_alone(text)
     assert all(told in text for told in ("uniform behind res2", "sgs behind res2", "nothing (static)"))
     assert "slowfast tested, res2.slow" in text
-    assert main(["report", *given, "-o", str(out), "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
-    assert values == json.loads((tmp_path / "all.json").read_text())
+    values = json.loads((tmp_path / "all.json").read_text())
     assert list(values["top1_difference"]) == ["adaptive", "uniform"]
     assert "Top-1 above static, on the same videos" in printed
     p = values["top1_difference"]["uniform"]["p"]
@@ -124,20 +124,29 @@ def test_the_table_tells_videos_and_views(capsys: pytest.CaptureFixture[str]) ->
     assert ["stopped", "1", "2", "of", "10x1"] in [row[:5] for row in rows]
 
 
-def test_a_report_writes_over_nothing_but_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_writes_over_nothing_but_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn_at_once: Callable[[], None]
+) -> None:
     """Its figures go beside the page, under the same name, which may be that of a test's result."""
+    drawn_at_once()
     made_up(videos=6).save(tmp_path / "run")
     result = (tmp_path / "run" / "result.json").read_bytes()
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "run" / "result.html")]) == 2
     assert "would be written over result.json" in error_of(capsys)
     assert (tmp_path / "run" / "result.json").read_bytes() == result
-    for _ in range(2):
-        assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "report.html")]) == 0
+    for more in ([], ["--json"]):  # but over an older one
+        assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "report.html"), *more]) == 0
+        printed = capsys.readouterr().out
+    assert json.loads(printed) == json.loads((tmp_path / "report.json").read_text())
 
 
 def test_a_report_that_cannot_be_written_leaves_what_was_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    drawn_at_once: Callable[[], None],
 ) -> None:
+    drawn_at_once()
     made_up(videos=6).save(tmp_path / "run")
     out = tmp_path / "report.html"
     out.write_text("an older page")

@@ -6,14 +6,16 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from atfr.cli.main import main
+from atfr.evaluate.task import Task, save_checkpoint
 from tests.cli.test_commands import QUICK
-from tests.cli.test_main import ATFR, error_of
-from tests.evaluate.build import write_folder
+from tests.cli.test_main import error_of
+from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
 
 @pytest.fixture
@@ -62,8 +64,7 @@ def test_too_many_bad_videos_end_a_training(data: Path, tmp_path: Path, capsys: 
 
 def test_predict_takes_folders_with_names_in_any_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_folder(tmp_path / "data", classes=2, train=2, test=1), tmp_path / "run"
-    assert main(["train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", "1"]) == 0
-    assert not (out / "skipped.csv").exists()
+    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), out)
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     first, second = sorted((data / "train" / "a").glob("*.mp4"))
@@ -87,37 +88,52 @@ def test_predict_takes_folders_with_names_in_any_bytes(tmp_path: Path, capsys: p
     assert "there is no video in" in error_of(capsys)
 
 
-def test_small_shared_memory_is_named(tmp_path: Path) -> None:
+TRAIN = """import json, sys
+from atfr.cli.main import main
+for line in json.loads(sys.argv[1]):
+    print(main(line), "ended it", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a disk is mounted that is full; only for processes of `ends`."""
+    return tmp_path_factory.mktemp("full")
+
+
+@pytest.fixture(scope="module")
+def ends(full: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What two trainings of one process say, with little shared memory and on a full disk; both are refused."""
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("only root may mount, by unshare")
+    folder = tmp_path_factory.mktemp("small")
+    train = ["train", "--data", str(write_folder(folder / "data", train=2, test=1)), *QUICK, "--epochs", "1"]
+    large = ["--clip.frames", "8", "--clip.size", "112", "--clip.resize", "112", "--clip.jitter", "[112,112]"]
+    lines = [
+        [*train, *large, "--num_workers", "1", "--out", str(folder / "run")],
+        [*train, "--out", str(full / "run")],
+    ]
+    mounted = f"""mount -t tmpfs -o size=1m tmpfs /dev/shm && mount -t tmpfs -o size=8k tmpfs {full} || exit 3
+        head -c 1M /dev/zero > {full}/fill 2> {os.devnull}
+        exec {shlex.join([sys.executable, "-c", TRAIN, json.dumps(lines)])}"""
+    end = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, check=False)
+    if "mount" in end.stderr:
+        pytest.skip(f"no mounting here: {end.stderr}")
+    assert "Traceback" not in end.stderr
+    *said, _ = end.stderr.split("2 ended it\n")
+    assert len(said) == 2, end.stderr
+    return said
+
+
+def test_small_shared_memory_is_named(ends: list[str]) -> None:
     """As in a container, where it has 64 MB unless one asks for more."""
-    if os.geteuid() or not shutil.which("unshare"):
-        pytest.skip("only root may mount, by unshare")
-    data = write_folder(tmp_path / "data")
-    command = [*ATFR, "train", "--data", str(data), "--model", "x3d_xs", "--clip.frames", "8", "--clip.size", "112"]
-    command += ["--epochs", "1", "--batch_size", "4", "--num_workers", "2", "--out", str(tmp_path / "run")]
-    mounted = f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {shlex.join(command)}"
-    end = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, check=False)
-    if "mount" in end.stderr:
-        pytest.skip(f"no mounting here: {end.stderr}")
-    assert end.returncode == 2
-    assert end.stderr.splitlines()[-1].startswith("atfr: error: shared memory is full: ")
-    assert "/dev/shm (1 MB); make it larger" in end.stderr
-    assert "Traceback" not in end.stderr
+    last = ends[0].splitlines()[-1]
+    assert last.startswith("atfr: error: shared memory is full: ")
+    assert "/dev/shm (1 MB); make it larger" in last
 
 
-def test_a_full_disk_ends_a_training_in_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_ends_a_training_in_one_line(ends: list[str], full: Path) -> None:
     """As early as TensorBoard's log, which is written by a thread."""
-    if os.geteuid() or not shutil.which("unshare"):
-        pytest.skip("only root may mount, by unshare")
-    data, full = write_folder(tmp_path / "data", train=1), tmp_path / "full"
-    full.mkdir()
-    command = [*ATFR, "train", "--data", str(data), "--out", str(full / "run"), *QUICK, "--epochs", "1"]
-    fill = f"mount -t tmpfs -o size=8k tmpfs {full} && head -c 1M /dev/zero > {full}/fill 2> {os.devnull}"
-    mounted = f"{fill}; exec {shlex.join(command)}"
-    end = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, check=False)
-    if "mount" in end.stderr:
-        pytest.skip(f"no mounting here: {end.stderr}")
-    assert end.returncode == 2
     error = f"atfr: error: [Errno 28] No space left on device: '{full}/run"
-    assert any(line.startswith(error) for line in end.stderr.splitlines()), "a thread's warning may come after it"
-    assert "Traceback" not in end.stderr
-    assert "in thread" not in end.stderr
+    assert any(line.startswith(error) for line in ends[1].splitlines()), "a thread's warning may come after it"
+    assert "in thread" not in ends[1]

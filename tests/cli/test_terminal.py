@@ -19,6 +19,7 @@ from atfr.cli.main import COMMANDS, main
 from atfr.evaluate.task import Task, save_checkpoint
 from tests.cli.terminals import COLOURS, Seen, in_terminal
 from tests.cli.test_main import ATFR
+from tests.data.test_resize import one_by_one
 from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
 
 SERVES = {"demo"}
@@ -105,7 +106,10 @@ def test_json_is_alone_on_stdout_whatever_else_is_printed(data: Path, tmp_path: 
     assert max(map(cell_len, bars)) <= 80
 
 
-def test_checking_videos_shows_a_bar_and_prints_json(data: Path, tmp_path: Path) -> None:
+def test_checking_videos_shows_a_bar_and_prints_json(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atfr.data.check.each_in_processes", one_by_one)
     seen = in_terminal(
         ["data", "check", "own", data, "--out", tmp_path / "problems.csv", "--num_workers", "1", "--json"]
     )
@@ -171,12 +175,13 @@ def test_the_next_of_several_parts_has_a_rate_of_its_own(
 
 @pytest.mark.parametrize("line", ["predict DATA --checkpoint RUN", "test --checkpoint RUN --data DATA --views 1x1",
     "train --data DATA --out OUT --epochs 2", "data resize DATA OUT --side 16 --num_workers 1",
-    "bench resnet3d_18 --frames 4 --size 32 --batches [1,2] --rounds 2"])  # fmt: skip
+    "bench resnet3d_18 --frames 4 --size 32 --batches [1,2] --rounds 1"])  # fmt: skip
 def test_what_takes_long_says_in_a_log_how_far_it_is(
     line: str, data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(common, "LOG_EVERY_S", 0)
+    monkeypatch.setattr("atfr.data.resize.each_in_processes", one_by_one)
     places = {"DATA": data, "RUN": checkpoint, "OUT": tmp_path / "out"}
     words = [str(places.get(word, word)) for word in line.split()]
     assert main([*words, *(TRAIN if words[0] == "train" else [])]) == 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -52,17 +53,28 @@ def views(path: Path) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def calibrated(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def paths(data: Path) -> list[Path]:
+    return sorted((data / "test").rglob("*.mp4"))
+
+
+@pytest.fixture(scope="module")
+def calibrated(checkpoint: Path, data: Path, paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("calibrated") / "run"))
     assert main(["calibrate", str(folder), "--data", str(data), "--views", MOST, "--loss", "10"]) == 0
     model, task = load_checkpoint(folder)
-    paths = sorted((data / "test").rglob("*.mp4"))
     with torch.inference_mode():
         leads = lead(torch.stack([model(views(path)).double().softmax(1) for path in paths])[:, list(view_order(4, 3))])
     known = ViewSpec(4, 3, float(leads[:, :4].amax(1).quantile(0.45)))  # a lead that some have early and some late
     save_task(replace(task, views=known), folder)
-    assert len(set(needed(folder, paths))) > 2
     return folder
+
+
+@pytest.fixture(scope="module")
+def counts(calibrated: Path, paths: list[Path]) -> list[int]:
+    """The views that each video takes."""
+    found = needed(calibrated, paths)
+    assert len(set(found)) > 2
+    return found
 
 
 def needed(checkpoint: Path, paths: list[Path]) -> list[int]:
@@ -77,25 +89,26 @@ def needed(checkpoint: Path, paths: list[Path]) -> list[int]:
 
 
 def test_what_is_found_out_is_kept_beside_weights_that_stay(
-    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, data: Path, paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(checkpoint, tmp_path / "run"))
     before = {file.name: sha256_of(file) for file in run.iterdir()}
     command = ["calibrate", str(run), "--data", str(data), "--views", MOST, "--loss", "10", "--json"]
     assert main(command) == 0
-    found = json.loads(capsys.readouterr().out)
+    printed, err = capsys.readouterr()
+    assert "12 videos of the test split" in err
+    found = json.loads(printed)
     assert {name for name, content in before.items() if sha256_of(run / name) != content} == {"task.json"}
     task = load_checkpoint(run)[1]
     assert task.views is not None
     assert (task.views.num_clips, task.views.num_crops, task.views.settled) == (4, 3, found["settled"])
     assert (found["videos"], found["labelled"], found["all_views"]) == (12, True, 12)
     assert found["all_right"] - found["right"] <= 0.1
-    paths = sorted((data / "test").rglob("*.mp4"))
     assert fmean(needed(run, paths)) == pytest.approx(found["views"])
     assert found["views"] < 12
-    assert main(["calibrate", str(run), str(data), "--views", MOST, "--json"]) == 0  # without labels
+    assert main(["calibrate", str(run), str(data / "train"), "--views", MOST, "--json"]) == 0  # without labels
     unlabelled = json.loads(capsys.readouterr().out)
-    assert (unlabelled["labelled"], unlabelled["all_right"], unlabelled["videos"]) == (False, 1.0, 14)
+    assert (unlabelled["labelled"], unlabelled["all_right"], unlabelled["videos"]) == (False, 1.0, 2)
 
 
 def test_the_validation_split_is_taken_and_the_test_split_left_alone(
@@ -107,11 +120,10 @@ def test_the_validation_split_is_taken_and_the_test_split_left_alone(
         for number in range(2):
             (split / "val" / name).mkdir(parents=True, exist_ok=True)
             (split / "test" / name / f"{number}.mp4").rename(split / "val" / name / f"{number}.mp4")
-    for folder, told in ((split, "4 videos of the val split"), (data, "12 videos of the test split")):
-        assert main(["calibrate", run, "--data", str(folder), "--views", MOST, "--json"]) == 0
-        printed, err = capsys.readouterr()
-        assert told in err
-        assert json.loads(printed)["videos"] == int(told.split()[0])
+    assert main(["calibrate", run, "--data", str(split), "--views", MOST, "--json"]) == 0
+    printed, err = capsys.readouterr()
+    assert "4 videos of the val split" in err
+    assert json.loads(printed)["videos"] == 4
 
 
 def test_what_no_longer_holds_is_not_kept(
@@ -134,41 +146,39 @@ def test_what_no_longer_holds_is_not_kept(
 
 
 def test_predict_stops_and_says_so(
-    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    calibrated: Path, paths: list[Path], counts: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = sorted((data / "test").rglob("*.mp4"))
-    counts = needed(calibrated, paths)
     command = ["predict", *map(str, paths), "--checkpoint", str(calibrated), "--views", "auto"]
-    for options in (["--batch_size", "3"], ["--num_workers", "1"]):
-        assert main([*command, *options, "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert [one["views"] for one in found] == counts
-        assert [one["path"] for one in found] == list(map(str, paths))
+    out = tmp_path / "out.jsonl"
+    assert main([*command, "--batch_size", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["views"] for one in found] == counts
+    assert [one["path"] for one in found] == list(map(str, paths))
     assert main(command) == 0
     assert f"Views: {sum(counts)} of {12 * len(paths)}" in " ".join(capsys.readouterr().out.split())
-    out = tmp_path / "out.jsonl"
-    for more, there in ((["--json"], 0), ([], len(paths))):
+    for more, there in ((["--num_workers", "1", "--json"], 0), ([], len(paths))):
         assert main([*command, "--out", str(out), *more]) == 0
-        assert len(out.read_text().splitlines()) == len(paths)
         assert (f"has {there} videos" in capsys.readouterr().err) == bool(there)
-    assert [json.loads(line)["views"] for line in out.read_text().splitlines()] == counts
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [(line["path"], line["views"]) for line in lines] == [(one["path"], one["views"]) for one in found]
     for other in (MOST, "1x1"):
         assert main([*command[:-1], other, "--out", str(out)]) == 2
         assert "give a new file" in error_of(capsys)
-    assert main([*command[:-1], MOST, "--out", str(tmp_path / "all")]) == 0
+    assert main(["predict", str(paths[0]), *command[-4:-1], MOST, "--out", str(tmp_path / "all")]) == 0
     capsys.readouterr()
     assert main([*command, "--out", str(tmp_path / "all")]) == 2
     assert "has predictions of" in error_of(capsys)
 
 
 def test_a_test_counts_the_views_that_were_computed(
-    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    calibrated: Path, data: Path, paths: list[Path], counts: list[int], tmp_path: Path,
+    drawn_at_once: Callable[[], None], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     command = ["test", "--checkpoint", str(calibrated), "--data", str(data), "--views", "auto"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    counts = needed(calibrated, [Path(video["path"]) for video in result["videos"]])
+    assert [video["path"] for video in result["videos"]] == list(map(str, paths))
     for video, count in zip(result["videos"], counts, strict=True):
         assert len(video["view_gflops"]) == len(video["motion"]) == count
         assert [len(kept) for kept in video["active_bins"].values()] == [count]
@@ -179,6 +189,7 @@ def test_a_test_counts_the_views_that_were_computed(
     every = json.loads((tmp_path / "all" / "result.json").read_text())
     capsys.readouterr()
     page = tmp_path / "page.html"
+    drawn_at_once()
     assert main(["report", str(tmp_path / "out"), str(tmp_path / "all"), "-o", str(page)]) == 0
     printed, err = capsys.readouterr()
     assert "not comparable" not in printed + err
@@ -192,26 +203,24 @@ def test_a_test_counts_the_views_that_were_computed(
 
 
 def test_a_bundle_stops_where_its_network_does(
-    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    calibrated: Path, paths: list[Path], counts: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = str(tmp_path / "bundle")
     assert main(["export", str(calibrated), bundle, "--runtime", "torch"]) == 0
-    paths = sorted((data / "test").rglob("*.mp4"))
     capsys.readouterr()
     assert main(["predict", *map(str, paths), "--bundle", bundle, "--views", "auto", "--json"]) == 0
-    assert [one["views"] for one in json.loads(capsys.readouterr().out)] == needed(calibrated, paths)
+    assert [one["views"] for one in json.loads(capsys.readouterr().out)] == counts
 
 
 def test_a_video_that_does_not_decode_is_passed_over(
-    calibrated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    calibrated: Path, paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
-    paths = sorted((data / "test").rglob("*.mp4"))[:3]
-    videos = [str(paths[0]), str(bad), *map(str, paths[1:])]
+    videos = [str(paths[0]), str(bad), *map(str, paths[1:3])]
     assert main(["predict", *videos, "--checkpoint", str(calibrated), "--views", "auto", "--json"]) == 2
     printed, err = capsys.readouterr()
-    assert [one["path"] for one in json.loads(printed)] == list(map(str, paths))
+    assert [one["path"] for one in json.loads(printed)] == list(map(str, paths[:3]))
     assert "bad.mp4" in err
     run = Path(shutil.copytree(calibrated, tmp_path / "run"))
     assert main(["calibrate", str(run), *videos, "--views", MOST, "--json"]) == 0

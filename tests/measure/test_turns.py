@@ -2,6 +2,7 @@
 
 import gc
 import time
+import weakref
 
 import pytest
 import torch
@@ -10,6 +11,14 @@ from hypothesis import strategies as st
 
 from atfr.errors import InputError
 from atfr.measure import Ratio, Timing, in_turns
+
+
+class Loop:
+    """Holds itself."""
+
+    def __init__(self) -> None:
+        self.self = self
+
 
 TIMES = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), min_size=1, max_size=9)
 
@@ -74,6 +83,18 @@ def test_the_collector_rests_meanwhile_and_is_as_before_after_an_error() -> None
         in_turns({"a": fail}, warm_up=0)
     assert states == [False]
     assert gc.isenabled()
+
+
+def test_what_holds_itself_goes_before_the_next_round() -> None:
+    made: weakref.WeakSet[Loop] = weakref.WeakSet()
+    there: list[int] = []
+
+    def leave_one() -> None:
+        there.append(len(made))
+        made.add(Loop())
+
+    in_turns({"a": leave_one}, rounds=3, at_least=3, warm_up=1)
+    assert there == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("variants", "least"), [({}, 7), ({"a": lambda: None}, 0)])

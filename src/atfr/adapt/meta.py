@@ -29,7 +29,7 @@ class Shapes(TorchDispatchMode):
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is aten.hardtanh_.default and args[0].is_meta:
+        if func is aten.hardtanh_.default and args[0].is_meta:  # ReLU6 in place
             return args[0]
         if func in (aten.relu.default, aten.native_batch_norm.default) and args[0].is_meta:
             same = aten.empty_like.default(args[0])

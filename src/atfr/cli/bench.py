@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from atfr.checks import device_of
+from atfr.checks import at_least_one, device_of
 from atfr.cli import common
 from atfr.errors import InputError
 from atfr.words import counted
@@ -68,6 +68,9 @@ def bench(
     batches = [batches] if isinstance(batches, int) else batches
     if not batches or min(batches) < 1 or (graphs and batches != [1]):
         raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
+    if active_bins == []:
+        raise InputError("--active_bins is a number of maps, or several as [3,6,9], got []")
+    at_least_one("--rounds", rounds)
     with common.busy("starting"):
         if out is not None and (problem := trouble(out)):
             raise InputError(f"--out is the JSON file to write, '{out}' {problem}")
@@ -131,8 +134,6 @@ def kept_by(active_bins: int | list[int] | None, clips: int, maps: int, most: in
     if not isinstance(active_bins, list):
         mean = min(-(-maps // 2), most) if active_bins is None else active_bins
         return ragged(mean, clips, most if mean <= most else maps)
-    if not active_bins:
-        raise InputError("--active_bins is a number of maps, or several as [3,6,9], got []")
     return tuple(active_bins[clip % len(active_bins)] for clip in range(clips))
 
 

@@ -114,10 +114,8 @@ def in_turns(
         progress(number, warm_up + most)
         for run in variants.values():
             run()
-    collecting, freezing = gc.isenabled(), gc.get_freeze_count() == 0
+    collecting = gc.isenabled()
     gc.collect()
-    if freezing:
-        gc.freeze()  # what is there now need not be looked through after each round
     gc.disable()  # or it strikes one variant, and not the next
     try:
         start_s = time.perf_counter()
@@ -128,10 +126,8 @@ def in_turns(
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 seconds[name].append(timed(variants[name], device))
-            gc.collect()
+            gc.collect(0)  # what the round has made; all that was there before need not be looked through
     finally:
-        if freezing:
-            gc.unfreeze()
         if collecting:
             gc.enable()
     return Timing({name: tuple(values) for name, values in seconds.items()})

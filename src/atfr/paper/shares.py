@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
 from atfr.adapt.cost import ClipCost
-from atfr.adapt.meta import on_meta, put_stand_ins
+from atfr.adapt.meta import Shapes, on_meta, put_stand_ins
 from atfr.errors import InputError
 
 STEPS = 8
@@ -25,6 +27,10 @@ class Share:
     multiply_adds: int  # of the whole network
 
 
+class _AllReachedError(Exception):
+    """Every site knows its maps."""
+
+
 class Sites:
     """The SGS layers of a network and the maps that a clip brings to each, on the meta device."""
 
@@ -32,15 +38,22 @@ class Sites:
         self.network = on_meta(model)
         self.stand_ins = put_stand_ins(self.network)
         self.clip_shape = tuple(clip_shape)
+        for stand_in in self.stand_ins.values():
+            stand_in.register_forward_hook(self._stop_at_the_last)
 
     def maps(self, kept: Sequence[int] | None = None) -> list[tuple[int, range]]:
         """Return the maps that arrive at each site where so many are kept (None: all), and what it may keep of them."""
         for number, stand_in in enumerate(self.stand_ins.values()):
-            stand_in.keep = None if kept is None else (kept[number],)
-        with torch.no_grad():
+            stand_in.keep, stand_in.frames = None if kept is None else (kept[number],), ()
+        with torch.no_grad(), Shapes(), suppress(_AllReachedError):
             self.network(torch.empty(1, *self.clip_shape, device="meta"))
         arriving = [(stand_in.frames[0], stand_in.layer) for stand_in in self.stand_ins.values()]
         return [(frames, layer.possible_active_bins(frames)) for frames, layer in arriving]
+
+    def _stop_at_the_last(self, *_: Any) -> None:
+        """What comes behind the sites changes nothing at them, and is most of a network."""
+        if all(stand_in.frames for stand_in in self.stand_ins.values()):
+            raise _AllReachedError
 
     def nearest(self, asked: Sequence[int]) -> tuple[int, ...]:
         """Return the numbers of active bins nearest to those asked for that can occur together."""
