@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # asked when a kernel is defined: it runs on the CPU, slowly
 
 from atfr.measure.memory import give_back_free_memory
-from atfr.models.resnet3d import ResNet3D
+from tests.models.narrow import short
 
 
 def pytest_collection_finish() -> None:
@@ -52,9 +52,8 @@ def _memory_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def few_layers() -> Iterator[None]:
-    """A 3DResNet-18 of this process has one block a stage, not two: all that another network has, in half the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResNet3D, "variants", {**ResNet3D.variants, "resnet3d_18": (1, 1, 1, 1)})
+    """Networks of few blocks stand for those of their names, in this process alone."""
+    with short():
         yield
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.models import VideoModel
-from tests.models.narrow import narrow
+from tests.models.narrow import narrow, short
 
 FAMILIES = ["resnet3d_18", "x3d_xs", "r2plus1d_18", "r2plus1d_50", "i3d_50", "i3d_inception", "slowfast_8x8_r18"]
 STAGES = ["stem", "res2", "res3", "res4", "res5"]
@@ -43,7 +43,8 @@ CASES += [pytest.param("slowfast_8x8_r101_nl", "res2", False, "linear", "magnitu
 def network(family: str) -> VideoModel:
     """A network in float64 with batch-norm statistics of its own, and residual branches that say something."""
     torch.manual_seed(0)
-    model = narrow(family, num_classes=5, dropout=0.0)
+    with short():
+        model = narrow(family, num_classes=5, dropout=0.0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -120,8 +121,8 @@ def test_frames_may_change_at_inference(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["x3d_xs", "slowfast_8x8_r18"])
 def test_pickled_and_saved(family: str, tmp_path) -> None:
-    model = adapted(family, ["res2", "res3"], atfr.create_model(family).double().eval(), temporal_block=None)
-    with torch.no_grad():
+    with torch.no_grad(), short():
+        model = adapted(family, ["res2", "res3"], atfr.create_model(family).double().eval(), temporal_block=None)
         logits = model(clips())
         buffer = io.BytesIO()
         torch.save(model, buffer)

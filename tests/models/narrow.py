@@ -1,11 +1,18 @@
-"""Networks with a quarter of their channels: every layer, stride and way of the whole one, and quick to run."""
+"""Networks with a quarter of their channels, or fewer blocks: every layer, stride and way of the whole one, but quick.
 
-from collections.abc import Callable
+What is exported or recorded takes its time for each layer, however narrow: there fewer blocks help.
+"""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
 import atfr
+from atfr.models.zoo import MODELS
 
 BY = 4
 
@@ -44,3 +51,22 @@ def narrowed(make: Callable[[], nn.Module]) -> nn.Module:
         if isinstance(module, nn.modules.conv._ConvNd):
             nn.init.kaiming_normal_(module.weight)  # maps keep their scale, and differ at the last stage too
     return model
+
+
+SHORT = {
+    "resnet3d_18": (2, 1, 1, 1),
+    "slowfast_8x8_r18": {"depths": (2, 1, 1, 1)},
+    "slowfast_8x8_r101_nl": {"depths": (1, 1, 2, 1), "nonlocal_behind": (0,)},
+    "x3d_xs": {"depth": 0.5},
+}
+
+
+@contextmanager
+def short() -> Iterator[None]:
+    """Within it these networks are made with fewer blocks, one of which at least has no convolution in its shortcut."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, fewer in SHORT.items():
+            of_class = MODELS[name].variants
+            variant = replace(of_class[name], **fewer) if isinstance(fewer, dict) else fewer
+            patch.setattr(MODELS[name], "variants", {**of_class, name: variant})
+        yield

@@ -21,7 +21,7 @@ def task(frames: int = FRAMES) -> Task:
 @functools.cache
 def network(name: str = "resnet3d_18", after: str | None = "res2", **options: object) -> VideoModel:
     """A network in evaluation mode whose parts all say something, and whose similarity network tells maps apart."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = atfr.create_model(name, num_classes=CLASSES)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):

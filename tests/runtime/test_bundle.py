@@ -20,6 +20,7 @@ from atfr.runtime.description import BUNDLE, Runtime
 from atfr.runtime.split import split
 from tests.runtime.build import FRAMES, clips, network, task
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 RUNTIMES = get_args(Runtime)
 
 
@@ -99,15 +100,19 @@ def test_threads_do_not_mix(bundles: dict[str, Bundle], runtime: Runtime) -> Non
         torch.testing.assert_close(answer.logits, alone[number % 6].logits, rtol=1e-5, atol=1e-6)
 
 
+BLOCKS = {"temporal_block": 4, "kernel": "linear_mean", "order": "time", "num_bins": 3}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "frames", "runtime"),
     [
         ("resnet3d_18", {"after": None}, 4, "openvino"),
-        ("resnet3d_18", {"temporal_block": 4, "kernel": "linear_mean", "order": "time", "num_bins": 3}, 8, "openvino"),
+        pytest.param("resnet3d_18", BLOCKS, 8, "openvino", marks=pytest.mark.soak),
         pytest.param("slowfast_4x16_r50", {}, 32, "openvino", marks=pytest.mark.soak),
-        ("slowfast_8x8_r18", {}, 32, "onnx"),
+        ("slowfast_8x8_r18", {}, 16, "openvino"),
+        pytest.param("slowfast_8x8_r18", {}, 32, "onnx", marks=pytest.mark.soak),
     ],
-    ids=["static", "blocks", "slowfast", "slowfast-onnx"],
+    ids=["static", "blocks", "slowfast-r50", "slowfast", "slowfast-onnx"],
 )
 def test_other_networks(tmp_path: Path, name: str, options: dict, frames: int, runtime: Runtime) -> None:
     model = network(name, **options)
@@ -261,18 +266,13 @@ def test_what_only_writes_is_not_needed_to_run(folders: Path) -> None:
     assert done.stdout.strip() == "torch.Size([1, 5])"
 
 
-@pytest.mark.parametrize(
-    ("after", "runtime"),
-    [
-        ("input", "onnx"),
-        *(pytest.param(after, "openvino", marks=pytest.mark.soak) for after in ("input", "res2")),
-        pytest.param("res2", "onnx", marks=pytest.mark.soak),
-    ],
-)
-def test_change_guided_sampling_in_a_bundle(tmp_path: Path, after: str, runtime: Runtime) -> None:
+@pytest.mark.soak  # test_graphs: these samplers in both runtimes, without a whole network
+@pytest.mark.parametrize("options", [{"sampler": "change", "num_bins": 5}, {"kernel": "keep", "edge_maps": 1}])
+@pytest.mark.parametrize(("after", "runtime"), [("input", "onnx"), ("input", "openvino"), ("res2", "openvino")])
+def test_maps_of_the_clip_itself_in_a_bundle(tmp_path: Path, after: str, runtime: Runtime, options: dict) -> None:
     torch.manual_seed(0)
     model = atfr.create_model("resnet3d_18", num_classes=len(task().labels)).eval()
-    atfr.adapt_(model, after, sampler="change", num_bins=5)
+    atfr.adapt_(model, after, **options)
     bundle = atfr.export_bundle(model, task(), tmp_path / "bundle", runtime)
     with torch.no_grad(), atfr.record(model) as trace:
         logits = model(clips())
@@ -281,15 +281,3 @@ def test_change_guided_sampling_in_a_bundle(tmp_path: Path, after: str, runtime:
     assert answer.trace.sites[after].assignment.tolist() == trace.sites[after].assignment.tolist()
     assert answer.trace.kept_maps == trace.kept_maps
     assert atfr.load_bundle(tmp_path / "bundle").cost == atfr.clip_cost(model, task().clip_shape)
-
-
-def test_sgs_that_keeps_one_map_a_bin_in_openvino(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = atfr.create_model("resnet3d_18", num_classes=len(task().labels)).eval()
-    atfr.adapt_(model, kernel="keep", edge_maps=1)
-    bundle = atfr.export_bundle(model, task(), tmp_path / "bundle", "openvino")
-    with torch.no_grad(), atfr.record(model) as trace:
-        logits = model(clips())
-    answer = bundle(clips())
-    assert off(answer.logits, logits) < 1e-4
-    assert answer.trace.kept_maps == trace.kept_maps

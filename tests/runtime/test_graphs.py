@@ -1,4 +1,4 @@
-"""SGS in the early graph, with each of its options, as the layer computes it."""
+"""Samplers in the early graph, with each of their options, as the layer computes it."""
 
 from pathlib import Path
 
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 
 import atfr
+from atfr.adapt.trace import site_names
 from atfr.runtime.bundle import ENGINES
 from atfr.runtime.graphs import EARLY, LATE, PER_SITE, graphs
 
 SHAPE = (3, 6, 8, 8)
-OPTIONS = {
-    "default": {},
-    "mean": {"kernel": "linear_mean", "num_bins": 3, "order": "time"},
-    "kronecker": {"kernel": "kronecker", "top_edge": "paper"},
-    "angular": {"similarity": "angular", "embedding_dim": 3, "num_bins": (4, 8)},
-    "spherical": {"similarity": "spherical", "embedding_dim": 3, "num_bins": (2, 4, 4)},
-    "blocks": {"temporal_block": 4},
+DIM = {"embedding_dim": 3}
+OPTIONS = {  # plain SGS: test_bundle
+    "angular": {"kernel": "kronecker", "top_edge": "paper", "similarity": "angular", **DIM, "num_bins": (4, 8)},
+    "change": {"after": "input", "sampler": "change", "num_bins": 5},
+    "blocks": {"kernel": "keep", "edge_maps": 1, "temporal_block": 4},
+    "spherical": {"kernel": "linear_mean", "order": "time", "similarity": "spherical", **DIM, "num_bins": (2, 4, 4)},
 }
 
 
@@ -42,9 +42,10 @@ class Tiny(nn.Module):
 )
 def test_as_the_layer_does(tmp_path: Path, runtime: str, options: dict) -> None:
     model = Tiny().eval()
-    atfr.adapt_(model, "early", example=torch.zeros(1, *SHAPE), **options)
-    for parameter in model.early.sgs.parameters():
-        nn.init.normal_(parameter)
+    atfr.adapt_(model, **{"after": "early", "example": torch.zeros(1, *SHAPE)} | options)
+    for layer in site_names(model).values():
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter)
     requests = {}
     for stem, program in graphs(model, SHAPE).items():
         ENGINES[runtime].write(program, tmp_path / stem)

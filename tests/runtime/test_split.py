@@ -8,6 +8,7 @@ from torch._dynamo.testing import CompileCounter
 import atfr
 from atfr.errors import UnsupportedNetworkError
 from atfr.runtime.split import split
+from tests.models.narrow import narrow, short
 from tests.test_families import FAMILIES, FRAMES, SIDE, adapted, clips
 
 SHAPE = (3, FRAMES, SIDE, SIDE)
@@ -27,11 +28,15 @@ def test_the_halves_do_what_the_network_does(family: str) -> None:
     with torch.no_grad():
         halves = torch.cat([parts(clip[None]) for clip in clips()])
     torch.testing.assert_close(halves, whole, rtol=1e-9, atol=1e-12)
+    before, after = (dict(half.named_parameters()) for half in (parts.before, parts.after))
+    assert not before.keys() & after.keys()
+    assert {id(parameter) for parameter in (before | after).values()} <= set(map(id, model.parameters())), "copied"
 
 
 @pytest.mark.parametrize("options", [{"sampler": "average", "active_bins": 5.4}, {"temporal_block": 4}])
 def test_whatever_stands_at_the_site(options: dict) -> None:
-    model = atfr.create_model("resnet3d_18", num_classes=3).double().train()
+    with short():
+        model = narrow("resnet3d_18", num_classes=3).double().train()
     atfr.adapt_(model, "res3", **options)
     parts = split(model, SHAPE)
     assert model.training
@@ -64,14 +69,6 @@ def test_one_compiled_graph_serves_every_number_of_maps(family: str) -> None:
             kept = maps[:, :, :length].contiguous()
             torch.testing.assert_close(late(kept), parts.after(kept))
     assert compiled.frame_count <= 2
-
-
-def test_it_shares_the_parameters() -> None:
-    model = adapted("resnet3d_18", "res2")
-    parts = split(model, SHAPE)
-    before, after = (dict(half.named_parameters()) for half in (parts.before, parts.after))
-    assert not before.keys() & after.keys()
-    assert {id(parameter) for parameter in (before | after).values()} <= set(map(id, model.parameters()))
 
 
 class Around(nn.Module):
