@@ -47,6 +47,7 @@ def _memory_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
         if hasattr(made, "cache_clear"):
             made.cache_clear()
     gc.collect()
+    gc.freeze()  # what the file has imported stays too
     give_back_free_memory()
 
 

@@ -15,12 +15,15 @@ from atfr.errors import AdaptError, InputError
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from atfr.video.spec import ClipSpec
 from tests.evaluate.build import write_level
+from tests.models.narrow import narrow
 from tests.samplers.test_change import clips_with_events
+
+SELDOM = [("res2", 0.5), ("res2", 0.9), ("input", 0.3), ("input", 0.5)]
 
 
 def adapted(after: str | list[str] = "input", **options: object) -> atfr.models.VideoModel:
     torch.manual_seed(0)
-    model = atfr.create_model("resnet3d_18", num_classes=4)
+    model = narrow("resnet3d_18", num_classes=4)
     atfr.adapt_(model, after, **({"sampler": "change"} | options))
     return model.eval()
 
@@ -31,8 +34,10 @@ def costs(model: torch.nn.Module, clips: Tensor) -> list[int]:
     return atfr.clip_cost(model, clips.shape[1:]).of(trace)
 
 
-@pytest.mark.parametrize("after", ["input", "res2"])
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("after", "share"),
+    [("res2", 0.3), ("input", 0.9), *(pytest.param(*of, marks=pytest.mark.soak) for of in SELDOM)],
+)
 def test_the_cost_that_was_wished_for_is_kept_and_told(after: str, share: float) -> None:
     model, clips = adapted(after), clips_with_events(8)
     found = atfr.calibrate_(model, list(clips.split(3)), share=share)
@@ -102,7 +107,9 @@ def test_networks_that_have_nothing_to_set() -> None:
 
 def test_the_command_keeps_it_in_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = Task(("a", "b", "c", "d"), ClipSpec(frames=8, stride="video", size=32, resize=32, jitter=(32, 32)))
-    save_checkpoint(adapted(), task, tmp_path / "run")
+    model = atfr.create_model("resnet3d_18", num_classes=4).eval()
+    atfr.adapt_(model, "input", sampler="change")
+    save_checkpoint(model, task, tmp_path / "run")
     videos = [write_level(tmp_path / "videos" / f"{i}.mp4", i, frames=20) for i in range(3)]
     assert main(["calibrate", str(tmp_path / "run"), str(videos[0].parent), "--share", "0.4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -15,7 +15,10 @@ from tests.runtime.test_graphs import Tiny
 SHAPE = (3, 4, 32, 32)
 
 
-@pytest.mark.parametrize(("runtime", "specialize"), [("openvino", True), ("onnx", False)])
+@pytest.mark.parametrize(
+    ("runtime", "specialize"),
+    [("openvino", True), ("openvino", False), pytest.param("onnx", False, marks=pytest.mark.soak)],
+)
 def test_a_graph_keeps_what_was_asked_for(runtime: str, specialize: bool) -> None:
     if not installed({"openvino": "openvino", "onnx": "onnxscript"}[runtime]):
         pytest.skip(f"{runtime} is not installed")

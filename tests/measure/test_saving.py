@@ -14,6 +14,7 @@ from atfr.measure import Timing
 from atfr.measure.clocked import Clocked
 from atfr.measure.eager import eager
 from atfr.measure.saving import Saving, Work, measure, work_of
+from tests.models.narrow import narrow
 
 WORK = Work({"res2": (2, 4)}, {"res2": 12}, static_multiply_adds=8_000_000_000, adaptive_multiply_adds=2_000_000_000)
 BEFORE_S, PER_MAP_S = 0.05, 0.015
@@ -106,7 +107,7 @@ def test_all_of_a_network_lies_behind_its_input() -> None:
 
 
 def test_slowfast_is_clocked_in_both_pathways() -> None:
-    model = atfr.create_model("slowfast_8x8_r18", num_classes=3)
+    model = narrow("slowfast_8x8_r18", num_classes=3)
     atfr.adapt_(model, after="res2")
     shape = (3, 8, 32, 32)
     work = work_of(model, shape, (4, 8))
@@ -119,7 +120,7 @@ def test_slowfast_is_clocked_in_both_pathways() -> None:
 
 
 def test_work_is_what_the_cost_table_says() -> None:
-    model = atfr.create_model("x3d_xs", num_classes=3)
+    model = narrow("resnet3d_18", num_classes=3)
     atfr.adapt_(model, after="res3", num_bins=3)
     cost = atfr.clip_cost(model, (3, 4, 32, 32))
     work = work_of(model, (3, 4, 32, 32), (1, 3))
@@ -130,7 +131,7 @@ def test_work_is_what_the_cost_table_says() -> None:
 
 @pytest.mark.parametrize("after", [None, ["res2", "res4"]])
 def test_the_saving_is_that_of_one_place(after: list[str] | None) -> None:
-    model = atfr.create_model("x3d_xs", num_classes=3)
+    model = narrow("resnet3d_18", num_classes=3)
     if after:
         atfr.adapt_(model, after=after)
     with pytest.raises(InputError, match="SGS at one place"):
@@ -138,7 +139,7 @@ def test_the_saving_is_that_of_one_place(after: list[str] | None) -> None:
 
 
 def test_too_many_maps_to_keep() -> None:
-    model = atfr.create_model("x3d_xs", num_classes=3)
+    model = narrow("resnet3d_18", num_classes=3)
     atfr.adapt_(model, after="res2", num_bins=3)
     with pytest.raises(InputError, match="can keep 1 to 3 maps of 4 at 'res2', asked for 4"):
         work_of(model, (3, 4, 32, 32), (2, 4))

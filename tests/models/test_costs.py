@@ -1,5 +1,7 @@
 """Multiply-adds and parameters against published figures, and the shapes of Table A.1, counted on the meta device."""
 
+import functools
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,6 +16,7 @@ def on_meta(name: str, frames: int, size: int, **arguments: object) -> tuple[Vid
         return create_model(name, **arguments).eval(), torch.empty(1, 3, frames, size, size)
 
 
+@functools.cache
 def giga_multiply_adds(name: str, frames: int, size: int) -> tuple[float, float]:
     """Up to res2 and after it."""
     model, clips = on_meta(name, frames, size)

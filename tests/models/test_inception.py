@@ -26,6 +26,7 @@ from tests.models.narrow import narrow
 from tests.models.randomise import scramble_
 
 NAME = "i3d_inception"
+SELDOM = [("stem", "uniform"), ("res2", "random"), ("res4", "uniform"), ("res5", "random")]
 MIXED = ["3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"]
 UNITS = ["Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3"]
 UNITS += [f"Mixed_{name}.{branch}" for name in MIXED for branch in ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")]
@@ -150,11 +151,8 @@ def test_names_are_those_of_the_port_and_its_files_load(tmp_path: Path) -> None:
     ("after", "sampler"),
     [
         ("input", "change"),
-        ("stem", "uniform"),
-        ("res2", "random"),
         ("res3", "average"),
-        ("res4", "uniform"),
-        ("res5", "random"),
+        *(pytest.param(*of, marks=pytest.mark.soak) for of in SELDOM),
     ],
 )
 def test_controls_and_change_at_every_stage(after: str, sampler: str) -> None:  # SGS: tests/test_families.py

@@ -1,6 +1,7 @@
 """I3D-50 against PyTorchVideo's: the same state dict, the same logits and gradients, in float64."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 import atfr
 from atfr.models import create_model
 from atfr.models.i3d import HalveTime
+from tests.models.narrow import narrow
+from tests.models.randomise import alike
 from tests.models.test_parity_r2plus1d import assert_logits_are_those_of, assert_training_step_is_that_of
 
 with warnings.catch_warnings():
@@ -20,15 +23,15 @@ with warnings.catch_warnings():
     [((8, 64, 64), (4, 2, 2)), ((5, 40, 33), (2, 2, 2)), ((2, 32, 32), (1, 1, 1))],
 )
 def test_logits_are_those_of_pytorchvideo(clip_shape: tuple, left: tuple) -> None:
-    expected_network = i3d_r50(model_num_class=7, head_pool_kernel_size=left)
-    assert_logits_are_those_of(expected_network, create_model("i3d_50", num_classes=7), *clip_shape)
+    theirs = partial(i3d_r50, model_num_class=7, head_pool_kernel_size=left)
+    assert_logits_are_those_of(*alike(theirs, partial(create_model, "i3d_50", num_classes=7)), *clip_shape)
 
 
 @pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")
 def test_training_step_is_that_of_pytorchvideo() -> None:
-    expected_network = i3d_r50(model_num_class=7, head_pool_kernel_size=(2, 1, 1), dropout_rate=0.0)
-    network = create_model("i3d_50", num_classes=7, dropout=0.0)
-    assert_training_step_is_that_of(expected_network, network, 4, 32, 32)
+    theirs = partial(i3d_r50, model_num_class=7, head_pool_kernel_size=(2, 1, 1), dropout_rate=0.0)
+    ours = partial(create_model, "i3d_50", num_classes=7, dropout=0.0)
+    assert_training_step_is_that_of(*alike(theirs, ours), 4, 32, 32)
 
 
 @pytest.mark.parametrize(("frames", "halved"), [(1, 1), (2, 1), (3, 1), (8, 4)])
@@ -41,7 +44,7 @@ def test_the_temporal_pool_leaves_a_single_frame_as_it_is(frames: int, halved: i
 
 def test_a_clip_of_one_active_bin_passes_the_temporal_pool() -> None:
     torch.manual_seed(0)
-    model = create_model("i3d_50", num_classes=5).eval()
+    model = narrow("i3d_50", num_classes=5).eval()
     clips = torch.randn(2, 3, 4, 16, 16)
     atfr.adapt_(model, after="res2", num_bins=1)
     with torch.no_grad(), atfr.record(model) as trace:

@@ -32,9 +32,9 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize(
     ("name", "frames", "size"),
     [
-        ("x3d_xs", 4, 160),
-        ("x3d_s", 13, 160),
-        ("x3d_m", 16, 96),  # the network of x3d_s at another size
+        ("x3d_xs", 4, 72),
+        pytest.param("x3d_s", 13, 160, marks=pytest.mark.soak),  # the network of x3d_xs at another size
+        pytest.param("x3d_m", 16, 96, marks=pytest.mark.soak),  # likewise
         ("x3d_l", 4, 56),
         ("x3d_xl", 3, 64),
     ],
@@ -64,13 +64,3 @@ def test_training_step_is_that_of_pytorchvideo() -> None:
         assert relative_error(parameter.grad, expected_gradients[key]) < 1e-8, key
     for key, statistic in expected_network.named_buffers():
         torch.testing.assert_close(network.get_buffer(key), statistic, msg=key)
-
-
-def test_evaluation_returns_logits_where_pytorchvideo_returns_probabilities() -> None:
-    torch.manual_seed(0)
-    network = create_model("x3d_xs", num_classes=7).eval()
-    original = create_x3d(input_clip_length=4, input_crop_size=64, model_num_class=7).eval()
-    original.load_state_dict(network.state_dict(), strict=True)
-    clips = torch.randn(2, 3, 4, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(network(clips).softmax(1), original(clips))

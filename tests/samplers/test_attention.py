@@ -120,7 +120,7 @@ def test_what_is_no_batch_of_maps_is_refused():
 
 
 def adapted() -> nn.Module:
-    model = atfr.create_model("x3d_xs", num_classes=4).eval()
+    model = atfr.create_model("resnet3d_18", num_classes=4).eval()
     atfr.adapt_(model, after="res2", sampler="attention")
     return model
 
@@ -140,13 +140,13 @@ def clips() -> Tensor:
 
 @torch.no_grad()
 def test_in_a_network_and_out_again():
-    model = atfr.create_model("x3d_xs", num_classes=4).eval()
+    model = atfr.create_model("resnet3d_18", num_classes=4).eval()
     keys, plain = list(model.state_dict()), model(clips())
     report = atfr.adapt_(model, after="res2", sampler="attention")
     layer = layer_of(model)
     assert isinstance(layer, TemporalDoubleAttention)
-    assert (report.site, report.channels) == ("res2", 24)
-    assert report.new_parameters == sum(p.numel() for p in layer.parameters()) == 3 * (24 * 6 + 6) + 6 * 24 + 24
+    assert (report.site, report.channels) == ("res2", 32)
+    assert report.new_parameters == sum(p.numel() for p in layer.parameters()) == 3 * (32 * 8 + 8) + 8 * 32 + 32
     assert torch.equal(model(clips()), plain)
     changed = learn(model)(clips())
     assert (changed - plain).abs().max() > 1e-3
@@ -160,10 +160,10 @@ def test_in_a_network_and_out_again():
 
 @torch.no_grad()
 def test_several_places():
-    model = atfr.create_model("x3d_xs", num_classes=4).eval()
+    model = atfr.create_model("resnet3d_18", num_classes=4).eval()
     plain = model(clips())
     report = atfr.adapt_(model, after=["res2", "res4"], sampler="attention")
-    assert [site.channels for site in report.sites] == [24, 96]
+    assert [site.channels for site in report.sites] == [32, 512]
     assert torch.equal(model(clips()), plain)
     settings = json.loads(json.dumps(atfr.adapt.adaptation(model)))
     atfr.restore_(model)
@@ -182,14 +182,14 @@ def test_saved_copied_and_pickled(tmp_path):
 
 
 def test_its_cost_is_counted_and_small():
-    model = atfr.create_model("x3d_xs", num_classes=4)
+    model = atfr.create_model("resnet3d_18", num_classes=4)
     static = atfr.clip_cost(model, (3, 4, 160, 160)).static
     atfr.adapt_(model, after="res2", sampler="attention")
     cost = atfr.clip_cost(model, (3, 4, 160, 160))
     assert cost.adaptive == {}  # it merges nothing: every clip costs the same
     added = cost.static - static
-    places, inner, frames = 40 * 40, 6, 4
-    convolutions = frames * places * 24 * inner * 2 + frames * 24 * inner * 2
+    places, inner, frames = 40 * 40, 8, 4
+    convolutions = frames * places * 32 * inner * 2 + frames * 32 * inner * 2
     products = 2 * frames * inner * inner * places
     assert added == convolutions + products
     assert 0 < added < 0.05 * static

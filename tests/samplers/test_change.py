@@ -38,7 +38,8 @@ def clips_with_events(count: int, frames: int = 24, size: int = 20, noise: float
 @pytest.mark.parametrize("mix", [0.0, 0.15, 1.0])
 @pytest.mark.parametrize(("dead_zone", "edge_maps"), [(None, 0), (0.0, 0), (0.02, 2), (None, 5)])
 def test_keeps_what_the_oracle_keeps(num_bins: int | None, mix: float, dead_zone: float | None, edge_maps: int) -> None:
-    clips = clips_with_events(6).double()
+    clips = clips_with_events(2).double()
+    clips[:, :, [0, -1]] *= 0.6  # as behind zero padding
     layer = ChangeGuidedSampling(3, num_bins, mix, dead_zone, edge_maps)
     expected = [kept_maps(clip.numpy(), num_bins, mix, dead_zone, edge_maps) for clip in clips]
     assert kept_of(layer, clips) == expected
@@ -52,7 +53,7 @@ def test_keeps_what_the_oracle_keeps(num_bins: int | None, mix: float, dead_zone
     edge_maps=st.integers(0, 4),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_clip(frames: int, side: int, num_bins: int | None, mix: float, edge_maps: int, seed: int) -> None:
     """As many bins as are asked for are filled, maps come out as they came in, and batch mates change nothing."""
     generator = torch.Generator().manual_seed(seed)

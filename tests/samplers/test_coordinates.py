@@ -80,7 +80,7 @@ def tied_in_time(clips: list[reference.SampledClip]) -> bool:
 @pytest.mark.parametrize("similarity", SEVERAL)
 @pytest.mark.parametrize("top_edge", EDGES)
 @pytest.mark.parametrize("kernel", KERNELS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), frames=st.integers(1, 8), dim=st.integers(2, 4), order=st.sampled_from(["magnitude", "time"]))
 def test_equals_the_oracle(kernel, top_edge, similarity, data, frames, dim, order):
     count = dim - 1 if similarity == "angular" else dim

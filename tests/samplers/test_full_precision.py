@@ -46,7 +46,7 @@ def test_products_that_decide_a_bin_are_not_shortened(sampler: str, similarity: 
 
 def test_the_similarity_network_is_two_convolutions() -> None:
     torch.manual_seed(0)
-    network, clips = SimilarityNet(7, 3).double(), torch.rand(2, 7, 5, 4, 4, dtype=torch.float64, requires_grad=True)
+    network, clips = SimilarityNet(5, 3).double(), torch.rand(2, 5, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     want = network.output(network.hidden(clips.mean((3, 4))).relu()).transpose(1, 2)
     leaves = [clips, *network.parameters()]
     weights = torch.rand_like(want)

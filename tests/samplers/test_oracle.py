@@ -38,7 +38,7 @@ def check(features, embedding, rtol=1e-5, atol=1e-5, **options):
 @pytest.mark.parametrize("order", ["magnitude", "time"])
 @pytest.mark.parametrize("top_edge", EDGES)
 @pytest.mark.parametrize("kernel", KERNELS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data(), frames=st.integers(1, 9), num_bins=st.integers(1, 11), dim=st.integers(1, 8))
 def test_equals_the_oracle(kernel, top_edge, order, data, frames, num_bins, dim):
     clips = [data.draw(known_clips(frames, num_bins, top_edge)) for _ in range(data.draw(st.integers(1, 3)))]

@@ -31,7 +31,7 @@ def batches(draw: st.DrawFn, clips: int | None = None) -> tuple[torch.Tensor, to
     return noise(count, 3, frames, 2, 2, seed=seed), embed([k.magnitude for k in known], 4, seed), options
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=batches())
 def test_between_one_and_min_of_bins_and_frames(batch):
     features, embedding, options = batch
@@ -48,7 +48,7 @@ def test_between_one_and_min_of_bins_and_frames(batch):
         assert torch.equal(site.assignment[i] >= 0, site.weights[i] > 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(magnitude=st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=40), options=OPTIONS)
 def test_the_bounds_hold_on_edges_too(magnitude, options):
     embedding = torch.tensor(magnitude).view(1, -1, 1)
@@ -59,7 +59,7 @@ def test_the_bounds_hold_on_edges_too(magnitude, options):
     assert site.assignment.min() >= -1
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=batches())
 def test_weights_and_assignment_explain_the_maps(batch):
     features, embedding, options = batch
@@ -74,7 +74,7 @@ def test_weights_and_assignment_explain_the_maps(batch):
             torch.testing.assert_close(site.weights[i].sum(), torch.tensor(float(len(active))))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=batches())
 def test_a_clip_does_not_see_its_batch_mates(batch):
     features, embedding, options = batch
@@ -86,7 +86,7 @@ def test_a_clip_does_not_see_its_batch_mates(batch):
         torch.testing.assert_close(single.weights[0], site.weights[i], rtol=1e-6, atol=1e-7)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=batches(), seed=st.integers(0, 2**16))
 def test_permuting_frames_permutes_the_trace_and_keeps_the_maps(batch, seed):
     features, embedding, options = batch
@@ -100,7 +100,7 @@ def test_permuting_frames_permutes_the_trace_and_keeps_the_maps(batch, seed):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=batches(), power=st.integers(-20, 20), factor=st.floats(0.5, 2.0))
 def test_the_scale_of_the_embedding_does_not_matter(batch, power, factor):
     features, embedding, options = batch

@@ -16,6 +16,7 @@ import atfr
 from atfr.adapt.trace import site_names
 from atfr.errors import CheckpointError
 from atfr.models import X3D, ResNet3D, VideoModel, create_model, from_pretrained
+from tests.models.narrow import shallow_x3d
 from tests.models.test_models import awake
 
 SGS = {
@@ -26,6 +27,11 @@ SGS = {
     "top_edge": "center",
     "order": "time",
 }
+
+
+@pytest.fixture(autouse=True)
+def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow_x3d(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from atfr.errors import CheckpointError
 from atfr.evaluate.task import load_checkpoint
 from atfr.files import sha256_of
 from atfr.weights import published
+from tests.models.narrow import shallow_x3d
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -28,6 +29,7 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that is served, where x3d_xs is said to be published; a cache of its own."""
+    shallow_x3d(monkeypatch)
     folder = tmp_path / "served"
     folder.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))

@@ -20,6 +20,7 @@ from atfr.models import VideoModel, create_model
 from atfr.models.slowfast import SlowFast, Variant
 from atfr.weights.names import translate
 from tests.models import pyslowfast
+from tests.models.narrow import narrow, narrowed, shallow_x3d
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PyTorchVideo imports torch.jit's deprecated names
@@ -48,7 +49,13 @@ def assert_same(got: State, expected: State) -> None:
 
 
 @pytest.fixture
-def model() -> VideoModel:
+def whole() -> VideoModel:
+    return create_model("x3d_xs", num_classes=5)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> VideoModel:
+    shallow_x3d(monkeypatch)
     return create_model("x3d_xs", num_classes=5)
 
 
@@ -71,23 +78,23 @@ def assert_computes_the_same(ours: VideoModel, theirs: nn.Module, clips: Tensor,
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm3d, pyslowfast.SplitNorm])
-def test_x3d_of_pyslowfast_computes_the_same_here(tmp_path: Path, model: VideoModel, norm: type[nn.Module]) -> None:
+def test_x3d_of_pyslowfast_computes_the_same_here(tmp_path: Path, whole: VideoModel, norm: type[nn.Module]) -> None:
     theirs = pyslowfast.alive(pyslowfast.X3D(5, norm))
-    report = atfr.load_weights(model.double(), pyslowfast_file(theirs, tmp_path / "x3d.pyth"))
+    report = atfr.load_weights(whole.double(), pyslowfast_file(theirs, tmp_path / "x3d.pyth"))
     assert report.source == "PySlowFast"
-    assert report.loaded == len(model.state_dict())
+    assert report.loaded == len(whole.state_dict())
     assert report.folded == ("blocks.1.res_blocks.0.branch1_norm",)
     assert (report.reinitialised, report.new, report.missing, report.unexpected, report.misshapen) == ((),) * 5
-    assert_computes_the_same(model, theirs, torch.randn(2, 3, 4, 64, 64, dtype=torch.float64), 1e-12)
+    assert_computes_the_same(whole, theirs, torch.randn(2, 3, 4, 64, 64, dtype=torch.float64), 1e-12)
 
 
 def test_i3d_of_pyslowfast_computes_the_same_here(tmp_path: Path) -> None:
-    theirs = pyslowfast.alive(pyslowfast.ResNet(5)).float()
-    ours = create_model("i3d_50", num_classes=5)
+    theirs = pyslowfast.alive(narrowed(lambda: pyslowfast.ResNet(5))).float()
+    ours = narrow("i3d_50", num_classes=5)
     torch.save({"model_state": theirs.state_dict()}, tmp_path / "i3d.pyth")
     report = atfr.load_weights(ours, tmp_path / "i3d.pyth")
     assert (report.source, report.folded) == ("PySlowFast", ())
-    assert_computes_the_same(ours, theirs, torch.randn(2, 3, 4, 64, 64), 1e-4)
+    assert_computes_the_same(ours, theirs, torch.randn(2, 3, 4, 32, 32), 1e-4)
 
 
 def test_slowfast_with_non_local_blocks_of_pyslowfast_computes_the_same_here(
@@ -102,7 +109,7 @@ def test_slowfast_with_non_local_blocks_of_pyslowfast_computes_the_same_here(
     report = atfr.load_weights(ours, tmp_path / "slowfast.pyth")
     assert (report.source, report.folded) == ("PySlowFast", ())
     assert report.loaded == len(ours.state_dict()) == len(theirs.state_dict())
-    assert_computes_the_same(ours, theirs, torch.randn(2, 3, 8, 64, 64, dtype=torch.float64), 1e-12)
+    assert_computes_the_same(ours, theirs, torch.randn(2, 3, 8, 32, 32, dtype=torch.float64), 1e-12)
 
 
 def test_a_network_with_pyslowfasts_names_keeps_them(tmp_path: Path) -> None:
@@ -120,17 +127,17 @@ def test_slow_of_pyslowfast_has_no_pool_to_count() -> None:
     assert translate(theirs, ours).tensors == ours
 
 
-def test_split_norms_that_pyslowfast_has_aggregated(tmp_path: Path, model: VideoModel) -> None:
+def test_split_norms_that_pyslowfast_has_aggregated(tmp_path: Path, whole: VideoModel) -> None:
     plain = pyslowfast.alive(pyslowfast.X3D(5)).state_dict()
-    atfr.load_weights(model, pyslowfast_file_of(plain, tmp_path / "plain.pyth"))
-    expected = state_of(model)
+    atfr.load_weights(whole, pyslowfast_file_of(plain, tmp_path / "plain.pyth"))
+    expected = state_of(whole)
     split = {
         name.replace(".a_bn.running", ".a_bn.bn.running"): tensor.view(-1, 1, 1, 1) if "a_bn.weight" in name else tensor
         for name, tensor in plain.items()
     }
-    atfr.load_weights(model, pyslowfast_file_of(split, tmp_path / "split.pyth"))
-    expected |= {n: model.state_dict()[n] for n in expected if n.endswith("num_batches_tracked")}
-    assert_same(state_of(model), expected)
+    atfr.load_weights(whole, pyslowfast_file_of(split, tmp_path / "split.pyth"))
+    expected |= {n: whole.state_dict()[n] for n in expected if n.endswith("num_batches_tracked")}
+    assert_same(state_of(whole), expected)
 
 
 def pyslowfast_file_of(state: State, path: Path) -> Path:
@@ -138,23 +145,23 @@ def pyslowfast_file_of(state: State, path: Path) -> Path:
     return path
 
 
-def test_an_incomplete_norm_of_pyslowfast_is_one_clear_error(tmp_path: Path, model: VideoModel) -> None:
+def test_an_incomplete_norm_of_pyslowfast_is_one_clear_error(tmp_path: Path, whole: VideoModel) -> None:
     state = pyslowfast.X3D(5).state_dict()
     del state["s2.pathway0_res0.branch1_bn.running_var"]
     with pytest.raises(CheckpointError, match="batch norm in the file do not fit together: 'running_var'"):
-        atfr.load_weights(model, pyslowfast_file_of(state, tmp_path / "x3d.pyth"))
+        atfr.load_weights(whole, pyslowfast_file_of(state, tmp_path / "x3d.pyth"))
 
 
 # Other libraries ----------------------------------------------------------------------------------------------------
 
 
-def test_pytorchvideo_zoo_file(tmp_path: Path, model: VideoModel) -> None:
+def test_pytorchvideo_zoo_file(tmp_path: Path, whole: VideoModel) -> None:
     theirs = create_x3d(input_clip_length=4, input_crop_size=160, model_num_class=5)
     state = numbered(theirs)
     torch.save({"model_state": state}, tmp_path / "X3D_XS.pyth")
-    report = atfr.load_weights(model, tmp_path / "X3D_XS.pyth")
+    report = atfr.load_weights(whole, tmp_path / "X3D_XS.pyth")
     assert (report.source, report.loaded) == ("PyTorchVideo", len(state))
-    assert_same(dict(sorted(model.state_dict().items())), dict(sorted(state.items())))
+    assert_same(dict(sorted(whole.state_dict().items())), dict(sorted(state.items())))
 
 
 def test_torchvision_state_dict(tmp_path: Path) -> None:
@@ -267,10 +274,10 @@ def test_another_number_of_classes_gives_a_new_classifier(tmp_path: Path, model:
     assert all(torch.equal(got[name], tensor) for name, tensor in state.items() if name not in head)
 
 
-def test_an_adapted_network_keeps_its_new_layer(tmp_path: Path, model: VideoModel) -> None:
+def test_an_adapted_network_keeps_its_new_layer(tmp_path: Path, whole: VideoModel) -> None:
     torch.save(pyslowfast.X3D(5).state_dict(), tmp_path / "theirs.pyth")
-    atfr.load_weights(model, tmp_path / "theirs.pyth")
-    loaded = state_of(model)
+    atfr.load_weights(whole, tmp_path / "theirs.pyth")
+    loaded = state_of(whole)
     static = create_model("x3d_xs", num_classes=5)
     atfr.adapt_(static, "res3")
     before = state_of(static)

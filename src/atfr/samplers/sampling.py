@@ -91,15 +91,12 @@ def sample(
     wide_NTL = embedding_NTL if embedding_NTL.dtype == torch.float64 else embedding_NTL.float()
     frames = wide_NTL.shape[1]
     size, blocks, lengths_M = frames, 1, lengths_N
+    coordinates = [held(each_NT, lengths_N, edge_maps) for each_NT in sgs.coordinates(wide_NTL, similarity)]
     if block:
         size, blocks = block, -(-frames // block)
         starts = size * torch.arange(blocks, device=lengths_N.device)
         lengths_M = (lengths_N[:, None] - starts).clamp(0, size).flatten()
-
-    def by_block(coordinate_NT: Tensor) -> Tensor:
-        return F.pad(coordinate_NT, (0, blocks * size - frames)).reshape(-1, size) if block else coordinate_NT
-
-    coordinates = [by_block(held(each_NT, lengths_N, edge_maps)) for each_NT in sgs.coordinates(wide_NTL, similarity)]
+        coordinates = [F.pad(each_NT, (0, blocks * size - frames)).reshape(-1, size) for each_NT in coordinates]
     group = grouping(coordinates, lengths_M, num_bins, kernel, top_edge)
     bins_of_a_block = math.prod(num_bins) if num_bins else size ** len(coordinates)
     if blocks * bins_of_a_block > torch.iinfo(torch.long).max:
@@ -259,11 +256,10 @@ def arranged(
     spare_M = first_M.view(-1, blocks)[:, :1].expand(-1, blocks).flatten()
     slot_MD = torch.where(group.counts, first_M[:, None] + rank_MD, spare_M[:, None])
     active_N = active_M.view(-1, blocks).sum(dim=1)
-
-    def by_clip(of_blocks_MD: Tensor) -> Tensor:
-        return of_blocks_MD.reshape(len(active_N), -1)[:, :frames]
-
-    return Sampling(by_clip(assignment_MD), by_clip(weight_MD), by_clip(slot_MD), active_N, lengths_N, one_each)
+    assignment_NT, weight_NT, slot_NT = (
+        each.reshape(len(active_N), -1)[:, :frames] for each in (assignment_MD, weight_MD, slot_MD)
+    )
+    return Sampling(assignment_NT, weight_NT, slot_NT, active_N, lengths_N, one_each)
 
 
 def rank_by_time(
