@@ -13,6 +13,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,7 +194,7 @@ class Graphs:
     def run(self, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N K"]:
         """Return the logits."""
         if self.before is None:
-            self._record(clips, None)
+            self._record(clips, first_bucket(self.model, clips))
         assert self.before is not None
         features, *found = self.before(clips)
         sampling = self.sampler.observed(Sampling(*found, one_each=self.sampler.one_each))
@@ -210,11 +211,11 @@ class Graphs:
         self.run_before.add(total)
         return logits
 
-    def _record(self, clips: Float[Tensor, "N C T H W"], total: int | None) -> None:
+    def _record(self, clips: Float[Tensor, "N C T H W"], total: int) -> None:
         with RECORDING:
-            if total in self.behind or (total is None and self.before is not None):
+            if total in self.behind:
                 return  # by another thread
-            before, behind, total = recorded(self.model, clips, total)
+            before, behind = recorded(self.model, clips, total)
             self.behind[total] = self._compiled(behind)
             self.before = self._compiled(before) if self.before is None else self.before
 
@@ -222,11 +223,11 @@ class Graphs:
         return torch.compile(graph, dynamic=False, **self.options)
 
 
-class Cut(nn.Module):
-    """Stands at a sampler's place while its network is recorded.
+class Cut:
+    """A sampler's forward while its network is recorded.
 
     Args:
-        total: how many maps there are behind it; None: as many as come in, and one.
+        total: how many maps there are behind it; None: it ends the pass where that is known.
 
     Attributes:
         ends: the maps that come in, and the assignment, weights, slots, active bins and lengths of their sampling.
@@ -235,31 +236,56 @@ class Cut(nn.Module):
     ends: tuple[Tensor, ...]
 
     def __init__(self, sampler: TemporalSampler, total: int | None) -> None:
-        super().__init__()
         self.sampler, self.total = sampler, total
 
-    def forward(self, features: Float[Tensor, "N C T H W"]) -> PackedClips:
+    def __call__(self, features: Float[Tensor, "N C T H W"]) -> PackedClips:
         """Do what the sampler does, but for one clip more, which takes what is left of the maps."""
         check_features(features, self.sampler.channels)
         found = self.sampler.sampling_of(features)
+        if self.total is None:
+            raise Reached(bucket_of(found.layout.total, *features.shape[:3:2]))
         self.ends = (features, found.assignment, found.weights, found.slots, found.active_bins, found.maps)
         *sampled, active_bins = map(MARK, (features, found.weights, found.slots, found.active_bins))
-        self.total = self.total or features.shape[0] * features.shape[2] + 1
         maps = merged_into(self.total, *sampled, one_each=self.sampler.one_each)
         lengths = torch.cat([active_bins, self.total - active_bins.sum(0, keepdim=True)])
         return packed_like(torch.ops.aten.alias(maps), Bucket(lengths, self.total))
 
 
-def recorded(
-    model: nn.Module, clips: Float[Tensor, "N C T H W"], total: int | None
-) -> tuple[fx.GraphModule, fx.GraphModule, int]:
+class Reached(Exception):  # noqa: N818  no error: it ends a pass
+    """The number of maps behind the sampler is known."""
+
+
+def with_cut(model: nn.Module, total: int | None) -> tuple[nn.Module, Cut]:
+    """Return a copy of a network, whose parameters are the network's own, with a cut in its sampler's place."""
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})  # its buffers are written to
+    sampler = only_sampler(twin)
+    sampler.forward = cut = Cut(sampler, total)  # type: ignore[method-assign]
+    return twin, cut
+
+
+def first_bucket(model: nn.Module, clips: Float[Tensor, "N C T H W"]) -> int:
+    """Return the number to which the maps of these clips are filled up, by a pass that ends at the sampler."""
+    with torch.no_grad(), randomness_kept(clips):
+        try:
+            with_cut(model, None)[0](clips.detach().clone())
+        except Reached as reached:
+            return reached.args[0]
+    raise UnsupportedNetworkError(f"{type(model).__name__} does not run its sampler")
+
+
+def randomness_kept(clips: Tensor) -> AbstractContextManager[None]:
+    """Give random state back."""
+    return torch.random.fork_rng([clips.device] if clips.device.type == "cuda" else [])
+
+
+def recorded(model: nn.Module, clips: Float[Tensor, "N C T H W"], total: int) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Record a network for clips of one form.
 
     Args:
-        total: how many maps there are behind the sampler, one more than the clips have at least; None: enough for any.
+        total: how many maps there are behind the sampler, one more than the clips have at least.
 
     Returns:
-        What comes before the sampler, with its sampling; what comes behind; and for how many maps.
+        What comes before the sampler, with its sampling, and what comes behind.
 
     Raises:
         UnsupportedOperationError: something in it cannot be recorded.
@@ -268,11 +294,8 @@ def recorded(
     if MAKE_FX is None:
         raise UnsupportedNetworkError("this version of PyTorch records no graphs (make_fx): run without atfr.compile")
     refuse_counting_norms(model)
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})  # its buffers are written to
+    twin, cut = with_cut(model, total)
     own = {id(tensor): path for path, tensor in (*twin.named_parameters(), *twin.named_buffers())}
-    sampler = only_sampler(twin)
-    cut = Cut(sampler, total)
-    twin.set_submodule(next(path for path, module in twin.named_modules() if module is sampler), cut)
 
     def run(clips: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         logits = twin(clips)
@@ -281,7 +304,7 @@ def recorded(
             raise UnsupportedNetworkError(f"atfr.compile takes networks that give one row a clip; {name} does not")
         return cut.ends, logits[:-1]
 
-    with torch.random.fork_rng([clips.device] if clips.device.type == "cuda" else []), one_fake_mode():
+    with randomness_kept(clips), one_fake_mode():
         try:
             module = MAKE_FX(run, pre_dispatch=True)(clips.detach().clone())  # it may be written over
         except (AtfrError, torch.OutOfMemoryError):
@@ -295,8 +318,7 @@ def recorded(
     before, behind = halves(module, own, name)
     constants = {node.target: getattr(module, node.target) for node in module.graph.find_nodes(op="get_attr")}
     tensors: dict[str, Any] = {**constants, **dict(model.named_parameters()), **dict(model.named_buffers())}
-    assert cut.total is not None
-    return fx.GraphModule(tensors, before), fx.GraphModule(tensors, behind), cut.total
+    return fx.GraphModule(tensors, before), fx.GraphModule(tensors, behind)
 
 
 def refuse_own_gradients(logits: Any, name: str) -> None:
