@@ -55,7 +55,8 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     network of many small operations is bound by their launches; on CPUs `atfr.optimize_for_inference` is faster.
 
     Graphs are recorded with `torch.fx`, as in torch.export: what a forward or a hook does besides computing (prints,
-    counters, decisions by the maps' numbers) happens once a graph, with one clip more than there are. A network that
+    counters, decisions by the maps' numbers) happens once a graph, with one clip more than there are, and once before,
+    up to the sampler, to know the first number of maps. A network that
     mixes the clips of a batch behind the sampler (of which `adapt_` warns) mixes that one in.
 
     Args:
