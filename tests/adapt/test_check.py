@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -341,7 +341,7 @@ def test_a_layer_is_of_the_device_and_type_of_its_place() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # what torch.compile has to say
 def test_compiling_an_adapted_network_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the tests check shapes; torch 2.11 traces into that
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # torch 2.11 traces into our checks
     model = Own(nn.Identity())
     atfr.adapt_(model, after="early", sampler="change")  # of SGS more is compiled until then
     model.compile(backend="eager")
