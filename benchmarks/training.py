@@ -30,8 +30,8 @@ import atfr
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import read_folder
 from atfr.kernels import conv3d as convolution
+from atfr.kernels.allocator import freed_memory_kept
 from atfr.measure import in_turns, peak_memory, script_options, write_result
-from atfr.train.allocator import freed_memory_kept
 from atfr.video.spec import ClipSpec
 
 UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction"

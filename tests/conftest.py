@@ -15,7 +15,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # asked when a kernel is defined: it runs on the CPU, slowly
 
-from atfr.measure.memory import give_back_free_memory
+from atfr.kernels.allocator import give_back_free_memory
 from tests.models.narrow import short
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atfr.adapt.cost import clip_cost as clip_cost
     from atfr.adapt.trace import record as record
     from atfr.comparison import compare as compare
+    from atfr.kernels.allocator import freed_memory_kept as freed_memory_kept
     from atfr.models import create_model as create_model
     from atfr.models import from_pretrained as from_pretrained
     from atfr.models import list_models as list_models
@@ -41,6 +42,7 @@ _HOMES = {
     "compare": "comparison",
     "compile": "optimize",
     "create_model": "models",
+    "freed_memory_kept": "kernels.allocator",
     "from_pretrained": "models",
     "inflate": "models.inflate",
     "export_bundle": "runtime",

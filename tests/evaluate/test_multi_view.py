@@ -14,9 +14,11 @@ import torch
 import atfr
 from atfr.data.records import VideoList, VideoRecord
 from atfr.errors import DataError, InputError
+from atfr.evaluate.forward import Forward
 from atfr.evaluate.result import Spread, TestResult
 from atfr.evaluate.test import test as run_test
 from atfr.models import VideoModel
+from atfr.optimize.conv import FusedConv3d
 from atfr.video.decode import decode
 from atfr.video.transforms import test_clips
 from tests.evaluate.build import NAMES, SPEC, Brightness, network, video_list
@@ -185,6 +187,15 @@ def test_each_video_counts_once_however_many_processes_share_them(tmp_path: Path
             assert video.probability == pytest.approx(expected.probability, rel=1e-5)
         assert (result.top1, result.mean_class_accuracy) == (alone.top1, alone.mean_class_accuracy)
         assert result.gflops_per_clip == alone.gflops_per_clip
+
+
+def test_the_network_runs_as_it_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    monkeypatch.setattr("atfr.evaluate.test.Forward", lambda *args: ran.append(Forward(*args)) or ran[0])
+    model = network()
+    run_test(model, video_list(tmp_path, [1]), SPEC)
+    assert any(isinstance(module, FusedConv3d) for module in ran[0].model.modules())
+    assert not any(isinstance(module, FusedConv3d) for module in model.modules())
 
 
 def test_spread() -> None:

@@ -1,6 +1,8 @@
+import functools
 import gc
 import html
 import multiprocessing
+import platform
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -21,7 +23,9 @@ from atfr.video import file as file_module
 from atfr.video.decode import decode
 from atfr.video.spec import ClipSpec
 from atfr.video.transforms import test_clips as views_of
+from tests.alone import alone
 from tests.evaluate.build import NAMES, SPEC, network, video_list, write_level
+from tests.kernels.test_allocator import MEBIBYTES, held
 
 pytestmark = pytest.mark.usefixtures("few_layers")
 TASK = Task(NAMES, SPEC)
@@ -92,6 +96,19 @@ def test_is_the_mean_over_views_run_one_by_one(paths: list[Path], adapted: bool)
         assert prediction.gflops == pytest.approx([count / 1e9 for count in spent])
         assert prediction.total_gflops == pytest.approx(sum(spent) / 1e9)
         assert prediction.static_gflops == cost.static / 1e9
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept_while_videos_are_predicted(paths: list[Path]) -> None:
+    alone(functools.partial(look_at_memory, paths[:2]))
+
+
+def look_at_memory(paths: list[Path]) -> None:
+    found = predict(network(), paths, TASK)
+    next(found)
+    assert held() > MEBIBYTES // 2
+    found.close()
+    assert held() < MEBIBYTES // 2
 
 
 def test_clips_of_different_length_come_out_in_one_batch(paths: list[Path]) -> None:

@@ -19,6 +19,7 @@ from atfr.evaluate.log import identity
 from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, run_loaded
 from atfr.evaluate.task import Task, load_checkpoint
 from atfr.files import sha256_of
+from atfr.kernels.allocator import keep_freed_memory
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
 from atfr.runtime.bundle import BundleRunner, load_bundle
@@ -130,13 +131,19 @@ def chosen(
     return found, task, lambda device, views: functools.partial(_of_model, model, task, batch_size, views, device)
 
 
-def _of_model(model: VideoModel, task: Task, batch_size: int, views: ViewSpec, device: str) -> Network:
+def alone() -> None:
+    """Set up a process that does nothing but run a network, on one core."""
     torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def _of_model(model: VideoModel, task: Task, batch_size: int, views: ViewSpec, device: str) -> Network:
+    alone()
     return Predictor(Forward(optimize_for_inference(model.to(device)), task.clip_shape), task, batch_size, views)
 
 
 def _of_bundle(files: dict[str, bytes], batch_size: int, views: ViewSpec) -> Network:
-    torch.set_num_threads(1)
+    alone()
     with tempfile.TemporaryDirectory(prefix="atfr-bundle-") as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)

@@ -6,16 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from atfr.bulk.engine import Engine, Settings
 from atfr.bulk.manifest import Video
-from atfr.bulk.network import ViewReader, loaded_of
+from atfr.bulk.network import ViewReader, alone, loaded_of
 from atfr.bulk.workers import Network, Payload
 from atfr.errors import InputError
 from atfr.evaluate.forward import Forward, Pass
 from atfr.evaluate.predict import Loaded, Views, run_loaded
 from atfr.models import VideoModel
+from atfr.optimize import optimize_for_inference
 from atfr.video.spec import ViewSpec
 
 
@@ -51,8 +50,8 @@ def outcomes_on_ray(
 
 
 def _tester(model: VideoModel, clip_shape: Sequence[int], batch_size: int, views: ViewSpec, device: str) -> Network:
-    torch.set_num_threads(1)
-    forward = Forward(model.to(device), clip_shape)
+    alone()
+    forward = Forward(optimize_for_inference(model.to(device)), clip_shape)
 
     def run(payloads: Sequence[Payload]) -> list[dict[str, Any]]:
         found = run_loaded(forward, map(loaded_of, payloads), views, batch_size)

@@ -33,6 +33,7 @@ from atfr.evaluate.test import test
 from atfr.files import read_json, write_json
 from atfr.measure.eager import forward_in_turns
 from atfr.models import VideoModel, create_model
+from atfr.optimize import optimize_for_inference
 from atfr.train.fit import fit
 from atfr.train.recipe import Recipe
 from atfr.video.spec import ClipSpec, ViewSpec
@@ -194,7 +195,7 @@ class Ground:
         there = replace(self.splits["test"], records=records)
         in_turn = itertools.cycle(list(some_clips(there, self.spec, size * TIMED_BATCHES)))
         batches = [torch.cat(list(itertools.islice(in_turn, size))) for _ in range(TIMED_BATCHES)]
-        on_device = {name: network.to(self.device) for name, network in networks.items()}
+        on_device = {name: optimize_for_inference(network.to(self.device)) for name, network in networks.items()}
         with self.watch("timing") as progress:
             timing = forward_in_turns(on_device, batches, at_least=len(batches), budget_s=0, progress=progress)
         timed = {}

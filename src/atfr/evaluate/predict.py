@@ -21,6 +21,7 @@ from atfr.errors import VideoError
 from atfr.evaluate.forward import Forward, Pass, Runner
 from atfr.evaluate.stopping import run_until_settled, view_order
 from atfr.evaluate.task import Task, check_classes
+from atfr.kernels.allocator import freed_memory_kept
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
 from atfr.video.file import VideoFile
@@ -162,7 +163,8 @@ def outcomes(
     loader = WatchedLoader(views, readings=views.readings, path_of=views.paths.__getitem__, **options)
     loads = loader if num_workers else ahead(loader)
     groups = loads if views.view_spec.settled is None else [itertools.chain.from_iterable(loads)]
-    with views.readings.reported(views.paths.__getitem__):  # a worker may also die while the network runs
+    # a worker may also die while the network runs
+    with freed_memory_kept(), views.readings.reported(views.paths.__getitem__):
         for loaded in groups:
             yield from run_loaded(forward, loaded, views.view_spec, batch_size)
 

@@ -24,6 +24,7 @@ from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, chec
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
+from atfr.optimize import optimize_for_inference
 from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.words import counted
 
@@ -87,7 +88,7 @@ def test(
     crop_seeds = [(seed, number) for number in numbers] if crops == "random" else None
     files = Views(paths, spec, views, crop_seeds, motion=True)
 
-    forward = Forward(model, task.clip_shape)
+    forward = Forward(optimize_for_inference(model), task.clip_shape)
     tested: list[Tested] = []
     progress(0, len(paths))
     if paths and elsewhere is None:
@@ -140,7 +141,7 @@ def conditions(model: VideoModel, batch_size: int) -> dict[str, Any]:
     parameter = next(model.parameters())
     on_cuda = parameter.device.type == "cuda"
     return {
-        "what": "forward pass only, PyTorch eager, after one warm-up pass, median over clips",
+        "what": "forward pass only, optimize_for_inference, after one warm-up pass, median over clips",
         "batch_size": batch_size,
         "device": torch.cuda.get_device_name(parameter.device) if on_cuda else cpu_name(),
         "threads": torch.get_num_threads(),

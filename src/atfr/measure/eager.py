@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from atfr.adapt import restore_
 from atfr.adapt.places import evaluating
 from atfr.adapt.trace import site_names
+from atfr.kernels.allocator import freed_memory_kept
 from atfr.measure.clocked import Clocked
 from atfr.measure.forcing import forced
 from atfr.measure.saving import Work
@@ -98,7 +99,7 @@ def forward_in_turns(
         in_order = itertools.cycle(there)
         return lambda: network(next(in_order))
 
-    with ExitStack() as stack, torch.inference_mode():
+    with ExitStack() as stack, torch.inference_mode(), freed_memory_kept():
         for network in networks.values():
             stack.enter_context(evaluating(network))
         variants = {name: passes(network) for name, network in networks.items()}

@@ -1,6 +1,5 @@
 """The memory that a call needs beyond what was held before it, and the largest batch that a GPU's memory takes."""
 
-import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 from atfr.errors import InputError
+from atfr.kernels.allocator import give_back_free_memory
 
 MOST_CLIPS = 4096
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -62,10 +62,3 @@ def resident(field: str) -> int:
     """Return a figure of the process's resident memory in bytes: VmRSS is held now, VmHWM was held at most."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
-
-
-def give_back_free_memory() -> None:
-    """Have the C library give back what it keeps for later, where it can (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -10,6 +10,7 @@ from atfr.adapt.cost import clip_cost
 from atfr.adapt.meta import Shapes, on_meta, put_stand_ins
 from atfr.adapt.trace import site_names
 from atfr.errors import InputError
+from atfr.kernels.allocator import freed_memory_kept
 from atfr.measure.forcing import at_every_site
 from atfr.measure.turns import Ratio, Timing, Variant, in_turns
 
@@ -166,7 +167,8 @@ def measure(
     """
     names = {name: {part: f"{name} {part}" for part in pair.variants()} for name, pair in pairs.items()}
     variants = {names[name][part]: run for name, pair in pairs.items() for part, run in pair.variants().items()}
-    timing = in_turns(variants | dict(others or {}), **turns)
+    with freed_memory_kept():
+        timing = in_turns(variants | dict(others or {}), **turns)
     savings = {}
     for name, pair in pairs.items():
         own = Timing({part: timing.seconds[full] for part, full in names[name].items()})

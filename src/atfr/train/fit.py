@@ -32,8 +32,8 @@ from atfr.data.dataset import ClipDataset
 from atfr.data.pool import cpu_cores
 from atfr.errors import InputError
 from atfr.evaluate.task import Task, check_classes, save_checkpoint
+from atfr.kernels.allocator import freed_memory_kept
 from atfr.models import VideoModel
-from atfr.train.allocator import freed_memory_kept
 from atfr.train.checkpoints import RESUME, WholeFiles, check_state, read_state
 from atfr.train.loaders import ClipLoaders
 from atfr.train.module import ClassificationModule, Optimizer, clips_in_a_step

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process while a network trains, and goes back afterwards."""
+"""Freed memory stays with the process while networks run, and goes back afterwards."""
 
 import ctypes
 import platform
@@ -6,8 +6,8 @@ import platform
 import pytest
 import torch
 
+from atfr.kernels.allocator import freed_memory_kept, keep_freed_memory
 from atfr.measure.memory import resident
-from atfr.train.allocator import freed_memory_kept
 from tests.alone import alone
 
 MEBIBYTES = 256
@@ -33,6 +33,23 @@ def keep_and_give_back() -> None:
         kept = resident("VmRSS")
     assert (kept - resident("VmRSS")) >> 20 > MEBIBYTES // 2
     assert held() < MEBIBYTES // 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_of_contexts_within_each_other_the_last_ends_it() -> None:
+    alone(keep_twice)
+
+
+def keep_twice() -> None:
+    with freed_memory_kept():
+        with freed_memory_kept():
+            pass
+        assert held() > MEBIBYTES // 2
+    assert held() < MEBIBYTES // 2
+    keep_freed_memory()
+    with freed_memory_kept():
+        pass
+    assert held() > MEBIBYTES // 2  # for good
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
