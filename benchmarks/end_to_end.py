@@ -10,10 +10,13 @@ be compared with PyTorchVideo's (they differ by the frames taken, counted there 
 - pytorchvideo: `EncodedVideo` (PyAV), for each clip `get_clip` and PyTorchVideo's own transforms (subsample, normalise,
   scale, crop three times), its X3D-S in eager PyTorch, the three crops of a clip together. Its `transforms` import a
   module that torchvision has renamed since; the script puts the renamed module at the old name, and nothing else.
-- static, adaptive: what `atfr predict` does (`atfr.evaluate.predict`): each file is decoded once, in a thread beside
-  the network, which `optimize_for_inference` has prepared. The adaptive network has SGS after res2, whose biases are 0,
-  so that untrained it keeps several maps.
-- adaptive, OpenVINO: the same network exported, as `atfr predict --bundle` runs it; where OpenVINO is installed.
+- static, SGS, change: what `atfr predict` does (`atfr.evaluate.predict`): each file is decoded once, in a thread beside
+  the network, which `optimize_for_inference` has prepared. SGS stands after res2, with biases of 0, so that untrained
+  it keeps several maps; change-guided sampling at the input, with as many bins as half of the frames.
+- the same in OpenVINO: the networks exported, as `atfr predict --bundle` runs them; where OpenVINO is installed.
+
+Then the parts of ours are timed without overlap, video by video, in turns. Of ideal: network time against that of the
+static network in the same runtime, whose part behind the sampler would take the share of the maps that are kept.
 """
 
 import sys
@@ -21,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,18 +37,20 @@ import atfr
 from atfr.evaluate.forward import Forward, Runner
 from atfr.evaluate.predict import Prediction, Views, predictions
 from atfr.evaluate.task import Task
-from atfr.measure import Timing, in_turns, script_options, write_result
+from atfr.kernels.allocator import freed_memory_kept
+from atfr.measure import Ratio, Timing, in_turns, script_options, write_result
 from atfr.models import VideoModel
 from atfr.optimize import optimize_for_inference
 from atfr.runtime.bundle import BundleRunner
 from atfr.runtime.export import export_bundle
 from atfr.video.file import VideoFile
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.video.transforms import test_views
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data" / "ut_interaction"
 SPEC = ClipSpec(frames=13, stride=6, size=160, resize=182, jitter=(182, 228))
 NUM_CLIPS, NUM_CROPS, BATCH = 10, 3, 8
+STATIC, SGS, CHANGE = "static", "SGS behind res2", "change at the input"
 CLASSES = 400
 TASK = Task(tuple(map(str, range(CLASSES))), SPEC)
 VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".webm", ".mov")
@@ -106,30 +112,29 @@ class Atfr:
         self.predicted: dict[Path, Prediction] = {}
 
     def __call__(self, paths: Sequence[Path]) -> Tensor:
-        views = Views(paths, SPEC, NUM_CLIPS, NUM_CROPS)
+        views = Views(paths, SPEC, ViewSpec(NUM_CLIPS, NUM_CROPS))
         found = list(predictions(self.forward, views, TASK.labels, BATCH, 0, None))
         self.predicted |= {one.path: one for one in found}
         return torch.stack([one.scores for one in found])
 
-    def active_bins(self) -> float:
-        """Return the mean number of maps kept."""
-        kept = [count for one in self.predicted.values() for views in one.active_bins.values() for count in views]
-        return sum(kept) / len(kept)
+    def active_bins(self, path: Path) -> float:
+        """Return the mean number of maps kept of a video's views; all, where there is no sampler."""
+        kept = [count for views in self.predicted[path].active_bins.values() for count in views]
+        return sum(kept) / len(kept) if kept else SPEC.frames
 
-    def one_after_the_other(self, paths: Sequence[Path], clock: "Clock") -> None:
+    def one_after_the_other(self, path: Path, clock: "Clock") -> None:
         """Do the same without overlap, for the shares of the parts."""
-        for path in paths:
-            with clock("decode"):
-                video = VideoFile(path, shorter_side=SPEC.decode_side)
-                len(video)
+        with clock("decode"):
+            video = VideoFile(path, shorter_side=SPEC.decode_side)
+            len(video)
+        with clock("transform"):
+            views = iter(test_views(video, SPEC, NUM_CLIPS, NUM_CROPS))
+        for start in range(0, NUM_CLIPS * NUM_CROPS, BATCH):
+            size = min(BATCH, NUM_CLIPS * NUM_CROPS - start)
             with clock("transform"):
-                views = iter(test_views(video, SPEC, NUM_CLIPS, NUM_CROPS))
-            for start in range(0, NUM_CLIPS * NUM_CROPS, BATCH):
-                size = min(BATCH, NUM_CLIPS * NUM_CROPS - start)
-                with clock("transform"):
-                    clips = torch.stack([next(views) for _ in range(size)])
-                with clock("network"):
-                    self.forward(clips)
+                clips = torch.stack([next(views) for _ in range(size)])
+            with clock("network"):
+                self.forward(clips)
 
 
 class Clock:
@@ -146,22 +151,23 @@ class Clock:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start_s
 
 
-def networks() -> dict[str, nn.Module]:
-    """Return PyTorchVideo's network, ours, and ours with SGS, of the same weights."""
+def networks() -> dict[str, Any]:
+    """Return PyTorchVideo's network, ours, and ours with each sampler, of the same weights."""
     from pytorchvideo.models.x3d import create_x3d
 
     torch.manual_seed(0)
     peer = create_x3d(
         input_clip_length=SPEC.frames, input_crop_size=SPEC.size, model_num_class=CLASSES, head_activation=None
     ).eval()
-    found: dict[str, nn.Module] = {"pytorchvideo": peer}
+    found: dict[str, Any] = {"pytorchvideo": peer}
     with tempfile.TemporaryDirectory() as folder:
         torch.save(peer.state_dict(), Path(folder) / "x3d_s.pth")
-        for name in ("static", "adaptive"):
+        for name in (STATIC, SGS, CHANGE):
             found[name] = atfr.create_model("x3d_s", num_classes=CLASSES).eval()
             atfr.load_weights(found[name], Path(folder) / "x3d_s.pth")
-    atfr.adapt_(found["adaptive"], after="res2")
-    for name, parameter in found["adaptive"].named_parameters():
+    atfr.adapt_(found[CHANGE], after="input", sampler="change", num_bins=(SPEC.frames + 1) // 2)
+    atfr.adapt_(found[SGS], after="res2")
+    for name, parameter in found[SGS].named_parameters():
         if "similarity" in name and name.endswith("bias"):
             nn.init.zeros_(parameter)
     return found
@@ -211,35 +217,81 @@ def turns_over(
     return timing, {name: torch.cat(values) for name, values in scores.items()}
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of each part of a pipeline for each video, and the maps that it keeps of a clip."""
+
+    seconds: dict[str, list[float]]
+    kept: list[float]
+
+    def mean(self) -> dict[str, float]:
+        """Return the mean seconds of a video, by part."""
+        return {part: sum(seconds) / len(seconds) for part, seconds in self.seconds.items()}
+
+    def of_ideal(self, static: "Parts", before: list[float]) -> Ratio:
+        """Return how near the network comes to what the static one would take with so many maps behind the sampler."""
+        rows = zip(self.seconds["network"], static.seconds["network"], before, self.kept, strict=True)
+        return Ratio.of([(early + (all_s - early) * kept / SPEC.frames) / own_s for own_s, all_s, early, kept in rows])
+
+
+def parts_of(ours: Mapping[str, Atfr], videos: Sequence[Path]) -> tuple[dict[str, Parts], list[float]]:
+    """Time the parts of our pipelines, and the static network up to the place of SGS in the same passes."""
+    found = {name: Parts({"decode": [], "transform": [], "network": []}, []) for name in ours}
+    before: list[float] = []
+    static: Any = ours[STATIC].forward
+    stage = static.model.get_submodule(static.model.stage_paths["res2"])
+    marks: list[float] = []
+    hooks = [
+        static.model.register_forward_pre_hook(lambda *_: marks.append(-time.perf_counter())),
+        stage.register_forward_hook(lambda *_: marks.append(time.perf_counter())),
+    ]
+    with freed_memory_kept():
+        for path in videos:
+            marks.clear()
+            for name, pipeline in ours.items():
+                clock = Clock()
+                pipeline.one_after_the_other(path, clock)
+                for part, seconds in clock.seconds.items():
+                    found[name].seconds[part].append(seconds)
+                found[name].kept.append(pipeline.active_bins(path))
+            before.append(sum(marks))
+    for hook in hooks:
+        hook.remove()
+    return found, before
+
+
 def measure(quick: bool, data: Path = DATA, count: int = 7, chunk: int = 1, out: Path | None = None) -> dict[str, Any]:
     """Measure, and return what was written."""
     count, chunk = (2, 1) if quick else (count, chunk)
     videos = videos_of(data, count)
     frames = {path: len(VideoFile(path)) for path in videos}
     made = networks()
-    ours = {name: Atfr(Forward(optimize_for_inference(made[name]), TASK.clip_shape)) for name in ("static", "adaptive")}
+    peer = made.pop("pytorchvideo")
+    ours = {name: Atfr(Forward(optimize_for_inference(network), TASK.clip_shape)) for name, network in made.items()}
     if find_spec("openvino"):
-        ours["adaptive, OpenVINO"] = Atfr(exported(made["adaptive"]))
+        ours |= {f"{name}, OpenVINO": Atfr(exported(network)) for name, network in made.items()}
     clock = Clock()
-    pipelines: dict[str, Pipeline] = {"pytorchvideo": pytorchvideo_pipeline(made["pytorchvideo"], clock), **ours}
-    warm_up(made["pytorchvideo"], ours.values())
+    pipelines: dict[str, Pipeline] = {"pytorchvideo": pytorchvideo_pipeline(peer, clock), **ours}
+    warm_up(peer, ours.values())
     timing, scores = turns_over(pipelines, videos, chunk)
-    seconds = {"pytorchvideo": {part: seconds / count for part, seconds in clock.seconds.items()}}
-    for name, pipeline in ours.items():
-        clock = Clock()
-        pipeline.one_after_the_other(videos[:1], clock)
-        seconds[name] = clock.seconds
+    parts, before = parts_of(ours, videos)
+    of_ideal = {name: parts[name].of_ideal(parts[STATIC], before) for name in (SGS, CHANGE)}
+    if f"{CHANGE}, OpenVINO" in ours:
+        at_input = parts[f"{CHANGE}, OpenVINO"]
+        of_ideal[f"{CHANGE}, OpenVINO"] = at_input.of_ideal(parts[f"{STATIC}, OpenVINO"], [0.0] * count)
     results = {
         "speedup": {name: timing.speedup(name, over="pytorchvideo").to_dict() for name in ours},
+        "over_static": {name: timing.speedup(name, over=static_of(name)).to_dict() for name in ours},
+        "network_of_ideal": {name: ratio.to_dict() for name, ratio in of_ideal.items()},
         "videos_per_s": {name: timing.ratio(lambda s, n=name: chunk / s[n]).to_dict() for name in pipelines},
         "frames_per_s": {name: sum(frames.values()) / sum(timing.seconds[name]) for name in pipelines},
-        "clips_per_s": {
-            name: timing.ratio(lambda s, n=name: chunk * NUM_CLIPS * NUM_CROPS / s[n]).to_dict() for name in pipelines
+        "seconds_a_video_one_after_the_other": {
+            "pytorchvideo": {part: seconds / count for part, seconds in clock.seconds.items()},
+            **{name: one.mean() for name, one in parts.items()},
         },
-        "seconds_a_video_one_after_the_other": seconds,
-        "mean_active_bins": ours["adaptive"].active_bins(),
+        "maps_kept": {name: sum(one.kept) / count for name, one in parts.items()},
         "scores_differ_at_most": {
-            "static from pytorchvideo": float((scores["static"] - scores["pytorchvideo"]).abs().max()),
+            "static from pytorchvideo": float((scores[STATIC] - scores["pytorchvideo"]).abs().max()),
             "largest score": float(scores["pytorchvideo"].max()),
         },
         "timing": timing.to_dict(),
@@ -257,16 +309,29 @@ def measure(quick: bool, data: Path = DATA, count: int = 7, chunk: int = 1, out:
     return write_result(out, results, inputs=inputs)
 
 
+def static_of(name: str) -> str:
+    """Return the pipeline of the static network in the same runtime."""
+    return STATIC + name[name.index(",") :] if "," in name else STATIC
+
+
+def times(ratio: dict[str, float]) -> str:
+    """Return a ratio as the page writes it."""
+    return f"x{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+
+
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """Return the table of the page."""
     results = report["results"]
-    lines = ["| pipeline | videos/s | against PyTorchVideo | decode | transform | network |", "|---|" + "---:|" * 5]
+    names = ("decode", "transform", "network")
+    titles = ("pipeline", "maps kept", "videos/s", "over PyTorchVideo", "over static", "network, of ideal", *names)
+    lines = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
     for name, rate in results["videos_per_s"].items():
-        gain = results["speedup"].get(name)
-        against = f"x{gain['median']:.2f} ({gain['least']:.2f} to {gain['most']:.2f})" if gain else "1"
+        over = [times(results[key][name]) if name in results[key] else "" for key in ("speedup", "over_static")]
+        ideal = results["network_of_ideal"].get(name)
+        kept = results["maps_kept"].get(name, SPEC.frames)
         parts = results["seconds_a_video_one_after_the_other"][name]
-        seconds = " | ".join(f"{parts[part]:.2f} s" for part in ("decode", "transform", "network"))
-        lines.append(f"| {name} | {rate['median']:.3f} | {against} | {seconds} |")
+        cells = [name, f"{kept:.1f}", f"{rate['median']:.3f}", *over, f"{ideal['median']:.2f}" if ideal else ""]
+        lines.append(f"| {' | '.join([*cells, *(f'{parts[part]:.2f} s' for part in names)])} |")
     return {"end_to_end": "\n".join(lines)}
 
 
@@ -278,7 +343,6 @@ def main() -> None:
     options = parser.parse_args()
     report = measure(options.quick, options.data, options.videos, options.chunk, options.out)
     print(tables(report)["end_to_end"])
-    print(f"mean A {report['results']['mean_active_bins']:.1f} of {SPEC.frames}")
 
 
 if __name__ == "__main__":

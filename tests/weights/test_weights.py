@@ -407,7 +407,7 @@ def test_what_cannot_be_read_is_one_clear_error(
     assert_same(state_of(model), before)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_torchscript_is_not_opened(tmp_path: Path, model: VideoModel) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "file.pt")
     with pytest.raises(CheckpointError, match="TorchScript program"):

@@ -108,6 +108,11 @@ class ClipLayout:
         """Whether every clip is known to have one map."""
         return max(self.lengths) == 1
 
+    @property
+    def even(self) -> bool:
+        """Whether all clips have the same number of maps: they are a plain batch in memory."""
+        return self.total == self.shortest * len(self)
+
     def through(self, window: "Window | Same", results: Int[Tensor, " N"]) -> "ClipLayout":
         """Return the layout of what a window makes of the clips.
 

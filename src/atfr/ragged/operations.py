@@ -222,18 +222,28 @@ def fits(partner: Tensor, clips: RearrangedClips) -> bool:
     return partner.dim() <= clips.dim() and all(n == 1 or not {0, TIME} & set(group) for group, n in trailing)
 
 
+def are_a_batch(clips: PackedClips) -> bool:
+    """Whether clip by clip is a single call: clips of one length are a plain batch in memory; not in training."""
+    layout = clips.clip_layout
+    return len(layout) > 1 and not layout.traced and layout.even and not torch.is_grad_enabled()
+
+
 def clip_by_clip(func: Callable[[Tensor], Tensor], clips: PackedClips) -> PackedClips:
-    """Run a function of one clip (1 x C x A x H x W) on each clip; lengths may change."""
-    if len(clips.clip_layout) == 1:
-        results = [without_override(func, clips)]
+    """Run a function that keeps the clips of a batch (N x C x A x H x W) apart on each clip; lengths may change."""
+    count = len(clips.clip_layout)
+    if are_a_batch(clips):
+        result = func(clips.plain()[0].unflatten(1, (count, -1)).transpose(0, 1))
+        # maps before channels, so that the format is one that PyTorch knows, strides of sizes of 1 too
+        lengths, joined = (result.shape[TIME],) * count, result.transpose(1, 2).flatten(0, 1)[None].transpose(1, 2)
+    elif count == 1:
+        joined = without_override(func, clips)
+        lengths = (joined.shape[TIME],)
     else:
-        parts = without_override(torch.split, clips, clips.lengths, dim=TIME)
-        results = [func(part) for part in parts]
-    lengths = tuple(result.shape[TIME] for result in results)
+        results = [func(part) for part in without_override(torch.split, clips, clips.lengths, dim=TIME)]
+        lengths, joined = tuple(result.shape[TIME] for result in results), torch.cat(results, dim=TIME)
     if min(lengths) < 1:
         raise UnsupportedOperationError(f"an operation in time would leave nothing of clips of lengths {clips.lengths}")
-    layout = clips.clip_layout if lengths == clips.lengths else ClipLayout(lengths)
-    return packed_like(results[0] if len(results) == 1 else torch.cat(results, dim=TIME), layout)
+    return packed_like(joined, clips.clip_layout if lengths == clips.lengths else ClipLayout(lengths))
 
 
 by_name(POINTWISE, pointwise, OPERATIONS, REARRANGED)

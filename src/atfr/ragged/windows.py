@@ -13,7 +13,7 @@ from atfr.kernels import conv3d as convolution
 from atfr.kernels import ragged_depthwise
 from atfr.ragged.at_once import at_once, lengthened
 from atfr.ragged.layout import Window
-from atfr.ragged.operations import Handler, by_name, clip_by_clip, packed_like, without_override
+from atfr.ragged.operations import Handler, are_a_batch, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips
 
 HEAVY_KERNEL = 3  # times the maps of a clip, from which one convolution with gaps is faster (benchmarks/packed.py)
@@ -91,19 +91,21 @@ def convolved(
             "behind this layer"
         )
     count = len(input.clip_layout)
-    heavy = count > 1 and window.stride == 1 and weight.numel() * count > HEAVY_KERNEL * input.numel()
+    apart = count > 1 and not are_a_batch(input)
+    heavy = apart and window.stride == 1 and weight.numel() * count > HEAVY_KERNEL * input.numel()
     if heavy or all_at_once(input):
         return at_once(lambda maps: convolve(maps, (0, *padding[1:])), input, window)
     return clip_by_clip(lambda clip: convolve(clip, padding), input)
 
 
 def all_at_once(clips: PackedClips) -> bool:
-    """Whether operations across time run once for all clips, and not clip by clip.
+    """Whether operations across time run once for all clips, set apart, and not clip by clip.
 
     On a GPU each call costs microseconds, whatever it does. On a CPU clip by clip is faster, as nothing is moved.
     """
     layout, device = clips.clip_layout, clips.device.type
-    return layout.traced or (len(layout) > 1 and device not in ("cpu", "meta"))  # where costs are counted
+    on_gpu = device not in ("cpu", "meta")  # meta: where costs are counted
+    return layout.traced or (len(layout) > 1 and on_gpu and not are_a_batch(clips))
 
 
 def windowed(
