@@ -26,6 +26,7 @@ from atfr.adapt.trace import site_names
 from atfr.data.samples import render_samples
 from atfr.measure import Variant, in_turns, script_options, write_result
 from atfr.measure.forcing import forced
+from atfr.models import VideoModel
 from atfr.models.efficientnet import weights_installed
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec
@@ -44,15 +45,15 @@ def read(data: Path, spec: ClipSpec, count: int) -> Tensor:
     return torch.cat([test_clips(VideoFile(path, shorter_side=spec.decode_side), spec) for path in chosen])
 
 
-def adapted(name: str) -> nn.Module:
+def adapted(name: str) -> VideoModel:
     """Return a network with an SGS that keeps several maps."""
     torch.manual_seed(0)
-    start = {"pretrained": True} if name == "i3d_efficientnet_lite0" else {}
+    start: dict[str, Any] = {"pretrained": True} if name == "i3d_efficientnet_lite0" else {}
     model = atfr.create_model(name, **start).eval()
     atfr.adapt_(model, after="res2", kernel="linear_mean", num_bins=4 * model.clip_shape[1])
     for layer in site_names(model).values():
         for convolution in (layer.similarity.hidden, layer.similarity.output):
-            nn.init.zeros_(convolution.bias)
+            convolution.bias.detach().zero_()
     return model
 
 
@@ -114,7 +115,7 @@ def times(ways: dict[str, tuple[nn.Module, Forward]], clips: Tensor, rounds: int
 
 def measure(data: Path, quick: bool) -> dict[str, Any]:
     """Measure each network on its own size of clips."""
-    results = {}
+    results: dict[str, Any] = {}
     for name in ("x3d_s", *(["i3d_efficientnet_lite0"] if weights_installed() else [])):
         model = adapted(name)
         _, frames, size, _ = model.clip_shape

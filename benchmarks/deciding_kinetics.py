@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import deciding_study as first  # beside this file
 import torch
@@ -93,7 +94,7 @@ def adapted(base: VideoModel, kind: str) -> VideoModel:
     if options is not None:
         kept = KEPT if options["after"] == INPUT else KEPT_MAPS
         torch.manual_seed(0)
-        number = {"active_bins": kept} if options.get("sampler") == "uniform" else {"num_bins": kept}
+        number: dict[str, Any] = {"active_bins": kept} if options.get("sampler") == "uniform" else {"num_bins": kept}
         atfr.adapt_(network, **options, **number)
     return network
 
@@ -162,7 +163,9 @@ class Study:
     def networks(self) -> Mapping[str, Mapping[str, VideoModel]]:
         """Return the networks by footage and kind, of which all seeds have the frozen layers; bins are found here."""
         base = new_network(0)
-        made = {footage: {kind: adapted(base, kind).eval() for kind in SAMPLERS} for footage in FOOTAGES}
+        made: dict[str, dict[str, VideoModel]] = {
+            footage: {kind: adapted(base, kind).eval() for kind in SAMPLERS} for footage in FOOTAGES
+        }
         train = read_csv(self.data, test_fold=0)["train"]
         some = replace(train, records=in_order(train).records[:: len(train) // first.CALIBRATED_ON])
         for footage, of_kind in made.items():

@@ -156,8 +156,8 @@ def criteria(found: Mapping[str, Mapping[Network, Found]], each_kept: Sequence[i
     ]
     for footage, ours, theirs, wanted in asked:
         what = f"{footage}: {ours[0]}_{ours[1]} over {theirs[0]}_{theirs[1]}, {wanted}"
-        sides = [found[footage].get(network) for network in (ours, theirs)]
-        difference = top1_difference(*sides) if None not in sides else None
+        sides = [found[footage][network] for network in (ours, theirs) if network in found[footage]]
+        difference = top1_difference(*sides) if len(sides) == 2 else None
         if difference is None:
             yield f"{'no verdict':13}  {what}: rows are missing"
             continue

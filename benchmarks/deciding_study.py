@@ -298,7 +298,7 @@ class Study:
         return load_checkpoint(folder)[0]
 
     def train(
-        self, network: VideoModel, footage: str, videos: VideoList, *, rate: float, seed: int, **how: int
+        self, network: VideoModel, footage: str, videos: VideoList, *, rate: float, seed: int, **how: Any
     ) -> None:
         """Train a network in place, at a share of the recipe's learning rate."""
         how = {"epochs": EPOCHS[footage]} | how
@@ -317,7 +317,7 @@ class Study:
         if options is None:
             return network
         torch.manual_seed(seed)
-        number = {"active_bins": kept} if options.get("sampler") == "uniform" else {"num_bins": kept}
+        number: dict[str, Any] = {"active_bins": kept} if options.get("sampler") == "uniform" else {"num_bins": kept}
         atfr.adapt_(network, **options, **number)
         if kind.startswith("sgs"):
             places = self.places(videos)
@@ -395,6 +395,7 @@ def new_network(seed: int, num_classes: int = 6) -> VideoModel:
 @torch.inference_mode()
 def calibrate_(network: VideoModel, maps: Float[Tensor, "N C T H W"], kept: int) -> None:
     """Set the bins of SGS to the number with which clips keep nearest to so many maps in the mean."""
+    layer: Any
     (layer,) = site_names(network).values()
     described, lengths = layer.describe(maps), torch.full((len(maps),), maps.shape[2])
 

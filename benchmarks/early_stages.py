@@ -70,7 +70,7 @@ def stages(shape: tuple[int, ...], **turns: Any) -> dict[str, Any]:
         }
         for name in costs
     }
-    return found | {"rounds": timing.rounds}  # type: ignore[operator]
+    return found | {"rounds": timing.rounds}
 
 
 def page_faults(shape: tuple[int, ...]) -> dict[str, float]:
@@ -134,7 +134,8 @@ def steps(frames: int, size: int) -> dict[str, dict[str, Variant]]:
         return F.linear(maps.permute(0, 2, 3, 4, 1), kernel, pointwise.bias).permute(0, 4, 1, 2, 3)
 
     def onednn_swish(maps: Tensor) -> Tensor:
-        layer = (plain._prepared(maps.shape), plain.bias, plain.padding, plain.stride, plain.dilation, plain.groups)
+        kernel = plain._prepared(plain.weight, maps.shape, plain.padding)
+        layer = (kernel, plain.bias, plain.padding, plain.stride, plain.dilation, plain.groups)
         return torch.ops.mkldnn._convolution_pointwise(maps, *layer, "swish", [], "")
 
     def merged_as_maps() -> Tensor:

@@ -45,6 +45,7 @@ from atfr.measure.forcing import forced, ragged
 from atfr.measure.machine import conditions
 from atfr.measure.memory import largest_batch
 from atfr.measure.saving import maps_that_come, measure, work_of
+from atfr.models import VideoModel
 from atfr.video.spec import ClipSpec
 
 LAST = torch.channels_last_3d
@@ -88,7 +89,7 @@ class Bench:
         rounds = 2 if self.quick else 30
         return {"rounds": rounds, "at_least": min(rounds, 7), "budget_s": 8.0, "warm_up": 3, "device": self.device}
 
-    def made(self, name: str) -> nn.Module:
+    def made(self, name: str) -> VideoModel:
         torch.manual_seed(0)
         model = atfr.create_model(name)
         atfr.adapt_(model, after="res2")
@@ -170,7 +171,8 @@ def pytorchvideo(shape: tuple[int, ...]) -> nn.Module | None:
 
 def layers(bench: Bench, clips: int) -> Iterator[tuple[str, nn.Conv3d, Tensor]]:
     """Give the convolutions of X3D-S with what comes to them, each kind once."""
-    shape, model, seen = bench.networks["x3d_s"][0], bench.made("x3d_s").to(bench.dtype), {}
+    shape, model = bench.networks["x3d_s"][0], bench.made("x3d_s").to(bench.dtype)
+    seen: dict[str, tuple[nn.Conv3d, Tensor]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv3d)
@@ -288,7 +290,7 @@ def training(bench: Bench) -> dict[str, Any]:
     work = work_of(adaptive, shape, kept(adaptive, shape, clips))
     static = without_sgs(adaptive).train()
 
-    def step(model: nn.Module, count: int) -> Variant:
+    def step(model: Any, count: int) -> Variant:
         noise, labels = (
             bench.noise(count, shape, torch.float32),
             torch.zeros(count, dtype=torch.long, device=bench.device),
@@ -323,7 +325,7 @@ def training(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def largest(model: nn.Module, step: Callable[[nn.Module, int], Variant], shape: tuple[int, ...]) -> int:
+def largest(model: nn.Module, step: Callable[[Any, int], Variant], shape: tuple[int, ...]) -> int:
     """Return the largest multiple of 32 clips that a step takes."""
 
     def run(count: int) -> None:
@@ -336,7 +338,7 @@ def largest(model: nn.Module, step: Callable[[nn.Module, int], Variant], shape: 
 
 
 def files(bench: Bench) -> dict[str, Any]:
-    """Predict videos with optimized networks, without and with SGS."""
+    """Predict videos, without and with SGS."""
     paths = videos_below(bench.videos) if bench.videos else []
     if not paths:
         return {"not_run": "give --videos FOLDER"}
@@ -345,13 +347,14 @@ def files(bench: Bench) -> dict[str, Any]:
         frames=shape[1], stride=6, size=shape[2], resize=round(shape[2] * 1.14), jitter=(shape[2], shape[2])
     )
     adaptive = bench.made("x3d_s")
-    found = {}
-    for name, model in (("static", without_sgs(adaptive)), ("adaptive", adaptive)):
-        fast, task = atfr.optimize_for_inference(model), Task(tuple(map(str, range(400))), spec)
+    static = copy.deepcopy(adaptive)
+    atfr.restore_(static)
+    task, found = Task(tuple(map(str, range(400))), spec), {}
+    for name, model in (("static", static), ("adaptive", adaptive)):
         start_s = time.perf_counter()
         predictions = list(
             predict(
-                fast, paths, task, num_clips=10, num_crops=3, batch_size=60, num_workers=min(8, os.cpu_count() or 1)
+                model, paths, task, num_clips=10, num_crops=3, batch_size=60, num_workers=min(8, os.cpu_count() or 1)
             )
         )
         whole_s = time.perf_counter() - start_s

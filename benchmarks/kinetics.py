@@ -53,9 +53,10 @@ def samplers(model: VideoModel) -> dict[str, torch.nn.Module]:
     made = {}
     for place, kept in PLACES.items():
         for number in kept:
-            for sampler, options in (("uniform", {"active_bins": number}), ("change", {"num_bins": number})):
+            for sampler, limit in (("uniform", "active_bins"), ("change", "num_bins")):
+                options: dict[str, Any] = {"sampler": sampler, limit: number}
                 adapted = copy.deepcopy(model)
-                atfr.adapt_(adapted, after=place, sampler=sampler, **options)
+                atfr.adapt_(adapted, after=place, **options)
                 made[f"{number} {'frames' if place == 'input' else 'maps behind res2'}, {sampler}"] = (
                     atfr.optimize_for_inference(adapted)
                 )

@@ -36,7 +36,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList, read_csv, read_folder
@@ -78,10 +78,10 @@ class TorchcodecDataset(Dataset[tuple[Tensor, int]]):
         key = np.random.SeedSequence([0, self.epoch, index])
         generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
         file = TorchcodecFile(record.path, self.num_frames[index], self.seek_mode)
-        return train_clip(file, SPEC, generator), record.label
+        return train_clip(file, SPEC, generator), record.label  # type: ignore[arg-type]  # no VideoFile, like one
 
 
-def pytorchvideo_dataset(videos: VideoList) -> Iterable[dict[str, Any]]:
+def pytorchvideo_dataset(videos: VideoList) -> IterableDataset[dict[str, Any]]:
     """Make PyTorchVideo's data set with the transforms of its tutorial for training."""
     import torchvision.transforms._functional_tensor as renamed
 

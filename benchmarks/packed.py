@@ -15,24 +15,34 @@ from torch import Tensor, nn
 import atfr
 from atfr.measure import in_turns, script_options, write_result
 
+Case = tuple[tuple[int, ...], tuple[int, ...]]
+"""A clip's shape, and the lengths of the clips of a batch."""
+
 # X3D-S: the lengths of 8 clips out of 13 maps; 3DResNet-18: out of 32.
-CASES = {
+CASES: dict[str, Case] = {
     "x3d_s": ((3, 13, 160, 160), (9, 9, 3, 7, 10, 9, 7, 10)),
     "resnet3d_18": ((3, 32, 112, 112), (22, 20, 7, 16, 25, 21, 17, 24)),
 }
-QUICK = dict.fromkeys(CASES, ((3, 5, 32, 32), (2, 4)))
+QUICK: dict[str, Case] = dict.fromkeys(CASES, ((3, 5, 32, 32), (2, 4)))
+
+
+def res2_of(model: nn.Module) -> nn.Module:
+    """Return the stage behind which SGS stands."""
+    paths: Any = model.stage_paths
+    return model.get_submodule(paths["res2"])
 
 
 def stages_after_res2(model: nn.Module) -> nn.Module:
     """Return what lies behind res2."""
-    later = [model.get_submodule(model.stage_paths[stage]) for stage in ("res3", "res4", "res5")]
-    return nn.Sequential(*later, model.blocks[5] if hasattr(model, "blocks") else model.head)
+    paths: Any = model.stage_paths
+    later = [model.get_submodule(paths[stage]) for stage in ("res3", "res4", "res5")]
+    return nn.Sequential(*later, model.get_submodule("blocks.5" if hasattr(model, "blocks") else "head"))
 
 
 def maps_after_res2(model: nn.Module, clips: Tensor) -> Tensor:
     """Return real maps of the stages up to res2."""
     caught: list[Tensor] = []
-    handle = model.get_submodule(model.stage_paths["res2"]).register_forward_hook(lambda *args: caught.append(args[2]))
+    handle = res2_of(model).register_forward_hook(lambda *args: caught.append(args[2]))
     with torch.no_grad():
         model(clips)
     handle.remove()
@@ -50,7 +60,7 @@ def measure(name: str, shape: tuple[int, ...], lengths: tuple[int, ...], train: 
     padded = torch.stack([nn.functional.pad(c, (0, 0, 0, 0, 0, max(lengths) - c.shape[1])) for c in ragged])
     later = stages_after_res2(model)
     atfr.adapt_(model, after="res2")
-    layer = model.get_submodule(model.stage_paths["res2"]).sgs
+    layer = res2_of(model).sgs
 
     def run(maps: Tensor) -> None:
         if train:

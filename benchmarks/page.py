@@ -63,6 +63,7 @@ def run(script: Path, out: Path, quick: bool) -> bool:
     command = [sys.executable, str(script), "--out", os.path.relpath(out), *(["--quick"] if quick else [])]
     print(f"== {script.stem}: {time.strftime('%H:%M:%S')}", flush=True)
     start_s = time.perf_counter()
+    code: int | str
     try:
         code = subprocess.run(command, timeout=MOST_S, check=False).returncode
     except subprocess.TimeoutExpired:

@@ -147,7 +147,7 @@ def network(name: str, seed: int, frames_kept: int) -> VideoModel:
     model = atfr.create_model("resnet3d_18", num_classes=len(SAMPLE_CLASSES))
     options = NETWORKS[name]
     if options is not None:
-        number = {"active_bins": frames_kept} if name == "fewer_frames" else {}
+        number: dict[str, Any] = {"active_bins": frames_kept} if name == "fewer_frames" else {}
         atfr.adapt_(model, **options, **number)
     return model
 

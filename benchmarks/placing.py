@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import atfr
 from atfr.data.dataset import ClipDataset
@@ -41,8 +41,9 @@ def main() -> None:
     found: dict[tuple[str, int, str], list[Tensor]] = {}
     for fold in options.folds:
         splits = read_csv(options.data, test_fold=fold)
-        model = atfr.optimize_for_inference(trained(splits["train"], options.work / str(fold)).eval())
-        clips, labels = held_out(model, splits["test"])
+        network = trained(splits["train"], options.work / str(fold))
+        model = atfr.optimize_for_inference(network)
+        clips, labels = held_out(network, splits["test"])
         for footage, batch in (("plain", clips), ("embedded", embedded(clips))):
             for kept, rule, layer in layers():
                 logs = log_probabilities(model, batch, layer)
@@ -97,7 +98,7 @@ def layers() -> list[tuple[int, str, TemporalSampler | tuple[int | None, ChangeG
 
 @torch.inference_mode()
 def log_probabilities(
-    model: VideoModel, clips: Tensor, layer: TemporalSampler | tuple[int | None, ChangeGuidedSampling] | None
+    model: nn.Module, clips: Tensor, layer: TemporalSampler | tuple[int | None, ChangeGuidedSampling] | None
 ) -> Tensor:
     """Return what the network says of the frames that a layer keeps."""
     if isinstance(layer, tuple):

@@ -26,6 +26,7 @@ from torch.export import export
 import atfr
 from atfr.measure import Ratio, Timing, Variant, in_turns, script_options, write_result
 from atfr.runtime.bundle import ENGINES
+from atfr.runtime.description import Runtime
 from atfr.runtime.engines import Engine, OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK, PER_SITE, graphs
 from atfr.runtime.split import split
@@ -44,7 +45,7 @@ BEFORE, FIXED = "before", "fixed"
 ADAPTIVE = ("adaptive", "specialized")
 
 
-def runs(runtime: str, name: str, case: Case, threads: int) -> dict[str, Variant]:
+def runs(runtime: Runtime, name: str, case: Case, threads: int) -> dict[str, Variant]:
     """Return what is timed of a network in one runtime."""
     torch.manual_seed(0)
     static, model = (atfr.create_model(name).eval() for _ in range(2))

@@ -27,7 +27,7 @@ class Timed(ChangeGuidedSampling):
 
     seconds = 0.0
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor | atfr.PackedClips) -> atfr.PackedClips:
         start_s = time.perf_counter()
         result = super().forward(features)
         Timed.seconds += time.perf_counter() - start_s

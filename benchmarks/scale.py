@@ -34,13 +34,13 @@ from atfr.measure.saving import Saving, measure, work_of
 Case = tuple[int, int, int, tuple[int, ...]]
 """Clips, frames, size in pixels, A of each clip."""
 
-SWEEPS = {
+SWEEPS: dict[str, dict[int, Case]] = {
     "active_bins": {kept: (1, 32, 112, (kept,)) for kept in (1, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32)},
     "frames": {frames: (1, frames, 112, (frames // 2,)) for frames in (8, 16, 32, 64, 128)},
     "batch": {clips: (clips, 8, 112, ragged(4, clips, 8)) for clips in (1, 2, 4, 8, 16, 32, 64)},
     "size": {size: (1, 13, size, (6,)) for size in (112, 160, 192, 224, 256, 320)},
 }
-QUICK = {
+QUICK: dict[str, dict[int, Case]] = {
     "active_bins": {kept: (1, 4, 32, (kept,)) for kept in (1, 2, 4)},
     "frames": {frames: (1, frames, 32, (frames // 2,)) for frames in (2, 4, 8)},
     "batch": {clips: (clips, 4, 32, ragged(2, clips, 4)) for clips in (1, 2, 3)},

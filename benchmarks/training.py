@@ -53,7 +53,8 @@ class Step:
     def __init__(self, name: str, clips: Tensor, adaptive: bool) -> None:
         torch.manual_seed(0)
         self.model = atfr.create_model(name).train()
-        self.res2 = self.model.get_submodule(self.model.stage_paths["res2"])
+        res2: Any = self.model.stage_paths["res2"]
+        self.res2 = self.model.get_submodule(res2)
         if adaptive:
             atfr.adapt_(self.model, after="res2")
         self.clips, self.labels = clips, torch.arange(len(clips))
@@ -226,7 +227,12 @@ def main() -> None:
     if options.peak:
         name, kind = options.peak
         step = Step(name, batch(name, options.data, options.quick), kind == "adaptive")
-        print(peak_memory(lambda: (step(), step())))
+
+        def two_steps() -> None:
+            step()
+            step()
+
+        print(peak_memory(two_steps))
         return
     found = measure(options.networks, options.quick, options.data)
     report = write_result(options.out, found["results"], inputs=found["inputs"])

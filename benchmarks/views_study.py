@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -70,7 +70,8 @@ def main() -> None:
 def run(rows: Path, base: Path, videos: VideoList, footage: Footage, seed: int, fold: int) -> None:
     """Compute all views of some videos, and append a row for each once all are there."""
     network = optimize_for_inference(load_checkpoint(base)[0])
-    order, found = list(view_order(CLIPS, CROPS[footage])), []
+    order = list(view_order(CLIPS, CROPS[footage]))
+    found: list[dict[str, Any]] = []
     for number, record in enumerate(sorted(videos.records, key=lambda one: one.path)):
         views = views_of(record.path, footage, 1000 * fold + number)
         scores = torch.cat([network(torch.stack([view])).double().softmax(1) for view in views])[order]

@@ -1,4 +1,4 @@
-"""What the scripts beside the package take from it is there; none of them runs in the tests."""
+"""What the scripts beside the package take from it is there; most of them run in no other test."""
 
 import ast
 import importlib

@@ -155,3 +155,15 @@ def test_scripts_run_quickly(name: str, page: ModuleType, tmp_path: Path, monkey
     if hasattr(module, "figures"):
         module.figures(report, tmp_path)
         assert len(list(tmp_path.glob("*.svg"))) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("real_data")
+def test_all_scripts_run_quickly() -> None:
+    for extra in ("pytorchvideo", "openvino", "onnxruntime"):
+        pytest.importorskip(extra, reason="the scripts need the extra: pip install 'atfr[bench]'")
+    end = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "page.py"), "--quick"], capture_output=True, text=True, check=False
+    )
+    assert end.returncode == 0, end.stderr[-4000:]
