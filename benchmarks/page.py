@@ -26,7 +26,7 @@ from atfr.measure.machine import CODE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-SCRIPTS = ("inference", "runtime", "early_stages", "training", "end_to_end", "scale", "bf16")
+SCRIPTS = ("inference", "batches", "runtime", "early_stages", "training", "end_to_end", "scale", "bf16")
 """What `make bench` runs, in the order of the page."""
 
 RUNTIMES = ("openvino", "onnxruntime", "pytorchvideo")
