@@ -9,3 +9,8 @@ def counted(number: int, one: str, several: str | None = None) -> str:
         ('1 epoch', '3 epochs', '2 were there')
     """
     return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's message, or its first line, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -150,7 +150,7 @@ def test_lists_in_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["{checkpoint}", "--sampler", "uniform", "--active_bins", "2"], "leave out --sampler, --active_bins"),
         (["{checkpoint}", "--similarity", "angular"], "leave out --similarity"),
         (["{checkpoint}", "--num_bins", "[2,2]"], "has 1 coordinates"),
-        (["x3d_xs", "--after", "none", "--num_bins", "2"], "--after none leaves SGS out; leave out --num_bins"),
+        (["x3d_xs", "--after", "none", "--num_bins", "2"], "--after none leaves the sampler out; leave out --num_bins"),
         (["x3d_xs", "--after", "[res2,res2]"], "twice"),
         (["x3d_xs", "--sampler", "uniform"], "needs active_bins"),
         (["x3d_xs", "--num_classes", "0"], "num_classes must be"),

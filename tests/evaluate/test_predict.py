@@ -245,6 +245,12 @@ def test_top_is_sorted_and_no_longer_than_the_classes() -> None:
     assert (report["gflops"], report["static_gflops"], report["views"]) == (3.0, 8.0, 2)
 
 
+def test_one_path_in_place_of_a_list_is_refused(paths: list[Path]) -> None:
+    for path in (paths[0], str(paths[0])):
+        with pytest.raises(InputError, match=r"must be a list of video files, got one: .*; give \[path\]"):
+            next(predict(network(), path, TASK))
+
+
 def test_bad_arguments_are_refused_at_once(paths: list[Path]) -> None:
     with pytest.raises(InputError, match="num_crops=2"):
         predict(network(), paths, TASK, num_crops=2)

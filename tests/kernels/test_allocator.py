@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import resource
 
 import pytest
 import torch
@@ -50,6 +51,22 @@ def keep_twice() -> None:
     with freed_memory_kept():
         pass
     assert held() > MEBIBYTES // 2  # for good
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_afterwards_tensors_of_some_megabytes_are_not_mapped_anew_each_time() -> None:
+    alone(use_and_look_at_pages)
+
+
+def use_and_look_at_pages() -> None:
+    with freed_memory_kept():
+        pass
+    for _ in range(20):  # until a place has settled that takes them
+        torch.ones(20, 2**18)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(20, 2**18)  # 20 MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 20 * 2**20 // resource.getpagesize()
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,16 +58,8 @@ class Calibration:
     static_gflops: float
 
 
-@dataclass
-class Seen:
-    """What came to one site: what describes each clip's maps."""
-
-    descriptions: list[Float[Tensor, "T L"]]
-
-    def active_bins(self, layer: Any) -> list[int]:
-        """Return the maps that the layer, as it is set, keeps of each clip."""
-        one_by_one = [one[None] for one in self.descriptions]
-        return [layer.sampling(one, torch.tensor([one.shape[1]])).layout.lengths[0] for one in one_by_one]
+Seen = list[Float[Tensor, "T L"]]
+"""What came to one site: what describes each clip's maps."""
 
 
 @torch.inference_mode()
@@ -132,7 +124,7 @@ def calibrate_(
             for name, guiding in guided.items():
                 guiding.dead_zone = before[name]
             raise
-    kept = seen[site].active_bins(layer)
+    kept = active_bins(layer, seen[site])
     spent = [cost.adaptive[active] / 1e9 for active in kept] if len(cost.sites) == 1 else None
     return Calibration(
         len(kept),
@@ -155,14 +147,14 @@ def cost_by_any_bins(model: nn.Module, layer: Any, clips: Tensor) -> ClipCost:
 
 def watched(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor]) -> dict[str, Seen]:
     """Run clips, and return what came to each site."""
-    seen = {site: Seen([]) for site in layers}
+    seen: dict[str, Seen] = {site: [] for site in layers}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def look(site: str, layer: TemporalSampler, features: Tensor) -> None:
         packed = isinstance(features, PackedClips)
         described = layer.describe(features.plain() if packed else features)  # type: ignore[attr-defined]
         parts = described[0].split(features.lengths) if packed else described  # type: ignore[attr-defined]
-        seen[site].descriptions += [one.cpu() for one in parts]
+        seen[site] += [one.cpu() for one in parts]
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
@@ -174,9 +166,14 @@ def watched(model: nn.Module, layers: dict[str, Any], batches: Iterable[Tensor])
     return seen
 
 
+def active_bins(layer: Any, seen: Seen) -> list[int]:
+    """Return the maps that the layer, as it is set, keeps of each clip."""
+    return [layer.sampling(one[None], torch.tensor([len(one)])).layout.lengths[0] for one in seen]
+
+
 def set_dead_zone(layer: ChangeGuidedSampling, seen: Seen) -> float:
     """Set the noise floor to the median of those that clips have by themselves."""
-    floors = [float(layer.floor(one[None], torch.tensor([len(one)]))) for one in seen.descriptions]
+    floors = [float(layer.floor(one[None], torch.tensor([len(one)]))) for one in seen]
     layer.dead_zone = float(torch.tensor(floors).median())
     return layer.dead_zone
 
@@ -187,11 +184,11 @@ def bins_for(wanted: float, layer: Any, seen: Seen, cost: ClipCost) -> int:
     Raises:
         InputError: one map a clip costs more already.
     """
-    before, (least, most) = layer.num_bins, (1, max(map(len, seen.descriptions)))
+    before, (least, most) = layer.num_bins, (1, max(map(len, seen)))
 
     def mean_cost(bins: int) -> float:
         layer.num_bins = bins
-        counts = [cost.adaptive[active] for active in seen.active_bins(layer)]
+        counts = [cost.adaptive[active] for active in active_bins(layer, seen)]
         return sum(counts) / len(counts)
 
     try:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from atfr.adapt.meta import Shapes, StandIn, on_meta, put_stand_ins
-from atfr.adapt.passes import reason
 from atfr.adapt.trace import SamplingTrace, uncompiled
 from atfr.checks import whole_number
 from atfr.errors import AtfrError, InputError
+from atfr.words import first_line
 
 ActiveBins = int | tuple[int, ...]
 
@@ -146,7 +146,7 @@ def clip_cost(model: nn.Module, clip_shape: Sequence[int] | None = None, *, exam
         got = "an example" if clip_shape is None else f"C, T, H, W = {tuple(clip_shape)}"
         raise InputError(
             f"expected a clip that {type(model).__name__} takes (its first convolution: {first} channels), got {got}: "
-            f"{reason(error)}"
+            f"{first_line(error)}"
         ) from error
     if len(sites) != 1:
         return ClipCost(static, _WhenAsked(count) if sites else {}, sites)

@@ -20,6 +20,7 @@ from atfr.samplers.sampler import TemporalSampler
 
 aten = torch.ops.aten
 leaves_of = torch.utils._pytree.tree_leaves
+"""Returns the tensors in anything that modules take and return, and whatever else is in it."""
 
 
 class Shapes(TorchDispatchMode):

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from atfr.adapt.meta import leaves_of
 from atfr.adapt.places import is_clips
 from atfr.ragged.packed import TIME, PackedClips
 from atfr.ragged.rearranged import RearrangedClips, maps_of
@@ -133,19 +134,9 @@ def wave(value: Tensor) -> Float[Tensor, " _"]:
     return torch.arange(1, value.numel() + 1, device=value.device, dtype=value.dtype).cos()
 
 
-def leaves_of(value: Any) -> list[Any]:
-    """Return the tensors in anything that modules take and return, and whatever else is in it."""
-    return torch.utils._pytree.tree_leaves(value)
-
-
 def own_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the modules that take hooks, each with its path."""
     return [pair for pair in network.named_modules() if not isinstance(pair[1], torch.jit.ScriptModule)]
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def failure(network: nn.Module, run: Callable[[], Any]) -> tuple[str, Exception] | None:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atfr.adapt.meta import StandIn, copied, put_stand_ins
-from atfr.adapt.passes import Pass, distance, failure, farthest, leaves_of, numbers, one_pass, reason
+from atfr.adapt.meta import StandIn, copied, leaves_of, put_stand_ins
+from atfr.adapt.passes import Pass, distance, failure, farthest, numbers, one_pass
 from atfr.adapt.places import float_like, is_clips, real_input, trial_inputs, undisturbed
 from atfr.adapt.trace import uncompiled
 from atfr.errors import InputError, UnsupportedNetworkError
 from atfr.ragged.windows import triple
+from atfr.words import first_line
 
 CLIPS = 3
 """How many clips are made up."""
@@ -108,8 +109,8 @@ def check(model: nn.Module, clips: Any = None) -> BatchCheck:
                 return found[0]
     assert failed is not None
     raise UnsupportedNetworkError(
-        f"{type(model).__name__} does not take the clips, together and each alone: {failed[0]}: {reason(failed[1])}; "
-        "give others: atfr.check(model, clips)"
+        f"{type(model).__name__} does not take the clips, together and each alone: {failed[0]}: "
+        f"{first_line(failed[1])}; give others: atfr.check(model, clips)"
     ) from failed[1]
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from atfr.adapt.meta import Shapes, StandIn, on_meta, put_stand_ins
-from atfr.adapt.passes import failure, reason
+from atfr.adapt.passes import failure
 from atfr.adapt.places import trial_inputs
 from atfr.adapt.together import CLIPS, BatchCheck, keeps, networks_with_clips, together_and_alone
 from atfr.errors import AdaptError, UnsupportedNetworkError
 from atfr.ragged.sizes import watched
+from atfr.words import first_line
 
 BY_ITSELF = 10
 """A network that rounds more than others, or draws random numbers, may move so many times what it moves by itself."""
@@ -35,7 +36,7 @@ def try_packed(model: nn.Module, example: Any) -> str | None:
     try:
         network = on_meta(model)
     except Exception as error:
-        return f"it cannot be copied ({reason(error)})"
+        return f"it cannot be copied ({first_line(error)})"
     stand_ins, foreign = put_stand_ins(network), is_foreign(model)
     unknown: str | None = ""
     form = example
@@ -87,13 +88,13 @@ def attempt(network: nn.Module, stand_ins: Mapping[str, StandIn], run: Run) -> s
     for stand_in in stand_ins.values():
         stand_in.keep = None
     if static := failure(network, lambda: found.append(run({}))):
-        return f"{static[0]}: {reason(static[1])}"
+        return f"{static[0]}: {first_line(static[1])}"
     training = " in training" if network.training else ""
     behind = f"{type(network).__name__} cannot work{training} behind the sampler at {', '.join(stand_ins)}"
     if failed is not None:
         place, error = failed
         raise UnsupportedNetworkError(
-            f"{behind}, where a clip may keep a single map: {place}: {reason(error)}"
+            f"{behind}, where a clip may keep a single map: {place}: {first_line(error)}"
         ) from error
     moved, anyway = found[0], found[1]
     assert moved is not None

@@ -43,7 +43,6 @@ class Pool:
     def __init__(self, make: Callable[[], Any], depth: int) -> None:
         self.make, self.depth = make, depth
         self.members: list[Member] = []
-        self.deaths = 0
         self._init_deaths = 0
 
     def resize(self, target: int) -> None:
@@ -69,7 +68,6 @@ class Pool:
             AtfrError: so did all before it, and none was ever ready.
         """
         self.members.remove(member)
-        self.deaths += 1
         if member.node is None:
             self._init_deaths += 1
             if self._init_deaths >= INIT_DEATHS:

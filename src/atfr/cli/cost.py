@@ -121,7 +121,7 @@ def make(name: str, after: str | list[str], options: dict[str, Any], num_classes
     with torch.device("meta"):
         network = atfr.create_model(name, num_classes=num_classes)
     if after == "none":
-        common.refuse(cost, options, "--after none leaves SGS out")
+        common.refuse(cost, options, "--after none leaves the sampler out")
     else:
         atfr.adapt_(network, after, **options)
     return network

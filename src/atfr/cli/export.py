@@ -35,7 +35,7 @@ def export(
         return
     rows = [
         ["network", description.network["model"]],
-        ["SGS behind", ", ".join(description.sites) or "nothing: a static network"],
+        ["sampler at", ", ".join(description.sites) or "nothing: a static network"],
         ["clip", " x ".join(map(str, task.clip_shape))],
         ["files", f"{', '.join(description.files)} ({size / 1e6:.1f} MB)"],
         ["tried", f"two clips: logits within {description.logits_within:.1g} of PyTorch's largest"],

@@ -152,7 +152,7 @@ def train(
             network = atfr.create_model(model or DEFAULT_MODEL, num_classes=len(splits["train"].labels), **arguments)
             spec = clip.over(clip_of(init) or natural_clip(network, bool(pretrained or init)))
             if after == "none":
-                common.refuse(train, options, "--after none leaves SGS out")
+                common.refuse(train, options, "--after none leaves the sampler out")
             else:
                 atfr.adapt_(network, after, **options)
             started = None if init is None or going_on else atfr.load_weights(network, init)

@@ -131,8 +131,10 @@ class Ground:
             return None
         return Row(read_result(out), **read_json(out / MADE))
 
-    def train_base_(self, videos: VideoList, epochs: int) -> None:
-        """Train the base in place, on clips of fewer frames, and keep it."""
+    def train_base_(self, videos: VideoList, epochs: int, start: str = "", kind: str = "video") -> None:
+        """Train the base in place, on clips of fewer frames, and keep it; `start` and `kind` are for who is told."""
+        passes = f"{counted(epochs, 'epoch')} of {counted(len(videos), kind)}"
+        self.say(f"training the base, {self.base.config['model']}{start}: {passes}")
         spec = replace(self.spec, frames=self.recipe.base_frames)
         self.trained(self.base, ClipDataset(videos, spec, train=True, seed=self.seed), 1, self.out / "base", epochs)
 

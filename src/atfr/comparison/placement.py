@@ -12,7 +12,7 @@ from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.data.samples import manifest_of
 from atfr.evaluate.analysis import rank_correlation
-from atfr.video.sampling import clip_indices, uniform_starts
+from atfr.video.centred import centred_frames
 from atfr.video.spec import ClipSpec
 
 
@@ -32,19 +32,13 @@ def placements(networks: Mapping[str, nn.Module], videos: VideoList, spec: ClipS
         return {}
     dataset = ClipDataset(videos, spec, train=False)
     clips = torch.cat([dataset[index][0] for index in range(len(dataset))])
-    numbers = torch.stack([frames_of(clip.frames, spec) for clip in truth]).float()
+    numbers = torch.stack([centred_frames(clip.frames, spec) for clip in truth]).float()
     start, stop = (
         torch.tensor([getattr(clip, name) for clip in truth])[:, None] for name in ("start_frame", "stop_frame")
     )
     moving = (numbers >= start) & (numbers <= stop)
     middle = (start + stop).float()[:, 0] / 2
     return {name: placement(kept_frames(network, clips), numbers, moving, middle) for name, network in networks.items()}
-
-
-def frames_of(video_frames: int, spec: ClipSpec) -> Tensor:
-    """Return the numbers of the frames of a video's centred clip."""
-    start = uniform_starts(video_frames, spec.frames, spec.stride, 1)[0]
-    return clip_indices(video_frames, spec.frames, spec.stride, start)
 
 
 @torch.inference_mode()

@@ -86,9 +86,7 @@ def quickstart(
     origin = "ImageNet" if recipe.pretrained else "random"
     first = splits.get("trimmed", splits["train"])
     kind = "trimmed video" if "trimmed" in splits else "video"
-    passes = f"{counted(epochs, 'epoch')} of {counted(len(first), kind)}"
-    say(f"training the base, {recipe.model} from {origin} weights: {passes}")
-    ground.train_base_(first, epochs)
+    ground.train_base_(first, epochs, f" from {origin} weights", kind)
     clips = ClipDataset(splits["train"], spec, train=True, seed=seed + 1)
     networks: dict[str, VideoModel] = {}
     made: dict[str, Row] = {}

@@ -250,11 +250,8 @@ class Run:
         """Make all networks that are not there yet, those first without which the comparison says least."""
         ground = self.ground
         if self.base_epochs:
-            videos = ground.splits["train"]
-            passes = f"{counted(self.base_epochs, 'epoch')} of {counted(len(videos), 'video')}"
-            ground.say(f"training the base, {ground.recipe.model}: {passes}")
             with self.timed():
-                ground.train_base_(videos, self.base_epochs)
+                ground.train_base_(ground.splits["train"], self.base_epochs)
                 self.base_epochs = 0
         clips = (
             ClipDataset(ground.splits["train"], ground.spec, train=True, seed=ground.seed + 1) if self.rates else None

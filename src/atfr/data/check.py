@@ -49,12 +49,8 @@ def check_videos(
 ) -> list[Problem]:
     """Return the videos that are broken, damaged or shorter than `min_frames`, in the order given.
 
-    What is found is written at once to the index of `root`, so a call that was interrupted goes on where it was, and
-    one on a checked data set decodes nothing but the files that have changed.
-
-    Args:
-        root: the folder of the data, whose index is used.
-        min_frames: a video of fewer frames is short.
+    What is found is written at once to the index of `root`, the folder of the data, so a call that was interrupted goes
+    on where it was, and one on a checked data set decodes nothing but the files that have changed.
     """
     unique = list(dict.fromkeys(paths))
     problems: dict[Path, Problem] = {}

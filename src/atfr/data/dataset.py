@@ -109,7 +109,7 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         if self.train:
             return self._train_item(index)
         views = self._cut(index, lambda video: test_clips(video, self.spec, self.num_clips, self.num_crops))
-        return views, self._label(index), index
+        return views, self.video_list.records[index].label, index
 
     @property
     def epoch(self) -> int:
@@ -172,9 +172,6 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
                 return frames
         return VideoFile(self.path(index), num_frames=int(self._num_frames[index]) or None, **how)
 
-    def _label(self, index: int) -> int:
-        return self.video_list.records[index].label
-
     def _train_item(self, index: int) -> TrainItem:
         key = np.random.SeedSequence([self.seed, self.epoch, index])
         generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
@@ -186,7 +183,7 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
                 clip = self._cut(candidate, lambda video: train_clip(video, self.spec, generator))
             except VideoError:
                 continue
-            return clip, self._label(candidate)
+            return clip, self.video_list.records[candidate].label
         failed = self.skipped
         raise DataError(
             f"{counted(len(failed), 'video does', 'videos do')} not decode, too many in a row to go on; the last: "

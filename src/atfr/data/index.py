@@ -50,9 +50,6 @@ class VideoIndex(Closing):
     """The facts of the videos of a folder; close it, or use it in a `with` statement.
 
     One process writes at a time.
-
-    Args:
-        root: the folder of the data.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:

@@ -79,7 +79,6 @@ def read_folder(
     numbered in the order of their names.
 
     Args:
-        root: The folder.
         labels: The class names in the order wanted (those of a trained network); by default those found, sorted.
         test_share: Share of each class to hold out, between 0 and 1.
         seed: Chooses the videos that are held out.

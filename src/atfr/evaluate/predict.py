@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from atfr.checks import at_least_one, processes
 from atfr.data.workers import Readings, WatchedLoader, ahead
-from atfr.errors import VideoError
+from atfr.errors import InputError, VideoError
 from atfr.evaluate.forward import Forward, Pass, Runner
 from atfr.evaluate.stopping import run_until_settled, view_order
 from atfr.evaluate.task import Task, check_classes
@@ -119,6 +119,8 @@ def predict(
         InputError: an argument is out of range.
         CheckpointError: the network has another number of classes than the task.
     """
+    if isinstance(paths, str | os.PathLike):
+        raise InputError(f"paths must be a list of video files, got one: {os.fspath(paths)!r}; give [path]")
     views = Views([Path(path) for path in paths], task.spec, ViewSpec(num_clips, num_crops, settled))
     check_batches(batch_size, num_workers)
     check_classes(model, task)

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
-KEEP_ALL, NO_MAPPINGS = -1, 0
-USUAL_THRESHOLD, USUAL_MAPPINGS = 2**17, 2**16
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # of mallopt(3)
+KEEP_ALL, NO_MAPPINGS, USUAL_MAPPINGS = -1, 0, 2**16
+LARGE = 2**25
+"""What glibc's own threshold grows to where tensors of that size are freed; once set, it grows no more."""
 
 _lock, _kept = threading.Lock(), 0
 
@@ -21,7 +22,9 @@ def freed_memory_kept() -> Iterator[None]:
     """Keep what is freed in this context for what is allocated next, where the C library is glibc.
 
     It holds for the whole process; within another such context it ends with the last of them. What was kept goes back
-    to the system at the end. `atfr.predict`, `atfr.train` and the commands do so by themselves.
+    to the system at the end, and from then on tensors of more than 32 MB do as soon as they are freed, which is what
+    glibc comes to by itself. `atfr.evaluate.predict` (between its first and its last prediction), tests, training and
+    the commands keep it by themselves.
     """
     _count(1)
     try:
@@ -47,7 +50,8 @@ def _count(more: int) -> None:
             mallopt(TRIM_THRESHOLD, KEEP_ALL)
         elif not _kept:
             mallopt(MMAP_MAX, USUAL_MAPPINGS)
-            mallopt(TRIM_THRESHOLD, USUAL_THRESHOLD)
+            mallopt(MMAP_THRESHOLD, LARGE)
+            mallopt(TRIM_THRESHOLD, 2 * LARGE)
             give_back_free_memory()
 
 

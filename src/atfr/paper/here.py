@@ -7,6 +7,7 @@ out/NETWORK/seedN/base, SAMPLER    checkpoint folders (`atfr.comparison.making`)
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class Here:
     epochs: int | None = None
     device: str = "auto"
     say: Any = lambda _: None
-    watch: Watch | None = None
+    watch: Watch = lambda _: nullcontext(lambda *_: None)
     grounds: dict[tuple[str, int], Ground] = field(default_factory=dict)
     held: tuple[Any, ClipDataset] | None = None
 
@@ -154,9 +155,7 @@ class Here:
                 base = load_checkpoint(out / "base")[0]
             tune_epochs = math.ceil(recipe.tune_share * self.base_epochs)
             device = device_of("device", self.device)
-            ground = Ground(base, self.splits, spec, recipe, tune_epochs, seed, out, device, self.say)
-            if self.watch:
-                ground = replace(ground, watch=self.watch)
+            ground = Ground(base, self.splits, spec, recipe, tune_epochs, seed, out, device, self.say, self.watch)
             self.grounds[network.name, seed] = ground
         return self.grounds[network.name, seed]
 
@@ -170,8 +169,6 @@ class Here:
         if row := ground.made(plan_of(network)):
             return row
         if not (ground.out / "base" / TASK).is_file():
-            passes = f"{counted(self.base_epochs, 'epoch')} of {counted(len(self.first), 'video')}"
-            self.say(f"training the base, {network.name}: {passes}")
             ground.train_base_(self.first, self.base_epochs)
         self.say(f"training {network.name}, {network.sampled}, seed {seed}: {counted(ground.epochs, 'epoch')}")
         torch.manual_seed(seed)

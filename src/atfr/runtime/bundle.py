@@ -28,7 +28,7 @@ from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO, Precision
 from atfr.runtime.graphs import EARLY, LATE, NETWORK
 from atfr.runtime.running import AdaptedGraphs, Answers, Eager, StaticGraph
 from atfr.video.spec import ViewSpec
-from atfr.weights.checkpoint import first_line
+from atfr.words import first_line
 
 ENGINES: Mapping[Runtime, type[Engine]] = MappingProxyType({"openvino": OpenVINO, "onnx": ONNXRuntime})
 """The runtimes that run graphs; "torch" runs the network itself."""

@@ -123,12 +123,14 @@ def merged_into(
 
 def check_features(features: Tensor, channels: int) -> None:
     """Raise an InputError where features are no batch of maps with so many channels."""
+    expected = f"a sampler expects float features N x C x T x H x W with C = {channels} and at least one of each"
+    if not isinstance(features, Tensor):
+        raise InputError(f"{expected}, got {type(features).__name__}")
     shape = tuple((features.plain() if isinstance(features, PackedClips) else features).shape)  # no batch's, in a trial
     if len(shape) != 5 or shape[1] != channels or min(shape) < 1 or not features.is_floating_point():
-        raise InputError(
-            f"a sampler expects float features N x C x T x H x W with C = {channels} and at least one of each, "
-            f"got {features.dtype} of shape {shape}; a single clip needs a batch axis: features.unsqueeze(0)"
-        )
+        remedy = "; a single clip needs a batch axis: features.unsqueeze(0)" if len(shape) == 4 else ""
+        remedy = remedy or ("" if features.is_floating_point() else "; scale and normalise frames first")
+        raise InputError(f"{expected}, got {features.dtype} of shape {shape}{remedy}")
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:

@@ -91,7 +91,16 @@ class ClassificationModule(pl.LightningModule):
             logits = self.model(clips)
         loss = F.cross_entropy(logits.float(), targets)
         figures = {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
-        self._log("train", figures | self._spent(trace), len(clips))
+        for name, value in (figures | self._spent(trace)).items():
+            self.log(
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name in ("loss", "accuracy", "active_bins"),
+                batch_size=len(clips),
+                sync_dist=True,
+            )
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
@@ -196,18 +205,6 @@ class ClassificationModule(pl.LightningModule):
             return {"gflops_per_clip": self.cost.static / 1e9}
         gflops = [count / 1e9 for count in self.cost.of(trace)]
         return {"active_bins": fmean(trace.kept_maps), "gflops_per_clip": fmean(gflops)}
-
-    def _log(self, split: str, figures: dict[str, Tensor | float], count: int) -> None:
-        for name, value in figures.items():
-            self.log(
-                f"{split}/{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                prog_bar=name in ("loss", "accuracy", "active_bins"),
-                batch_size=count,
-                sync_dist=True,
-            )
 
 
 def clips_in_a_step(trainer: pl.Trainer, batch_size: int) -> int:

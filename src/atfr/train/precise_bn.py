@@ -12,7 +12,6 @@ with which the tests compare, knows no processes and subtracts large squares in 
 import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,14 +72,11 @@ def _watched(layers: list[_BatchNorm]) -> Iterator[dict[int, Moments]]:
     """Gather the moments of what comes into each layer, by its number; running statistics rest meanwhile."""
     found: dict[int, Moments] = {}
 
-    def watch(number: int) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            new = moments(inputs[0])
-            found[number] = merged(found[number], new) if number in found else new
+    def gather(number: int, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        new = moments(inputs[0])
+        found[number] = merged(found[number], new) if number in found else new
 
-        return hook
-
-    hooks = [layer.register_forward_pre_hook(watch(number)) for number, layer in enumerate(layers)]
+    hooks = [layer.register_forward_pre_hook(functools.partial(gather, number)) for number, layer in enumerate(layers)]
     try:
         for layer in layers:
             layer.track_running_stats = False

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from atfr.video.file import VideoFile
@@ -39,6 +39,11 @@ def centred_clip(path: str | os.PathLike[str], spec: ClipSpec) -> CentredClip:
     """
     video = VideoFile(path, shorter_side=spec.decode_side)
     clips = test_clips(video, spec)
-    start = uniform_starts(len(video), spec.frames, spec.stride, 1)[0]
-    numbers = clip_indices(len(video), spec.frames, spec.stride, start).tolist()
+    numbers = centred_frames(len(video), spec).tolist()
     return CentredClip(video.path, clips, tuple(numbers), len(video), video.warning)
+
+
+def centred_frames(num_frames: int, spec: ClipSpec) -> Int64[Tensor, " T"]:
+    """Return the numbers of the frames of the centred clip of a video with so many."""
+    start = uniform_starts(num_frames, spec.frames, spec.stride, 1)[0]
+    return clip_indices(num_frames, spec.frames, spec.stride, start)

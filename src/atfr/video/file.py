@@ -27,11 +27,14 @@ class VideoFile:
     if `seeking.py` can show that this gives the same frames, otherwise at the first; it ends with the last frame taken.
 
     Args:
-        path: The video file.
         shorter_side: Scale larger frames down to this shorter side.
         threads: Decoder threads; 0 lets FFmpeg choose.
         num_frames: How many frames decode, as `len` found once. Leave it out where there was a `warning`: what a
             damaged file gives may depend on where decoding starts.
+
+    Attributes:
+        warning: What is wrong with the file, where only a part of it decodes; None also as long as it was not all
+            decoded.
     """
 
     def __init__(
@@ -49,11 +52,11 @@ class VideoFile:
         self.path = Path(path)
         self.shorter_side = shorter_side
         self.threads = threads
+        self.warning: str | None = None
         self._num_frames = num_frames
         self._kept: list[av.VideoFrame] = []
         self._expected: Callable[[int], Tensor] | None = None
         self._images_kept: dict[int, np.ndarray] = {}
-        self._warning: str | None = None
 
     def __len__(self) -> int:
         """Return how many frames decode.
@@ -64,11 +67,6 @@ class VideoFile:
         if self._num_frames is None:
             self._num_frames = self._look()
         return self._num_frames
-
-    @property
-    def warning(self) -> str | None:
-        """What is wrong with the file, where only a part of it decodes; None also as long as it was not all decoded."""
-        return self._warning
 
     def expect(self, indices_of: Callable[[int], Int64[Tensor, "N"]]) -> None:
         """Say which frames will be taken from a video of so many.
@@ -109,7 +107,7 @@ class VideoFile:
                     self._kept.append(frame)
                 else:
                     self._kept.clear()
-        self._warning = findings.warning()
+        self.warning = findings.warning()
         return findings.count
 
     def _images(self, wanted: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:

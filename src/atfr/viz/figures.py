@@ -243,9 +243,9 @@ def flow(trace: SamplingTrace, *, clip: int = 0) -> Figure:
 def weights(trace: SamplingTrace, *, clip: int = 0) -> Figure:
     """Draw the weight of each map (across) in each output map (down) as a heat map, one axes a site."""
     found = mergings(trace, clip)
-    figure = new_figure(sum(weights_height(one) for one in found.values()))
-    ratios = [weights_height(one) for one in found.values()]
-    all_axes = figure.subplots(len(found), squeeze=False, height_ratios=ratios)[:, 0]
+    heights_in = [0.9 + 0.16 * min(one.active_bins, 24) for one in found.values()]
+    figure = new_figure(sum(heights_in))
+    all_axes = figure.subplots(len(found), squeeze=False, height_ratios=heights_in)[:, 0]
     for axes, (site, one) in zip(all_axes, found.items(), strict=True):
         image = axes.imshow(one.matrix.numpy(), cmap="cividis", aspect="auto", interpolation="none", vmin=0)
         bar = figure.colorbar(image, ax=axes, pad=0.02)
@@ -263,11 +263,6 @@ def weights(trace: SamplingTrace, *, clip: int = 0) -> Figure:
 def every_so_many(count: int, most: int = 16) -> range:
     """Return numbers below count, every k-th, at most so many: their names stand side by side."""
     return range(0, count, -(-count // most))
-
-
-def weights_height(merging: Merging) -> float:
-    """Return the height in inches of a heat map."""
-    return 0.9 + 0.16 * min(merging.active_bins, 24)
 
 
 def top_classes(prediction: "Prediction", k: int = 5) -> Figure:

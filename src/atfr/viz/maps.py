@@ -73,18 +73,16 @@ def tiles(
     pictures: UInt8[Tensor, "M H W 3"] | None = None,
 ) -> None:
     """Show a row of tiles a channel, below a row of pictures if there is one."""
-    across = len(names)
-    ticks = []
+    across, first = len(names), int(pictures is not None)
     if pictures is not None:
         axes.imshow(np.concatenate(list(pictures.numpy()), axis=1), extent=(0, across, 1, 0))
-    for row, one in enumerate(maps, start=pictures is not None):
+    for row, one in enumerate(maps, start=first):
         beside = np.concatenate(list(one.float().numpy()), axis=1)
         axes.imshow(beside, extent=(0, across, row + 1, row), cmap="gray", interpolation="nearest")
-        ticks.append(row + 0.5)
-    bottom = len(maps) + (pictures is not None)
+    bottom = first + len(maps)
     axes.set(xlim=(0, columns), ylim=(bottom, 0), aspect="equal")
     axes.set_xticks([column + 0.5 for column in range(across)], names)
-    axes.set_yticks(ticks, [f"ch. {channel}" for channel in channels])
+    axes.set_yticks([row + 0.5 for row in range(first, bottom)], [f"ch. {channel}" for channel in channels])
     axes.tick_params(labelsize=7, length=0)
     axes.spines[:].set_visible(False)
     axes.patch.set_alpha(0)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atfr.viz.watch import Merging, Watched, merging
+from atfr.viz.watch import Watched, merging
 
 
 def spread(maps: int, steps: int) -> Float[Tensor, "M F"]:
@@ -37,12 +37,6 @@ def carried(
     return torch.cat([behind, (spread(maps, len(longer)) @ longer)[len(behind) :]])
 
 
-def shares(merging: Merging) -> Float[Tensor, "A T"]:
-    """Return the share of each map in the output maps of a layer: its weight over the sum of those in its bin."""
-    matrix = merging.matrix
-    return matrix / matrix.sum(1, keepdim=True)
-
-
 def origins(watched: Watched, frames: int, clip: int = 0) -> dict[str, Float[Tensor, "A F"]]:
     """Return for each site the share of each frame in each map that came out of it, through the layers before it."""
     found: dict[str, Float[Tensor, "A F"]] = {}
@@ -51,7 +45,9 @@ def origins(watched: Watched, frames: int, clip: int = 0) -> dict[str, Float[Ten
         pathway = watched.pathways[site]
         length = maps.before[clip].shape[1]
         into = carried(length, latest.get(pathway), longest_other(latest, pathway), frames)
-        found[site] = latest[pathway] = shares(merging(watched.trace.sites[site], clip))[:, :length] @ into
+        weights = merging(watched.trace.sites[site], clip).matrix
+        share_of_bin = weights / weights.sum(1, keepdim=True)
+        found[site] = latest[pathway] = share_of_bin[:, :length] @ into
     return found
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from atfr.errors import CheckpointError
 from atfr.files import read_json
+from atfr.words import first_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -126,10 +127,8 @@ def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
         for key in expected
         if key in weights and _form(weights[key]) != _form(expected[key])
     ]
-    missing, superfluous = (
-        [key for key in expected if key not in weights],
-        [key for key in weights if key not in expected],
-    )
+    missing = [key for key in expected if key not in weights]
+    superfluous = [key for key in weights if key not in expected]
     if troubles := listed({"missing": missing, "superfluous": superfluous, "of another form": misfits}):
         raise CheckpointError(
             f"the tensors in {path} do not fit {name} as {CONFIG} describes it ({'; '.join(troubles)}); the two files"
@@ -198,11 +197,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-def first_line(error: Exception) -> str:
-    """An error's message, or its first line, or its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _form(tensor: Tensor) -> str:
