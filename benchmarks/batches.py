@@ -28,7 +28,7 @@ import atfr
 from atfr.kernels.allocator import freed_memory_kept
 from atfr.measure import Ratio, in_turns, script_options, write_result
 
-CASES = {"x3d_s": (13, 160), "i3d_inception": (32, 112)}
+CASES = {"x3d_s": (13, 160)}
 QUICK = {"x3d_xs": (4, 32)}
 CLIPS, ROUNDS, PASSES = 8, 7, 3
 SHARES = (0.46, 0.54, 0.38, 0.62, 0.46, 0.54, 0.31, 0.69)
