@@ -1,7 +1,7 @@
 """Freed memory that the C library keeps for the tensors to come, while networks run on a CPU.
 
 glibc gives back every tensor of more than 32 MB as soon as it is freed, and the kernel zeroes each page anew for the
-next one: a third of the time of X3D-S on 8 clips, an eighth of a training step (docs/performance.md).
+next one: a quarter of the time of X3D-S on 8 clips, an eighth of a training step (docs/performance.md).
 """
 
 import ctypes
