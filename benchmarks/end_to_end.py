@@ -1,9 +1,9 @@
 """From video files to answers, 10 clips x 3 crops of each video: atfr against a plain PyTorchVideo pipeline.
 
-    python benchmarks/end_to_end.py [--data FOLDER] [--videos 7] [--chunk 1] [--out result.json] [--quick]
+    python benchmarks/end_to_end.py [--data FOLDER] [--videos 12] [--chunk 3] [--out result.json] [--quick]
 
 The data is ../shared/data/ut_interaction by default; its videos are taken at equal distances in the list. All variants
-run in one process, in turns over chunks of videos; each ratio is one of the same chunk. X3D-S, 13 frames, every sixth,
+run in one process, in turns over chunks of videos, each a call; each ratio is one of the same chunk. X3D-S, 13 frames, every sixth,
 shorter side 182 px, crops of 160 px, random weights: the same in all variants, so that the static network's scores can
 be compared with PyTorchVideo's (they differ by the frames taken, counted there by time, and by resizing).
 
@@ -260,7 +260,7 @@ def parts_of(ours: Mapping[str, Atfr], videos: Sequence[Path]) -> tuple[dict[str
     return found, before
 
 
-def measure(quick: bool, data: Path = DATA, count: int = 7, chunk: int = 1, out: Path | None = None) -> dict[str, Any]:
+def measure(quick: bool, data: Path = DATA, count: int = 12, chunk: int = 3, out: Path | None = None) -> dict[str, Any]:
     """Measure, and return what was written."""
     count, chunk = (2, 1) if quick else (count, chunk)
     videos = videos_of(data, count)
@@ -338,8 +338,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     parser = script_options(__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="a folder of videos")
-    parser.add_argument("--videos", type=int, default=7, help="how many of them")
-    parser.add_argument("--chunk", type=int, default=1, help="videos in a turn")
+    parser.add_argument("--videos", type=int, default=12, help="how many of them")
+    parser.add_argument("--chunk", type=int, default=3, help="videos in a turn")
     options = parser.parse_args()
     report = measure(options.quick, options.data, options.videos, options.chunk, options.out)
     print(tables(report)["end_to_end"])
