@@ -3,9 +3,10 @@
     python benchmarks/end_to_end.py [--data FOLDER] [--videos 12] [--chunk 3] [--out result.json] [--quick]
 
 The data is ../shared/data/ut_interaction by default; its videos are taken at equal distances in the list. All variants
-run in one process, in turns over chunks of videos, each a call; each ratio is one of the same chunk. X3D-S, 13 frames, every sixth,
-shorter side 182 px, crops of 160 px, random weights: the same in all variants, so that the static network's scores can
-be compared with PyTorchVideo's (they differ by the frames taken, counted there by time, and by resizing).
+run in one process, in turns over chunks of videos, each a call; each ratio is one of the same chunk. X3D-S, 13 frames,
+every sixth, shorter side 182 px, crops of 160 px, random weights: the same in all variants, so that the static
+network's scores can be compared with PyTorchVideo's (they differ by the frames taken, counted there by time, and by
+resizing).
 
 - pytorchvideo: `EncodedVideo` (PyAV), for each clip `get_clip` and PyTorchVideo's own transforms (subsample, normalise,
   scale, crop three times), its X3D-S in eager PyTorch, the three crops of a clip together. Its `transforms` import a
