@@ -276,10 +276,8 @@ def measure(quick: bool, data: Path = DATA, count: int = 12, chunk: int = 3, out
     warm_up(peer, ours.values())
     timing, scores = turns_over(pipelines, videos, chunk)
     parts, before = parts_of(ours, videos)
-    of_ideal = {name: parts[name].of_ideal(parts[STATIC], before) for name in (SGS, CHANGE)}
-    if f"{CHANGE}, OpenVINO" in ours:
-        at_input = parts[f"{CHANGE}, OpenVINO"]
-        of_ideal[f"{CHANGE}, OpenVINO"] = at_input.of_ideal(parts[f"{STATIC}, OpenVINO"], [0.0] * count)
+    at_input = {name: parts[name].of_ideal(parts[static_of(name)], [0.0] * count) for name in ours if CHANGE in name}
+    of_ideal = {SGS: parts[SGS].of_ideal(parts[STATIC], before), **at_input}
     results = {
         "speedup": {name: timing.speedup(name, over="pytorchvideo").to_dict() for name in ours},
         "over_static": {name: timing.speedup(name, over=static_of(name)).to_dict() for name in ours},
