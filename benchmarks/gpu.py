@@ -11,6 +11,7 @@ is compared takes turns in one process. A row that fails says so, and the others
               static and adaptive in turns, against the ideal from the static network's parts of the row before
     depthwise each depthwise convolution of X3D-S, forward and with gradients: ours; PyTorch's, in both memory formats;
               floor: each number read once and written once, at the rate of a copy on this card
+    merge     the sums by which SGS merges maps behind res2 of X3D-S: ours, PyTorch's; floor: as for depthwise ones
     dense     the other convolutions: PyTorch's in both formats; 1x1x1 as a matrix product; one map high as 2D
     kernels   which kernels an optimized pass runs, the share of SGS, and how long the device idles
     training  a step under bfloat16 autocast, eager and compiled: time, peak memory, and the largest batch that fits
@@ -18,6 +19,7 @@ is compared takes turns in one process. A row that fails says so, and the others
 """
 
 import copy
+import itertools
 import json
 import os
 import time
@@ -39,6 +41,8 @@ from atfr.evaluate.task import Task
 from atfr.files import write_whole
 from atfr.kernels import ragged_depthwise
 from atfr.kernels.conv3d import is_depthwise, maps_of
+from atfr.kernels.gpu import runs_triton
+from atfr.kernels.weighted_sums import twin, weighted_sums
 from atfr.measure import Variant, in_turns, machine_limits, peak_memory, script_options
 from atfr.measure.eager import eager, without_sgs
 from atfr.measure.forcing import forced, ragged
@@ -213,6 +217,31 @@ def depthwise(bench: Bench) -> dict[str, Any]:
     return found
 
 
+def merge(bench: Bench) -> dict[str, Any]:
+    """Time the sums by which SGS merges maps, where clips keep half of them in the mean."""
+    shape, clips, seen = bench.networks["x3d_s"][0], 3 if bench.quick else 64, []
+    model = bench.made("x3d_s").to(bench.dtype)
+    (sampler,) = site_names(model).values()
+    handle = sampler.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(bench.noise(clips, shape))
+    handle.remove()
+    maps = seen[0].permute(0, 2, 3, 4, 1).flatten(2)  # N T, then H W C
+    counts = kept(model, shape, clips)
+    ends = list(itertools.accumulate(counts))
+    slots = [
+        [end - a + t * a // maps.shape[1] for t in range(maps.shape[1])] for a, end in zip(counts, ends, strict=True)
+    ]
+    slot, rows = torch.tensor(slots, device=bench.device).flatten(), maps.flatten(0, 1).contiguous()
+    variants: dict[str, Convolution] = {"pytorch": lambda rows, w: twin(rows, w.to(rows.dtype), slot, ends[-1])}
+    if runs_triton(rows):
+        variants["ours"] = lambda rows, w: weighted_sums(rows, w, slot, ends[-1])
+    copied = machine_limits(bench.device, budget_s=1).copy_gbs.median * 1e9
+    timing = in_turns(passes(variants, rows, torch.rand(len(rows), device=bench.device)), **bench.turns)
+    floor_s = (len(rows) + ends[-1]) * rows[0].numel() * rows.element_size() / copied
+    return {"floor_ms": 1000 * floor_s} | {one: timing.ms(one).to_dict() for one in timing.seconds}
+
+
 def dense(bench: Bench) -> dict[str, Any]:
     """Time the other convolutions of X3D-S."""
     found = {}
@@ -372,6 +401,7 @@ def rows(bench: Bench) -> dict[str, Callable[[], dict[str, Any]]]:
         f"compiled {first[0]} x {first[1]}": lambda: compiled(bench, *first),
         "depthwise": lambda: depthwise(bench),
         "kernels": lambda: kernels(bench),
+        "merge": lambda: merge(bench),
         "training": lambda: training(bench),
         "dense": lambda: dense(bench),
     }

@@ -158,6 +158,11 @@ def test_a_record_ends_with_its_context_and_may_be_nested() -> None:
     assert (len(inner.active_bins), len(outer.active_bins)) == (3, 6)
 
 
+def test_a_record_of_no_network_is_refused() -> None:
+    with pytest.raises(InputError, match="takes a network, an nn.Module, got NoneType"), atfr.record(None):
+        pass
+
+
 def test_another_thread_is_not_recorded() -> None:
     model = Network()
     atfr.adapt_(model, after="stem")

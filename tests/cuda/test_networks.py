@@ -123,6 +123,18 @@ def test_bins_do_not_depend_on_tf32() -> None:
     assert torch.equal(found[0][1], found[1][1])
 
 
+@pytest.mark.parametrize("kernel", ["linear", "keep"])
+def test_maps_are_merged_in_one_order(kernel) -> None:
+    """To the last bit the same again, and whatever else is in the batch."""
+    layer = atfr.SimilarityGuidedSampling(64, num_bins=3, kernel=kernel).to(DEVICE, torch.bfloat16)
+    maps = torch.rand(8, 64, 32, 12, 12, generator=torch.Generator().manual_seed(2)).to(DEVICE, torch.bfloat16)
+    maps = maps.contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        whole, again, part = layer(maps), layer(maps), layer(maps[:3])
+    assert torch.equal(whole.plain(), again.plain())
+    assert torch.equal(whole.plain()[:, :, : part.plain().shape[2]], part.plain())
+
+
 @pytest.mark.parametrize("family", ["x3d_xs", "resnet3d_18", "slowfast_8x8_r18"])
 def test_a_step_under_autocast(family) -> None:
     """Sums that decide bins are in float32 at least; the loss and its gradients are finite, and near those without."""

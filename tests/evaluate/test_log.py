@@ -66,7 +66,7 @@ def test_a_crash_at_any_byte_costs_one_line_at_most(tmp_path: Path) -> None:
         ('{"path": "1.mp4", "network": "run", "views": 30}\n', "is no prediction .*'error'"),
         (
             '{"path": "1.mp4", "network": "other", "views": 30, "error": null}\n',
-            "predictions of .*other.*, not of .*run",
+            r"predictions of \{'network': 'other'\}, not of \{'network': 'run'\};",
         ),
         ('{"path": "1.mp4", "network": "run", "error": null}\n', "predictions of .*, not of .*'views'"),
     ],

@@ -175,6 +175,9 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
 
     Other threads that run the same network are not recorded. A network without any gives a trace without sites.
 
+    Raises:
+        InputError: it is no module.
+
     Examples:
         >>> import atfr
         >>> model = atfr.create_model("resnet3d_18", num_classes=4)
@@ -184,6 +187,8 @@ def record(model: nn.Module) -> Iterator[SamplingTrace]:
         >>> trace.sites["res2"].assignment.shape
         torch.Size([2, 8])
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"atfr.record takes a network, an nn.Module, got {type(model).__name__}")
     network = uncompiled(model)
     names = {id(layer): name for name, layer in site_names(network).items()}
     trace = SamplingTrace({name: SiteTrace() for name in names.values()})

@@ -117,7 +117,7 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
             log.add(prediction)
             computed += len(prediction.gflops)
             spent += prediction.total_gflops
-            static += prediction.static_gflops * len(prediction.gflops)
+            static += prediction.total_static_gflops
             sampled = bool(prediction.active_bins)
 
         try:
@@ -173,7 +173,7 @@ def print_predictions(predictions: "list[Prediction]", most_views: int) -> None:
                 spent = (bins(prediction.active_bins), f"{prediction.total_gflops:.4g}")
             path = os.fsencode(prediction.path).decode(errors="backslashreplace")  # a name may be any bytes
             rows.append([path if rank == 0 else "", label, common.percent(probability), *spent])
-    static = sum(prediction.static_gflops * len(prediction.gflops) for prediction in predictions)
+    static = sum(prediction.total_static_gflops for prediction in predictions)
     total = sum(prediction.total_gflops for prediction in predictions)
     computed = sum(len(prediction.gflops) for prediction in predictions)
     sampled = any(prediction.active_bins for prediction in predictions)

@@ -53,7 +53,9 @@ def entries_in(
             what = f"line {number} of '{path}' is no prediction ({type(error).__name__}: {error})"
             raise InputError(f"{what}; {remedy}") from error
         if found != made_by:
-            raise InputError(f"'{path}' has predictions of {found}, not of {made_by}; {remedy}")
+            asked = {name: value for name, value in made_by.items() if name not in found or found[name] != value}
+            other = {name: found.get(name) for name in asked}
+            raise InputError(f"'{path}' has predictions of {other}, not of {asked}; {remedy}")
         yield len(line), entry
 
 

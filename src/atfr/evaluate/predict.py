@@ -64,7 +64,7 @@ class Prediction:
         rows = "".join(f"<tr><td>{escape(label)}</td><td>{100 * share:.1f} %</td></tr>" for label, share in self.top())
         kept = "; ".join(f"{site}: {' '.join(map(str, counts))}" for site, counts in self.active_bins.items())
         bill = f"{self.total_gflops:.4g} GFLOPs"
-        bill += f", {self.static_gflops * len(self.gflops):.4g} without the sampler" if self.active_bins else ""
+        bill += f", {self.total_static_gflops:.4g} without the sampler" if self.active_bins else ""
         notes = "".join(f"<br/>{escape(note)}" for note in (kept and f"maps kept at {kept}", self.warning) if note)
         return f"<table><caption>{name}</caption>{rows}</table><p>{bill}{notes}</p>"
 
@@ -72,6 +72,11 @@ class Prediction:
     def total_gflops(self) -> float:
         """Multiply-adds / 1e9 spent on the video, all views together."""
         return sum(self.gflops)
+
+    @property
+    def total_static_gflops(self) -> float:
+        """Multiply-adds / 1e9 that the same views take without the sampler."""
+        return self.static_gflops * len(self.gflops)
 
     def to_dict(self, k: int = 5) -> dict[str, Any]:
         """Turn the prediction into plain JSON values, with the k most probable classes."""
@@ -81,7 +86,7 @@ class Prediction:
             "views": len(self.gflops),
             "active_bins": {site: list(kept) for site, kept in self.active_bins.items()},
             "gflops": self.total_gflops,
-            "static_gflops": self.static_gflops * len(self.gflops),
+            "static_gflops": self.total_static_gflops,
             "warning": self.warning,
         }
 

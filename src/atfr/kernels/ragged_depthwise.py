@@ -12,7 +12,6 @@ import functools
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,14 +19,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from atfr.kernels.gpu import TYPES, runs_triton
 from atfr.private import is_recorded
 
 Pair = tuple[int, int]
 Window = tuple[Pair, tuple[int, int, int]]
 """Stride in height and width; padding in time, height and width."""
 
-HAS_TRITON = find_spec("triton") is not None
-TYPES = {torch.float32, torch.bfloat16, torch.float16}
 PARTS = 256
 """In which a batch is multiplied with its gradient, about; the sums over them are added up."""
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "relu6": F.relu6}
@@ -35,21 +33,11 @@ ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "relu6": F.relu6}
 
 def takes(maps: Tensor, weight: Tensor, stride: Sequence[int], padding: Any, dilation: Any, groups: int) -> bool:
     """Whether `ragged_depthwise` does this convolution, and faster than PyTorch: on CUDA, in the types of networks."""
-    if maps.device.type != "cuda" or not HAS_TRITON or torch.compiler.is_exporting() or maps.dim() != 5:
-        return False
-    if not maps.numel() or not {maps.dtype, weight.dtype} <= TYPES:
-        return False
-    if not torch.compiler.is_compiling() and not has_triton(maps.device):  # torch.compile needs it itself
+    if not runs_triton(maps) or maps.dim() != 5 or weight.dtype not in TYPES:
         return False
     if maps.dtype != weight.dtype and not torch.is_autocast_enabled("cuda"):
         return False  # PyTorch's error
     return fits(maps, weight, stride, padding, dilation, groups)
-
-
-@functools.cache
-def has_triton(device: torch.device) -> bool:
-    """Whether Triton compiles for a GPU."""
-    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def fits(maps: Tensor, weight: Tensor, stride: Sequence[int], padding: Any, dilation: Any, groups: int) -> bool:

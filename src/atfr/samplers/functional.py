@@ -6,13 +6,14 @@ Bins are numbered 0..B-1 here, 1..B in the paper. This file knows of no module a
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from atfr.private import is_recorded
+from atfr.kernels.gpu import runs_triton
+from atfr.kernels.weighted_sums import weighted_sums
 from atfr.ragged.rows import channels_innermost
 
 Kernel = Literal["linear", "linear_mean", "kronecker", "keep"]
@@ -145,9 +146,7 @@ def aggregate(
     frames_NT = features_NCTHW.transpose(1, 2)  # N T, then a map as it lies in memory
     last = channels_innermost(features_NCTHW)
     frames_NT = frames_NT.movedim(2, 4) if last else frames_NT
-    rows_NTD, weight_NT = frames_NT.flatten(2), weight_NT.to(features_NCTHW.dtype)
-    add_up = weighted_sums if torch.compiler.is_compiling() or is_recorded() else _WeightedSums.apply
-    out_SD = add_up(rows_NTD.flatten(0, 1), weight_NT.flatten(), slot_NT.flatten(), num_slots)
+    out_SD = weighted_sums(frames_NT.flatten(2).flatten(0, 1), weight_NT.flatten(), slot_NT.flatten(), num_slots)
     out_S = out_SD.unflatten(1, frames_NT.shape[2:])
     return (out_S.movedim(3, 1) if last else out_S).transpose(0, 1).unsqueeze(0)
 
@@ -162,7 +161,10 @@ def picked(
 
     Work in S, not in T.
     """
-    place_M = torch.where(weight_NT != 0, slot_NT, num_slots).flatten()
+    place_NT = torch.where(weight_NT != 0, slot_NT, num_slots)
+    if runs_triton(features_NCTHW) and channels_innermost(features_NCTHW):
+        return aggregate(features_NCTHW, weight_NT, place_NT, num_slots)  # which reads no more than is picked
+    place_M = place_NT.flatten()
     maps_M = torch.arange(len(place_M), device=place_M.device)
     source_S = place_M.new_zeros(num_slots + 1).scatter(0, place_M, maps_M)[:-1]
     clip_S, time_S = source_S // slot_NT.shape[1], source_S % slot_NT.shape[1]
@@ -170,29 +172,3 @@ def picked(
     weight_S111 = weight_NT.flatten()[source_S].to(features_NCTHW.dtype)[:, None, None, None]
     out_SHWC = out_SHWC * weight_S111 if weight_S111.requires_grad else out_SHWC.mul_(weight_S111)
     return out_SHWC[None].permute(0, 4, 1, 2, 3)
-
-
-def weighted_sums(
-    rows_MD: Float[Tensor, "M D"],
-    weight_M: Float[Tensor, " M"],
-    slot_M: Int[Tensor, " M"],
-    num_slots: int | torch.SymInt,
-) -> Float[Tensor, "S D"]:
-    """Return in each slot the sum of its rows times their weights; as maps, index_add takes eight times as long."""
-    weighted_MD = rows_MD * weight_M[:, None]
-    return weighted_MD.new_zeros(num_slots, weighted_MD.shape[1]).index_add(0, slot_M, weighted_MD)
-
-
-class _WeightedSums(torch.autograd.Function):
-    """`weighted_sums`, which does not keep the weighted rows for the backward pass, as index_add does."""
-
-    @staticmethod
-    def forward(ctx: Any, rows_MD: Tensor, weight_M: Tensor, slot_M: Tensor, num_slots: int) -> Tensor:
-        ctx.save_for_backward(rows_MD, weight_M, slot_M)
-        return weighted_sums(rows_MD, weight_M, slot_M, num_slots)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_SD: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        rows_MD, weight_M, slot_M = ctx.saved_tensors
-        gradient_MD = gradient_SD.index_select(0, slot_M)
-        return gradient_MD * weight_M[:, None], torch.einsum("md,md->m", gradient_MD, rows_MD), None, None

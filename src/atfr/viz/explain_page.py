@@ -38,7 +38,7 @@ def lead(explanation: Explanation, found: dict[str, Merging]) -> str:
     kept = " and ".join(
         f"{one.active_bins} of {counted(len(one.slots), 'map')} at {site}" for site, one in found.items()
     )
-    spent = change(prediction.total_gflops, static_gflops(explanation))
+    spent = change(prediction.total_gflops, prediction.total_static_gflops)
     return f"{answer} It kept {kept}, and spent {spent} GFLOPs than without the sampler."
 
 
@@ -46,11 +46,6 @@ def change(now: float, before: float) -> str:
     """Return how much less (or more) one number is than another, in words."""
     share = 100 * (1 - now / before)
     return f"{abs(share):.0f} % {'fewer' if share >= 0 else 'more'}"
-
-
-def static_gflops(explanation: Explanation) -> float:
-    """Return what the clip costs without SGS."""
-    return explanation.prediction.static_gflops * len(explanation.prediction.gflops)
 
 
 def facts(explanation: Explanation, found: dict[str, Merging]) -> list[tuple[str, str]]:
@@ -61,7 +56,7 @@ def facts(explanation: Explanation, found: dict[str, Merging]) -> list[tuple[str
     rows += [(f"maps kept at {site}", f"{one.active_bins} of {len(one.slots)}") for site, one in found.items()]
     if not found:
         return [*rows, ("GFLOPs", f"{brief(prediction.total_gflops)}")]  # its one pass was cold: no time to show
-    rows.append(("GFLOPs", f"{brief(prediction.total_gflops)} (static {brief(static_gflops(explanation))})"))
+    rows.append(("GFLOPs", f"{brief(prediction.total_gflops)} (static {brief(prediction.total_static_gflops)})"))
     if timing := explanation.timing:
         rows.append(("ms", f"{brief(timing.ms('adaptive').median)} (static {brief(timing.ms('static').median)})"))
     return rows
@@ -224,7 +219,7 @@ def top_classes(explanation: Explanation) -> Section:
 def saving(explanation: Explanation) -> Section:
     """What it saved."""
     prediction, timing = explanation.prediction, explanation.timing
-    alt = f"GFLOPs: {brief(prediction.total_gflops)}, static {brief(static_gflops(explanation))}."
+    alt = f"GFLOPs: {brief(prediction.total_gflops)}, static {brief(prediction.total_static_gflops)}."
     text = ["GFLOPs are multiply-adds / 1e9 of this clip. Static is the same network with the sampler taken out."]
     if timing is not None:
         alt += f" Milliseconds: {brief(timing.ms('adaptive').median)}, static {brief(timing.ms('static').median)}."

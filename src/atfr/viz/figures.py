@@ -283,7 +283,7 @@ def top_classes(prediction: "Prediction", k: int = 5) -> Figure:
 
 def saving(prediction: "Prediction", timing: "Timing | None" = None) -> Figure:
     """Draw what the views of a video cost beside what they cost without SGS: multiply-adds and, if timed, time."""
-    gflops = {"static": prediction.static_gflops * len(prediction.gflops), "adaptive": prediction.total_gflops}
+    gflops = {"static": prediction.total_static_gflops, "adaptive": prediction.total_gflops}
     panels = [("GFLOPs", gflops)]
     if timing is not None:
         panels.append(("ms per clip", {name: timing.ms(name).median for name in ("static", "adaptive")}))
