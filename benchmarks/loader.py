@@ -29,7 +29,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -46,6 +46,7 @@ from atfr.video.transforms import train_clip
 
 SPEC = ClipSpec()
 BATCH = 8
+SeekMode = Literal["exact", "approximate"]
 FPS = 30
 UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction"
 
@@ -53,7 +54,7 @@ UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_i
 class TorchcodecFile:
     """What `train_clip` asks of a video, by torchcodec."""
 
-    def __init__(self, path: Path, num_frames: int, seek_mode: str) -> None:
+    def __init__(self, path: Path, num_frames: int, seek_mode: SeekMode) -> None:
         from torchcodec.decoders import VideoDecoder
 
         self.decoder = VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode=seek_mode)
@@ -67,7 +68,7 @@ class TorchcodecFile:
 
 
 class TorchcodecDataset(Dataset[tuple[Tensor, int]]):
-    def __init__(self, videos: VideoList, num_frames: list[int], seek_mode: str) -> None:
+    def __init__(self, videos: VideoList, num_frames: list[int], seek_mode: SeekMode) -> None:
         self.videos, self.num_frames, self.seek_mode, self.epoch = videos, num_frames, seek_mode, 0
 
     def __len__(self) -> int:
@@ -126,7 +127,7 @@ def loaders(videos: VideoList, workers: int) -> dict[str, Callable[[int], Iterab
 
         return epoch
 
-    def torchcodec(seek_mode: str) -> Callable[[int], Iterable[Any]]:
+    def torchcodec(seek_mode: SeekMode) -> Callable[[int], Iterable[Any]]:
         loader = DataLoader(TorchcodecDataset(videos, num_frames, seek_mode), **options)
         return lambda _: loader
 

@@ -159,7 +159,7 @@ def test_a_record_ends_with_its_context_and_may_be_nested() -> None:
 
 
 def test_a_record_of_no_network_is_refused() -> None:
-    with pytest.raises(InputError, match="takes a network, an nn.Module, got NoneType"), atfr.record(None):
+    with pytest.raises(InputError, match=r"takes a network, an nn\.Module, got NoneType"), atfr.record(None):
         pass
 
 

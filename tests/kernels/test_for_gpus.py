@@ -22,13 +22,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from atfr.kernels import triton_depthwise, triton_sums
 
-HALF = "maps rows weight bias output gradient of_rows"
+HALF = "maps weight bias output gradient of_rows"
 TENSORS = dict.fromkeys(HALF.split(), "*bf16") | dict(
     sums="*fp32", of_weight="*fp32", begins="*i32", ends="*i32", order="*i64", slots="*i64"
 )
 window = dict(UNIT=2, KH=3, KW=3, SH=2, SW=2, PT=1, PH=1, PW=1, PIXELS=16, CHANNELS=64)
 gather = dict(KT=3, BIAS=True, ACTIVATION="silu")
-sums = dict(weight="*fp32", ends="*i64")
+sums = dict(rows="*bf16", weight="*fp32", ends="*i64")
 for kernel, constants, others, arch in [
     (triton_depthwise.gather, window | gather | dict(BACK=False), {}, 80),
     (triton_depthwise.gather, window | gather | dict(BACK=True), {}, 90),

@@ -28,7 +28,7 @@ def weighted_sums(
     if runs_triton(rows_MD):
         from atfr.kernels.triton_sums import weighted_sums as operation
 
-        return operation(rows_MD, weight_M.float(), slot_M, num_slots)  # type: ignore[arg-type]
+        return operation(rows_MD, weight_M.float(), slot_M, num_slots)
     weight_M = weight_M.to(rows_MD.dtype)
     plain = twin if torch.compiler.is_compiling() or is_recorded() else _WeightedSums.apply
     return plain(rows_MD, weight_M, slot_M, num_slots)

@@ -52,7 +52,7 @@ def change_html(now: Explanation, trained: Explanation, bins: int, most: int) ->
 
 def costs(one: Explanation, name: str) -> list[str]:
     """Return the GFLOPs and the milliseconds of the clip in the network with or without the sampler."""
-    gflops = one.prediction.total_gflops if name == "adaptive" else explain_page.static_gflops(one)
+    gflops = one.prediction.total_gflops if name == "adaptive" else one.prediction.total_static_gflops
     return [brief(gflops), brief(one.timing.ms(name).median) if one.timing else ""]
 
 
