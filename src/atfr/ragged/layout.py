@@ -3,6 +3,8 @@
 N clips, S maps of all clips.
 """
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -108,10 +110,10 @@ class ClipLayout:
         """Whether every clip is known to have one map."""
         return max(self.lengths) == 1
 
-    @property
-    def even(self) -> bool:
-        """Whether all clips have the same number of maps: they are a plain batch in memory."""
-        return self.total == self.shortest * len(self)
+    @functools.cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """Neighbours of one length, which are a plain batch in memory: the length, and how many clips have it."""
+        return tuple((length, len(list(clips))) for length, clips in itertools.groupby(self.lengths))
 
     def through(self, window: "Window | Same", results: Int[Tensor, " N"]) -> "ClipLayout":
         """Return the layout of what a window makes of the clips.

@@ -225,25 +225,33 @@ def fits(partner: Tensor, clips: RearrangedClips) -> bool:
 def are_a_batch(clips: PackedClips) -> bool:
     """Whether clip by clip is a single call: clips of one length are a plain batch in memory; not in training."""
     layout = clips.clip_layout
-    return len(layout) > 1 and not layout.traced and layout.even and not torch.is_grad_enabled()
+    return len(layout) > 1 and not layout.traced and len(layout.runs) == 1 and not torch.is_grad_enabled()
 
 
 def clip_by_clip(func: Callable[[Tensor], Tensor], clips: PackedClips) -> PackedClips:
-    """Run a function that keeps the clips of a batch (N x C x A x H x W) apart on each clip; lengths may change."""
-    count = len(clips.clip_layout)
-    if are_a_batch(clips):
-        result = func(clips.plain()[0].unflatten(1, (count, -1)).transpose(0, 1))
-        # maps before channels, so that the format is one that PyTorch knows, strides of sizes of 1 too
-        lengths, joined = (result.shape[TIME],) * count, result.transpose(1, 2).flatten(0, 1)[None].transpose(1, 2)
-    elif count == 1:
-        joined = without_override(func, clips)
-        lengths = (joined.shape[TIME],)
-    else:
-        results = [func(part) for part in without_override(torch.split, clips, clips.lengths, dim=TIME)]
-        lengths, joined = tuple(result.shape[TIME] for result in results), torch.cat(results, dim=TIME)
+    """Run a function that keeps the clips of a batch (N x C x A x H x W) apart on each clip; lengths may change.
+
+    In inference, neighbours of one length are a call: they are a plain batch in memory.
+    """
+    runs = [(length, 1) for length in clips.lengths] if torch.is_grad_enabled() else clips.clip_layout.runs
+    sizes = [length * count for length, count in runs]
+    parts = [clips] if len(runs) == 1 else without_override(torch.split, clips, sizes, dim=TIME)
+    lengths, results = list[int](), list[Tensor]()
+    for part, (_, count) in zip(parts, runs, strict=True):
+        result = without_override(func, part) if count == 1 else of_a_batch(func, part.as_subclass(Tensor), count)
+        lengths += [result.shape[TIME] // count] * count
+        results.append(result)
     if min(lengths) < 1:
         raise UnsupportedOperationError(f"an operation in time would leave nothing of clips of lengths {clips.lengths}")
-    return packed_like(joined, clips.clip_layout if lengths == clips.lengths else ClipLayout(lengths))
+    joined = results[0] if len(results) == 1 else torch.cat(results, dim=TIME)
+    return packed_like(joined, clips.clip_layout if tuple(lengths) == clips.lengths else ClipLayout(lengths))
+
+
+def of_a_batch(func: Callable[[Tensor], Tensor], maps: Tensor, count: int) -> Tensor:
+    """Run a function on so many clips of one length, end to end before and after."""
+    result = func(maps[0].unflatten(1, (count, -1)).transpose(0, 1))
+    # maps before channels, so that the format is one that PyTorch knows, strides of sizes of 1 too
+    return result.transpose(1, 2).flatten(0, 1)[None].transpose(1, 2)
 
 
 by_name(POINTWISE, pointwise, OPERATIONS, REARRANGED)

@@ -1,4 +1,4 @@
-"""Clips of one length are a plain batch in memory: in inference an operation across time is one call for all."""
+"""Neighbours of one length are a plain batch in memory: in inference an operation across time is a call for them."""
 
 import pytest
 import torch
@@ -8,10 +8,11 @@ from torch.nn import functional as F
 import atfr
 from atfr.optimize.conv import FusedConv3d
 from atfr.ragged import PackedClips, windows
+from atfr.ragged.operations import clip_by_clip
 from tests.ragged.test_at_once import Calls
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
-CHANNELS, LENGTH = 4, 5
+CHANNELS, LENGTH, LENGTHS = 4, 5, (3, 3, 5, 4, 4, 4)
 OPERATIONS = {
     "conv": nn.Conv3d(CHANNELS, 6, 3, padding=1),
     "strided conv": nn.Conv3d(CHANNELS, 6, 3, (2, 1, 1), (1, 0, 0)),
@@ -62,6 +63,34 @@ def test_the_format_is_that_of_a_plain_batch(name: str) -> None:
     innermost = plain.is_contiguous(memory_format=torch.channels_last_3d)
     assert found.is_contiguous(memory_format=torch.channels_last_3d) == innermost
     assert found.stride(0) == found.numel() or not innermost  # some kernels ask for strides of sizes of 1 too
+
+
+@pytest.mark.parametrize("innermost", [True, False])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_neighbours_of_one_length_give_what_each_gives_alone(name: str, innermost: bool) -> None:
+    run, clips = OPERATIONS[name], [packed(length, innermost, length)[1][0] for length in LENGTHS]
+    maps = PackedClips.pack([clip * (number + 1) for number, clip in enumerate(clips)])
+    maps = maps.contiguous(memory_format=torch.channels_last_3d) if innermost else maps
+    with torch.inference_mode():
+        found, alone = run(maps).unpack(), [run(clip[None])[0] for clip in maps.unpack()]
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_neighbours_of_one_length_are_a_call_in_inference() -> None:
+    calls = []
+
+    def run(maps: Tensor) -> Tensor:
+        calls.append((len(maps), maps.shape[2]))
+        return maps[:, :, 1:]
+
+    maps = PackedClips.pack([torch.randn(CHANNELS, length, 6, 6) for length in LENGTHS])
+    with torch.no_grad():
+        assert clip_by_clip(run, maps).lengths == (2, 2, 4, 3, 3, 3)
+    assert calls == [(2, 3), (1, 5), (3, 4)]
+    calls.clear()
+    clip_by_clip(run, maps)
+    assert calls == [(1, length) for length in LENGTHS]
 
 
 def test_nan_stays_in_its_clip() -> None:
