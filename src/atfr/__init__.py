@@ -31,29 +31,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ChangeGuidedSampling": "samplers",
-    "PackedClips": "ragged",
-    "SimilarityGuidedSampling": "samplers",
-    "adapt_": "adapt",
-    "calibrate_": "adapt.calibrate",
-    "check": "adapt",
-    "clip_cost": "adapt.cost",
-    "compare": "comparison",
-    "compile": "optimize",
-    "create_model": "models",
-    "freed_memory_kept": "kernels.allocator",
-    "from_pretrained": "models",
-    "inflate": "models.inflate",
-    "export_bundle": "runtime",
-    "list_models": "models",
-    "load_bundle": "runtime",
-    "load_weights": "weights.load",
-    "optimize_for_inference": "optimize",
-    "record": "adapt.trace",
-    "restore_": "adapt",
-    "set_num_bins_": "adapt",
+_NAMES = {
+    "adapt": "adapt_ check restore_ set_num_bins_",
+    "adapt.calibrate": "calibrate_",
+    "adapt.cost": "clip_cost",
+    "adapt.trace": "record",
+    "comparison": "compare",
+    "kernels.allocator": "freed_memory_kept",
+    "models": "create_model from_pretrained list_models",
+    "models.inflate": "inflate",
+    "optimize": "compile optimize_for_inference",
+    "ragged": "PackedClips",
+    "runtime": "export_bundle load_bundle",
+    "samplers": "ChangeGuidedSampling SimilarityGuidedSampling",
+    "weights.load": "load_weights",
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = list(_HOMES)
 

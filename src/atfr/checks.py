@@ -1,6 +1,7 @@
 """Checks of arguments: what was expected, what came, and the nearest that would do."""
 
 import difflib
+import importlib.metadata
 import math
 import operator
 import os
@@ -58,6 +59,14 @@ def in_range(name: str, value: float, least: float, most: float) -> float:
         bounds = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
         raise InputError(f"{name} must be a number {bounds}, got {value!r}")
     return float(value)
+
+
+def version_of(package: str) -> str | None:
+    """Return the installed version of a package, if it is installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def device_of(name: str, device: str) -> "torch.device":

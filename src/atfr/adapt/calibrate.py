@@ -3,6 +3,7 @@
 N clips, T maps of the longest clip.
 """
 
+import statistics
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from atfr.samplers.sampler import TemporalSampler
 
 
 class Spread(NamedTuple):
-    """What varies from clip to clip."""
+    """How a figure is distributed over clips; `std` is that of the clips themselves."""
 
     mean: float
     std: float
@@ -32,9 +33,8 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Return that of some values."""
-        tensor = torch.tensor(values, dtype=torch.float64)
-        return cls(float(tensor.mean()), float(tensor.std(correction=0)), float(tensor.min()), float(tensor.max()))
+        """Describe some values, one at least."""
+        return cls(statistics.fmean(values), statistics.pstdev(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def calibrate_(
         len(kept),
         zones,
         None if wanted is None else layer.num_bins,  # type: ignore[arg-type]
-        Spread.of(kept),
+        Spread.of([float(active) for active in kept]),
         None if spent is None else Spread.of(spent),
         cost.static / 1e9,
     )

@@ -92,15 +92,17 @@ class Bulk:
             yield batch.to_pydict()
 
 
-def keys_in(out: str) -> list[str]:
-    """Return the configurations that a folder has predictions of.
+def bulks_in(folder: str) -> list[Bulk]:
+    """Return the configurations that a folder has predictions of, or the one that it is.
 
     Raises:
         InputError: there is none.
     """
-    fs, root = store(out)
+    fs, root = store(folder)
     names = fs.ls(root, detail=False) if fs.isdir(root) else []
-    keys = sorted(key for name in names if len(key := name.rstrip("/").rpartition("/")[2]) == KEY)
-    if not keys:
-        raise InputError(f"expected a folder that `atfr bulk` wrote, but '{out}' has no configuration in it")
-    return keys
+    if keys := sorted(key for name in names if len(key := name.rstrip("/").rpartition("/")[2]) == KEY):
+        return [Bulk(folder, key) for key in keys]
+    parent, _, last = folder.rstrip("/").rpartition("/")
+    if len(last) != KEY:
+        raise InputError(f"expected a folder that `atfr bulk` wrote, but '{folder}' has no configuration in it")
+    return [Bulk(parent or ".", last)]

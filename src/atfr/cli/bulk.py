@@ -149,27 +149,16 @@ def verify(folder: str, manifest: str, *, json: bool = False) -> int:
         json: Print JSON instead of text.
     """
     with common.busy("verifying"):
-        from atfr.bulk.tables import KEY, Bulk, keys_in
+        from atfr.bulk.tables import bulks_in
         from atfr.bulk.verify import verify as verified
 
-        parent, _, last = folder.rstrip("/").rpartition("/")
-        keys = [last] if len(last) == KEY and not _holds_keys(folder) else None
-        found = [verified(Bulk(parent or "." if keys else folder, key), manifest) for key in keys or keys_in(folder)]
+        found = [verified(one, manifest) for one in bulks_in(folder)]
     if json:
         common.print_json([one.to_dict() for one in found])
     else:
         for one in found:
             print_verified(one)
     return 0 if all(one.whole for one in found) else FAILED
-
-
-def _holds_keys(folder: str) -> bool:
-    from atfr.bulk.tables import keys_in
-
-    try:
-        return bool(keys_in(folder))
-    except InputError:
-        return False
 
 
 def print_verified(found: "Verified") -> None:

@@ -31,7 +31,8 @@ from rich.table import Table
 from rich.text import Text
 
 from atfr.checks import device_of, in_range
-from atfr.cli.plain import plain, say
+from atfr.cli.plain import plain
+from atfr.cli.plain import say as note
 from atfr.errors import InputError
 from atfr.files import finite
 from atfr.video.spec import ViewSpec
@@ -218,12 +219,7 @@ def print_histogram(title: str, counts: dict[int, int]) -> None:
 
 def warn(message: str) -> None:
     """Print a warning as one line on stderr."""
-    say(f"warning: {message}")
-
-
-def note(message: str) -> None:
-    """Print what is good to know as one line on stderr."""
-    say(message)
+    note(f"warning: {message}")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from atfr.files import claimed
 from atfr.words import counted
 
 if TYPE_CHECKING:
-    from atfr.models import VideoModel
     from atfr.weights.load import Weights
 
 
@@ -87,9 +86,9 @@ def guess(weights: "Weights", file: Path) -> str:
     Raises:
         CheckpointError: None fits, or several do.
     """
-    import atfr
+    from atfr.models.zoo import list_models, outline
 
-    fitting = [name for name in atfr.list_models() if classes_of(weights, name, whole=True)]
+    fitting = [name for name in list_models() if classes_of(weights, name, whole=True)]
     if len(fitting) > 1 and weights.frames:
         fitting = [name for name in fitting if outline(name).clip_shape[1] == weights.frames] or fitting
     if len(fitting) == 1:
@@ -107,17 +106,8 @@ def guess(weights: "Weights", file: Path) -> str:
 
 def classes_of(weights: "Weights", name: str, whole: bool = False) -> int | None:
     """Return the classes of the file's classifier if it is one of this network, and with `whole` if all else is too."""
+    from atfr.models.zoo import outline
     from atfr.weights.load import compare, troubles
 
     found = compare(weights, outline(name))
     return None if whole and troubles(found.report) else found.num_classes
-
-
-def outline(name: str) -> "VideoModel":
-    """Return a network without weights."""
-    import torch
-
-    import atfr
-
-    with torch.device("meta"):
-        return atfr.create_model(name)

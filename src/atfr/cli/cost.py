@@ -59,7 +59,8 @@ def cost(
     with common.busy("counting multiply-adds"):
         import atfr
         from atfr.adapt.trace import site_names
-        from atfr.paper.shares import Sites, by_share
+        from atfr.measure.saving import maps_that_come
+        from atfr.paper.shares import by_share
 
         if Path(model).is_dir():
             given = named | {"num_bins": None, "frames": None, "size": None}
@@ -72,17 +73,17 @@ def cost(
             shape = network.clip_shape
         clip_shape = common.clip_shape(shape, frames, size)
         table = atfr.clip_cost(network, clip_shape)
-        maps = [frames for frames, _ in Sites(network, clip_shape).maps()]
+        maps = maps_that_come(network, clip_shape)
         shares = by_share(network, table, clip_shape)
-    for (site, layer), come in zip(site_names(network).items(), maps, strict=True):
-        if (mean := getattr(layer, "active_bins", 0)) > come:
-            maps_come = counted(come, "map comes", "maps come")
+    for site, layer in site_names(network).items():
+        if (mean := getattr(layer, "active_bins", 0)) > maps[site]:
+            maps_come = counted(maps[site], "map comes", "maps come")
             common.warn(f"--active_bins {mean:g}: {maps_come} to {site}, and all are kept")
     report: dict[str, Any] = {
         **describe(network),
         "clip_shape": list(clip_shape),
         "gflops_are": "multiply-adds / 1e9",
-        "maps": dict(zip(table.sites, maps, strict=True)),
+        "maps": maps,
         "static_gflops": table.static / 1e9,
         "adaptive_gflops": {s.kept[0]: s.multiply_adds / 1e9 for s in shares} if len(maps) == 1 else {},
         "gflops_by_share": [
@@ -114,12 +115,10 @@ def read(folder: Path, num_bins: int | list[int] | None) -> "tuple[VideoModel, t
 
 def make(name: str, after: str | list[str], options: dict[str, Any], num_classes: int) -> "VideoModel":
     """Return a new network with its layers, without weights."""
-    import torch
-
     import atfr
+    from atfr.models.zoo import outline
 
-    with torch.device("meta"):
-        network = atfr.create_model(name, num_classes=num_classes)
+    network = outline(name, num_classes)
     if after == "none":
         common.refuse(cost, options, "--after none leaves the sampler out")
     else:

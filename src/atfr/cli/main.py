@@ -173,20 +173,16 @@ def run(args: list[str]) -> int:
 
 def overview() -> str:
     """Return the text of `atfr --help`."""
-    lines = [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: atfr COMMAND ...",
-            "",
-            "3D CNNs with adaptive temporal feature resolutions (Similarity Guided Sampling).",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "  -h, --help     this text; `atfr COMMAND --help` for one command",
-            "  -V, --version  versions, also of torch, the decoder and the runtimes",
-        ]
-    )
+    commands = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
+    return f"""usage: atfr COMMAND ...
+
+3D CNNs with adaptive temporal feature resolutions (Similarity Guided Sampling).
+
+commands:
+{commands}
+
+  -h, --help     this text; `atfr COMMAND --help` for one command
+  -V, --version  versions, also of torch, the decoder and the runtimes"""
 
 
 def fail(message: str) -> int:

@@ -1,7 +1,8 @@
 """The versions of what atfr stands on, found without importing any of it but PyAV, which knows its FFmpeg."""
 
-import importlib.metadata
 import platform
+
+from atfr.checks import version_of
 
 PACKAGES = {  # what is installed under one of these names
     "torch": ("torch",),
@@ -17,16 +18,9 @@ LIBRARIES = ("libavcodec", "libavformat", "libswscale")
 
 def versions() -> dict[str, str]:
     """Return the versions of atfr, Python, torch, the decoder with its FFmpeg, and the runtimes that are installed."""
-    found = {"atfr": _version("atfr"), "python": platform.python_version()}
-    found |= {name: next(filter(None, map(_version, names)), "not installed") for name, names in PACKAGES.items()}
+    found = {"atfr": version_of("atfr") or "", "python": platform.python_version()}
+    found |= {name: next(filter(None, map(version_of, names)), "not installed") for name, names in PACKAGES.items()}
     return found | {"av": f"{found['av']} ({_ffmpeg()})"}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _ffmpeg() -> str:

@@ -93,20 +93,17 @@ class Findings:
         Where all cost more, the cheapest of them. Views that stop are held against the fewest views of every video that
         cost no less.
         """
-        plan = self.plans[name]
-        control = FEWER_VIEWS if plan.kind == UNTIL_SETTLED else FEWER_FRAMES
-        of = {one.name: self.gflops(one.name) for one in self.plans.values() if one.kind == control}
-        if plan.kind == UNTIL_SETTLED:
-            of[STATIC] = self.gflops(STATIC)  # all views
-        if not of or plan.kind in (STATIC, FEWER_FRAMES, FEWER_VIEWS):
+        plan, own = self.plans[name], self.gflops(name)
+        if plan.kind in (STATIC, FEWER_FRAMES, FEWER_VIEWS):
             return None
+        kinds = (FEWER_VIEWS, STATIC) if plan.kind == UNTIL_SETTLED else (FEWER_FRAMES,)  # static has all views
+        of = {one.name: self.gflops(one.name) for one in self.plans.values() if one.kind in kinds}
         if plan.kind == UNTIL_SETTLED:
-            dearer = {other: gflops for other, gflops in of.items() if gflops >= 0.999 * self.gflops(name)}
-            return min(dearer, key=of.__getitem__, default=None)
+            return min((other for other in of if of[other] >= 0.999 * own), key=of.__getitem__, default=None)
         if plan.kind == CHANGE and (same := f"{FEWER_FRAMES}_{plan.kept}") in of:
             return same
-        affordable = {other: gflops for other, gflops in of.items() if gflops <= 1.02 * self.gflops(name)}
-        return max(affordable, key=of.__getitem__) if affordable else min(of, key=of.__getitem__)
+        affordable = [other for other in of if of[other] <= 1.02 * own]
+        return max(affordable, key=of.__getitem__) if affordable else min(of, key=of.__getitem__, default=None)
 
     def over_control(self, name: str) -> Beside | None:
         """Hold a network against fewer frames."""

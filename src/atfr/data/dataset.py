@@ -1,6 +1,7 @@
 """The torch data set over a list of videos: random clips to train on, or all the views of each video to test on."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ TrainItem = tuple[Float[Tensor, "3 T H W"], int]
 TestItem = tuple[Float[Tensor, "V 3 T H W"], int, int]
 
 
+@dataclass(eq=False, repr=False)
 class ClipDataset(Dataset[TrainItem | TestItem]):
     """Clips of the videos in `video_list`, decoded on the fly: only the frames that a clip takes (`VideoFile`).
 
@@ -59,45 +61,33 @@ class ClipDataset(Dataset[TrainItem | TestItem]):
         max_skipped: The share of all videos that may fail to decode.
     """
 
-    def __init__(
-        self,
-        video_list: VideoList,
-        spec: ClipSpec,
-        *,
-        train: bool,
-        seed: int = 0,
-        num_clips: int = 1,
-        num_crops: int = 1,
-        cache_bytes: int = 2**30,
-        decode_threads: int = 1,
-        num_frames: Sequence[int] | None = None,
-        max_skipped: float = MAX_SKIPPED,
-    ) -> None:
-        if cache_bytes < 0:
-            raise InputError(f"cache_bytes must not be negative, got {cache_bytes}")
-        if not 0 <= max_skipped <= 1:
-            raise InputError(f"max_skipped is a share, between 0 and 1, got {max_skipped}")
-        if num_frames is not None and len(num_frames) != len(video_list):
-            raise InputError(
-                f"num_frames must hold one number for each of {len(video_list)} videos, got {len(num_frames)}"
-            )
-        self.video_list = video_list
-        self.spec = spec
-        self.train = train
-        self.seed = seed
-        self.num_clips = num_clips
-        self.num_crops = num_crops
-        self.cache_bytes = cache_bytes
-        self.decode_threads = decode_threads
-        self.max_skipped = max_skipped
+    video_list: VideoList
+    spec: ClipSpec
+    _: KW_ONLY
+    train: bool
+    seed: int = 0
+    num_clips: int = 1
+    num_crops: int = 1
+    cache_bytes: int = 2**30
+    decode_threads: int = 1
+    num_frames: InitVar[Sequence[int] | None] = None
+    max_skipped: float = MAX_SKIPPED
+
+    def __post_init__(self, num_frames: Sequence[int] | None) -> None:
+        if self.cache_bytes < 0:
+            raise InputError(f"cache_bytes must not be negative, got {self.cache_bytes}")
+        if not 0 <= self.max_skipped <= 1:
+            raise InputError(f"max_skipped is a share, between 0 and 1, got {self.max_skipped}")
+        if num_frames is not None and len(num_frames) != len(self):
+            raise InputError(f"num_frames must hold one number for each of {len(self)} videos, got {len(num_frames)}")
         self.readings = Readings()
         self._cache: dict[int, Frames] = {}
         self._cached_bytes = 0
         self._too_long: set[int] = set()  # for what room was left when they were met
         # In shared memory, so that the epoch reaches running workers and their findings come back.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._state = torch.zeros(len(video_list), dtype=torch.uint8).share_memory_()
-        self._num_frames = torch.tensor(num_frames or [0] * len(video_list), dtype=torch.int32).share_memory_()
+        self._state = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        self._num_frames = torch.tensor(num_frames or [0] * len(self), dtype=torch.int32).share_memory_()
 
     def __len__(self) -> int:
         return len(self.video_list)

@@ -115,8 +115,7 @@ class VideoIndex(Closing):
 
     def _key(self, path: Path) -> str:
         inside = os.fspath(path).removeprefix(self._prefix)
-        relative = os.path.relpath(path, self.root) if inside == os.fspath(path) else inside
-        return relative.replace(os.sep, "/")
+        return os.path.relpath(path, self.root) if inside == os.fspath(path) else inside
 
 
 def fingerprint(path: Path) -> str:

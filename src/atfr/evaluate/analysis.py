@@ -97,10 +97,9 @@ def accuracy_by_bins(result: TestResult, site: str, most: int = 10) -> list[Grou
     kept, _ = video_means(result.videos, site)
     first, last = math.floor(min(kept)), math.floor(max(kept))
     width = -(-(last + 1 - first) // most)
-    groups = Counter((math.floor(mean) - first) // width for mean in kept)
-    right = Counter(
-        (math.floor(mean) - first) // width for mean, video in zip(kept, result.videos, strict=True) if video.correct
-    )
+    places = [(math.floor(mean) - first) // width for mean in kept]
+    groups = Counter(places)
+    right = Counter(place for place, video in zip(places, result.videos, strict=True) if video.correct)
     return [
         Group(first + number * width, first + (number + 1) * width, groups[number], right[number])
         for number in sorted(groups)

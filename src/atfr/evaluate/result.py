@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from atfr.adapt.calibrate import Spread
 from atfr.adapt.trace import MapCounts
 from atfr.errors import DataError
 from atfr.files import csv_text, finite, write_skipped, write_whole
@@ -28,21 +29,6 @@ COUNTS = tuple(one.name for one in fields(MapCounts))
 def folder_of(checkpoint: Path) -> Path:
     """Return where the test of a checkpoint leaves its result, unless it is told another place."""
     return checkpoint / "test"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How a figure is distributed over clips; `std` is that of the clips themselves."""
-
-    mean: float
-    std: float
-    min: float
-    max: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Describe some values, one at least."""
-        return cls(statistics.fmean(values), statistics.pstdev(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -121,6 +107,11 @@ class ClassResult:
     accuracy: float
     gflops_per_clip: Spread
     active_bins: dict[str, Spread]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the class's row into plain JSON values."""
+        kept = {site: spread._asdict() for site, spread in self.active_bins.items()}
+        return asdict(self) | {"gflops_per_clip": self.gflops_per_clip._asdict(), "active_bins": kept}
 
 
 @dataclass(frozen=True)
@@ -263,14 +254,14 @@ class TestResult:
             "network": self.network,
             "views": self.views,
             "views_per_video": self.views_per_video,
-            "gflops_per_clip": asdict(self.gflops_per_clip),
+            "gflops_per_clip": self.gflops_per_clip._asdict(),
             "static_gflops_per_clip": self.static_gflops_per_clip,
             "gflops_are": "multiply-adds / 1e9",
             "active_bins": self.active_bins,
             "ms_per_clip": self.ms_per_clip,
             "timing": self.timing,
             "skipped": [asdict(skip) for skip in self.skipped],
-            "classes": [asdict(one) for one in self.classes],
+            "classes": [one.to_dict() for one in self.classes],
             "videos": [video.to_dict() for video in self.videos],
         }
 

@@ -1,7 +1,6 @@
 """What a time depends on: hardware, threads, versions, and the commit it was measured at."""
 
 import datetime
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from atfr.checks import version_of
 from atfr.data.pool import cpu_cores
 from atfr.evaluate.test import cpu_name
 
@@ -52,14 +52,6 @@ def hardware(device: torch.device) -> dict[str, Any]:
             "tf32": torch.backends.cudnn.allow_tf32,
         }
     return found
-
-
-def version_of(package: str) -> str | None:
-    """Return the installed version of a package, if it is installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def commit() -> dict[str, Any] | None:

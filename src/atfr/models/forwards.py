@@ -196,13 +196,10 @@ def spans(node: fx.Node) -> bool:
 
 def is_batch_size(node: fx.Node) -> bool:
     """Whether a node is the batch size, or the shape it is taken from, and serves a reshaping into rows only."""
-    users = list(node.users)
-    if node.target == "size" and not node.args[1:]:
-        return all(is_first(user) for user in users)
-    if node.target is getattr and node.args[1] == "shape":
-        return all(is_first(user) for user in users)
+    if (node.target is getattr and node.args[1] == "shape") or (node.target == "size" and not node.args[1:]):
+        return all(map(is_first, node.users))
     is_size = is_first(node) or (node.target == "size" and node.args[1:] == (0,))
-    return is_size and all(user.target in ("view", "reshape", torch.reshape) for user in users)
+    return is_size and all(user.target in ("view", "reshape", torch.reshape) for user in node.users)
 
 
 def is_first(node: fx.Node) -> bool:

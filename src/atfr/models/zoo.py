@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from atfr.errors import InputError
 from atfr.models.base import VideoModel, load, unknown_name
 from atfr.models.efficientnet import InflatedEfficientNet
@@ -67,6 +69,12 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
     if starts:
         start_(model, name)
     return model
+
+
+def outline(name: str, num_classes: int = 400, **arguments: Any) -> VideoModel:
+    """A network without numbers, on the meta device: for its names, shapes and costs."""
+    with torch.device("meta"):
+        return create_model(name, num_classes, **arguments)
 
 
 def from_pretrained(source: str | Path, **hub_options: Any) -> VideoModel:

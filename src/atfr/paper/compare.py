@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from atfr.adapt import adapt_
 from atfr.adapt.cost import clip_cost
-from atfr.models import VideoModel, create_model
+from atfr.measure.saving import maps_that_come
+from atfr.models import VideoModel
+from atfr.models.zoo import outline
 from atfr.paper.figures import FIGURES, Line, Network
-from atfr.paper.shares import Share, Sites, by_share, implied_share
+from atfr.paper.shares import Share, by_share, implied_share
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,13 @@ def count(network: Network) -> Count:
     cost = clip_cost(model, network.clip_shape)
     if not network.adaptive:
         return Count(cost.static, {})
-    maps = [frames for frames, _ in Sites(model, network.clip_shape).maps()]
-    shares = by_share(model, cost, network.clip_shape)
-    return Count(cost.static, dict(zip(cost.sites, maps, strict=True)), shares)
+    maps = maps_that_come(model, network.clip_shape)
+    return Count(cost.static, maps, by_share(model, cost, network.clip_shape))
 
 
 def on_paper(network: Network, num_classes: int = 400) -> VideoModel:
     """Build a network on the meta device."""
-    with torch.device("meta"):
-        model = create_model(network.name, num_classes, **network.arguments)
+    model = outline(network.name, num_classes, **network.arguments)
     if network.after:
         adapt_(model, network.after, **dict(network.options))
     return model

@@ -37,6 +37,9 @@ METADATA = """size dim stride storage_offset numel nelement element_size is_cont
     is_signed get_device data_ptr __len__ __hash__ register_hook retain_grad requires_grad_""".split()
 SYNC_BATCH_NORM = """batch_norm_stats batch_norm_gather_stats_with_counts batch_norm_backward_reduce
     batch_norm_backward_elemt""".split()
+"""What the autograd function of `nn.SyncBatchNorm` calls for plain figures of the real maps: it weighs those of each
+process by how much it has, so processes may have different numbers of maps. With them `batch_norm_elemt`, which
+normalises, is all that it does with its input."""
 PROPERTIES = """shape ndim dtype device layout requires_grad grad_fn is_leaf retains_grad is_cuda is_cpu is_meta
     is_sparse is_quantized is_nested is_mkldnn is_mps is_xpu grad output_nr _version _backward_hooks""".split()
 
@@ -64,11 +67,6 @@ def by_name(names: Sequence[str], handler: Handler, *listings: dict[Any, Handler
             if callable(function := getattr(namespace, name, None)):  # torch.float is no function
                 for listing in listings or (OPERATIONS,):
                     listing[function] = handler
-
-
-def metadata(func: Handler, *args: Any, **kwargs: Any) -> Any:
-    """Answer a question about the tensor, not about its clips."""
-    return without_override(func, *args, **kwargs)
 
 
 def backward(func: Handler, tensors: Any, *args: Any, **kwargs: Any) -> None:
@@ -129,15 +127,6 @@ def expand_as(func: Handler, value: Tensor, other: Tensor) -> PackedClips:
 def by_channel(func: Handler, input: PackedClips, *args: Any, **kwargs: Any) -> PackedClips:
     """Run PReLU, or what `nn.SyncBatchNorm` normalises with."""
     return packed_like(without_override(func, input, *args, **kwargs), input.clip_layout)
-
-
-def statistics(func: Handler, *args: Any, **kwargs: Any) -> Any:
-    """Run a part of `nn.SyncBatchNorm`, whose autograd function calls these: plain figures of the real maps.
-
-    The function weighs the statistics of each process by how much it has, so processes may have different numbers of
-    maps. With them `batch_norm_elemt`, which normalises, is all that it does with its input.
-    """
-    return without_override(func, *args, **kwargs)
 
 
 def is_gradient_of(value: Tensor, clips: Tensor) -> bool:
@@ -257,7 +246,7 @@ def of_a_batch(func: Callable[[Tensor], Tensor], maps: Tensor, count: int) -> Te
 by_name(POINTWISE, pointwise, OPERATIONS, REARRANGED)
 by_name([*ARITHMETIC, *OF_SEVERAL], arithmetic)
 by_name(ARITHMETIC, rearranged_arithmetic, REARRANGED)
-by_name(METADATA, metadata, OPERATIONS, REARRANGED)
+by_name(METADATA, without_override, OPERATIONS, REARRANGED)
 OPERATIONS[torch.autograd.backward] = OPERATIONS[Tensor.backward] = backward
 OPERATIONS[torch.autograd.grad] = REARRANGED[torch.autograd.grad] = gradient
 by_name(["view_as"], view_as)
@@ -265,9 +254,9 @@ by_name(["_is_view"], compiled)
 by_name(["expand_as"], expand_as)
 by_name(["channel_shuffle"], pointwise)
 by_name(["batch_norm_elemt", "prelu"], by_channel)
-by_name(SYNC_BATCH_NORM, statistics)
-OPERATIONS[Tensor.requires_grad.__set__] = metadata  # type: ignore[attr-defined]  # reentrant checkpointing
+by_name(SYNC_BATCH_NORM, without_override)
+OPERATIONS[Tensor.requires_grad.__set__] = without_override  # type: ignore[attr-defined]  # reentrant checkpointing
 SET_HOOKS: Any = Tensor._backward_hooks.__set__  # type: ignore  # torch, of a view whose base was written over
-OPERATIONS[SET_HOOKS] = REARRANGED[SET_HOOKS] = metadata
-OPERATIONS |= {getattr(Tensor, name).__get__: metadata for name in PROPERTIES}
-REARRANGED |= {getattr(Tensor, name).__get__: metadata for name in PROPERTIES}
+OPERATIONS[SET_HOOKS] = REARRANGED[SET_HOOKS] = without_override
+for _name in PROPERTIES:
+    OPERATIONS[getattr(Tensor, _name).__get__] = REARRANGED[getattr(Tensor, _name).__get__] = without_override

@@ -11,7 +11,7 @@ with which the tests compare, knows no processes and subtracts large squares in 
 
 import functools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.distributed as dist
@@ -76,15 +76,12 @@ def _watched(layers: list[_BatchNorm]) -> Iterator[dict[int, Moments]]:
         new = moments(inputs[0])
         found[number] = merged(found[number], new) if number in found else new
 
-    hooks = [layer.register_forward_pre_hook(functools.partial(gather, number)) for number, layer in enumerate(layers)]
-    try:
-        for layer in layers:
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            stack.enter_context(layer.register_forward_pre_hook(functools.partial(gather, number)))
+            stack.callback(setattr, layer, "track_running_stats", True)
             layer.track_running_stats = False
         yield found
-    finally:
-        for layer, hook in zip(layers, hooks, strict=True):
-            layer.track_running_stats = True
-            hook.remove()
 
 
 def _of_all_processes(found: dict[int, Moments]) -> list[dict[int, Moments]]:

@@ -85,14 +85,31 @@ def open_video(path: Path, threads: int) -> Iterator[tuple[InputContainer, Video
 def decoded(container: InputContainer, stream: VideoStream, findings: Findings) -> Iterator[av.VideoFrame]:
     """Give every frame that decodes, in display order, and note in `findings` what is met.
 
+    A packet that does not decode is noted and passed over.
+
     Raises:
         VideoError: a frame is absurdly large.
     """
-    for frame in _frames(container, stream, findings):
-        check_size(frame.width, frame.height, findings.path)
-        findings.count += 1
-        findings.damaged_frames += frame.is_corrupt
-        yield frame
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            findings.errors.append(error.strerror or str(error))
+            return
+        if packet is None:
+            return
+        findings.damaged_packets += packet.is_corrupt
+        try:
+            for frame in packet.decode():
+                check_size(frame.width, frame.height, findings.path)
+                findings.count += 1
+                findings.damaged_frames += frame.is_corrupt
+                yield frame
+        except av.EOFError:
+            return
+        except (av.FFmpegError, OSError) as error:
+            findings.errors.append(error.strerror or str(error))
 
 
 def check_size(width: int, height: int, path: Path) -> None:
@@ -142,17 +159,14 @@ def check_file(path: Path) -> None:
         )
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[InputContainer]:
+def _open(path: Path) -> InputContainer:
     """Open the file and nothing else: no playlist leads to other files, nor a colon in a name to a protocol."""
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PX)}
     try:
-        container = av.open(f"file:{path}", metadata_errors="ignore", options=options)
+        return av.open(f"file:{path}", metadata_errors="ignore", options=options)
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"expected a video, but '{path}' cannot be opened as one ({reason})") from error
-    with container:
-        yield container
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -168,24 +182,3 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
         raise VideoError(f"the codec of the video stream in '{path}' is unknown to this FFmpeg")
     check_size(stream.width, stream.height, path)
     return stream
-
-
-def _frames(container: InputContainer, stream: VideoStream, findings: Findings) -> Iterator[av.VideoFrame]:
-    """Every frame that decodes; a packet that does not is noted and passed over."""
-    errors = findings.errors
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:
-            errors.append(error.strerror or str(error))
-            return
-        if packet is None:
-            return
-        findings.damaged_packets += packet.is_corrupt
-        try:
-            yield from packet.decode()
-        except av.EOFError:
-            return
-        except (av.FFmpegError, OSError) as error:
-            errors.append(error.strerror or str(error))

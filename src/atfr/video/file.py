@@ -1,7 +1,7 @@
 """VideoFile: take some frames out of a video file, and decode no more than that needs."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
@@ -123,24 +123,17 @@ class VideoFile:
                 return [pictures.picture(frame) for frame in seek_frames(container, stream, wanted, len(self))]
             except NotExactError:
                 pass
+        images: list[np.ndarray] = []
         with open_video(self.path, self.threads) as (container, stream):
-            frames = decoded(container, stream, Findings(self.path))
-            images = list(self._from_the_first(frames, wanted, pictures))
+            for number, frame in enumerate(decoded(container, stream, Findings(self.path))):
+                if number == 0:
+                    pictures.start(frame)
+                if number == wanted[len(images)]:
+                    images.append(pictures.picture(frame))
+                    if len(images) == len(wanted):
+                        break
         if len(images) < len(wanted):
             raise VideoError(
                 f"'{self.path}' was said to have {len(self)} frames, but has fewer; it changed since they were counted"
             )
         return images
-
-    @staticmethod
-    def _from_the_first(
-        frames: Iterator[av.VideoFrame], wanted: Sequence[int], pictures: Pictures
-    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        numbers = set(wanted)
-        for number, frame in enumerate(frames):
-            if number == 0:
-                pictures.start(frame)
-            if number in numbers:
-                yield pictures.picture(frame)
-            if number == wanted[-1]:
-                return

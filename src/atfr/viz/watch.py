@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -139,8 +140,7 @@ def watch(model: nn.Module, last: Mapping[str, str] | None = None) -> Iterator[W
 
     with ExitStack() as stack, record(model) as trace:
         for site, layer in layers.items():
-            hook = layer.register_forward_hook(lambda layer, args, output, site=site: look(site, layer, args, output))
-            stack.callback(hook.remove)
+            stack.enter_context(layer.register_forward_hook(partial(look, site)))
         yield Watched(trace, sites, pathways)
 
 

@@ -20,16 +20,15 @@ from atfr.web.limits import Limits, check_video
 SECONDS = 60
 MEMORY = 2 * 2**30
 """A video may take so many bytes beyond what the process has when it starts: 4096 x 4096 pixels take the half."""
-CONTEXT = get_context("spawn") if sys.platform == "win32" else get_context("forkserver")
+CONTEXT = get_context("forkserver")
 ENDED = threading.Event()
 
 
 def prepare() -> None:
     """Start the process that others are forked from: it has imported what reading needs, and has read nothing."""
     ENDED.clear()
-    if sys.platform != "win32":
-        CONTEXT.set_forkserver_preload([__name__])
-        forkserver.ensure_running()
+    CONTEXT.set_forkserver_preload([__name__])
+    forkserver.ensure_running()
 
 
 def end() -> None:

@@ -31,26 +31,21 @@ BLOCK: Table = (
     (r"\.branch2\.([abc])_bn\.", r".branch2.norm_\1."),
 )
 
-# s1 is the stem, s2 to s5 are the stages res2 to res5.
-STEM_AND_RES2: Table = (
-    *BLOCK,
-    (r"^s1\.pathway0_stem\.conv\.", r"blocks.0.conv."),
-    (r"^s1\.pathway0_stem\.bn\.", r"blocks.0.norm."),
-    (r"^s2\.pathway0_res(\d+)\.", r"blocks.1.res_blocks.\1."),
-)
 
-RESNET: Table = (
-    *STEM_AND_RES2,
-    *((rf"^s{i + 1}\.pathway0_res(\d+)\.", rf"blocks.{i}.res_blocks.\1.") for i in (2, 3, 4)),
-    (r"^head\.projection\.", r"blocks.5.proj."),
-)
+def resnet(*blocks: int) -> Table:
+    """The names of a network in which s1 is the stem, and s2 to s5 (res2 to res5) and the head are these blocks."""
+    *stages, head = blocks
+    return (
+        *BLOCK,
+        (r"^s1\.pathway0_stem\.conv\.", r"blocks.0.conv."),
+        (r"^s1\.pathway0_stem\.bn\.", r"blocks.0.norm."),
+        *((rf"^s{s}\.pathway0_res(\d+)\.", rf"blocks.{i}.res_blocks.\1.") for s, i in enumerate(stages, 2)),
+        (r"^head\.projection\.", rf"blocks.{head}.proj."),
+    )
 
-# I3D and C2D: PyTorchVideo counts the pool behind res2 as blocks.2.
-POOLED: Table = (
-    *STEM_AND_RES2,
-    *((rf"^s{i}\.pathway0_res(\d+)\.", rf"blocks.{i}.res_blocks.\1.") for i in (3, 4, 5)),
-    (r"^head\.projection\.", r"blocks.6.proj."),
-)
+
+RESNET = resnet(1, 2, 3, 4, 5)
+POOLED = resnet(1, 3, 4, 5, 6)  # I3D and C2D: PyTorchVideo counts the pool behind res2
 
 X3D: Table = (
     # conv_xy is the spatial convolution in PySlowFast and the temporal one in PyTorchVideo.
@@ -72,11 +67,8 @@ SLOWFAST: Table = (
     (r"^s1\.pathway(\d)_stem\.conv\.", r"blocks.0.multipathway_blocks.\1.conv."),
     (r"^s1\.pathway(\d)_stem\.bn\.", r"blocks.0.multipathway_blocks.\1.norm."),
     *(
-        (rf"^s{i + 1}\.pathway(\d)_res(\d+)\.", rf"blocks.{i}.multipathway_blocks.\1.res_blocks.\2.")
-        for i in (1, 2, 3, 4)
-    ),
-    *(
-        (rf"^s{i + 1}\.pathway(\d)_nonlocal(\d+)\.", rf"blocks.{i}.multipathway_blocks.\1.nonlocal_blocks.\2.")
+        (rf"^s{i + 1}\.pathway(\d)_{kind}(\d+)\.", rf"blocks.{i}.multipathway_blocks.\1.{kind}_blocks.\2.")
+        for kind in ("res", "nonlocal")
         for i in (1, 2, 3, 4)
     ),
     *((rf"^s{i + 1}_fuse\.conv_f2s\.", rf"blocks.{i}.multipathway_fusion.conv_fast_to_slow.") for i in (0, 1, 2, 3)),
