@@ -21,6 +21,7 @@ from atfr.data.records import VideoList, read_folder
 from atfr.data.samples import render_samples
 from atfr.models import VideoModel
 from atfr.train.fit import fit
+from tests.models.narrow import narrow
 from tests.models.randomise import scramble_
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -96,7 +97,7 @@ def test_frozen_layers_computed_once_say_what_the_whole_network_says() -> None:
     """Of the Kinetics I3D with each sampler, one clip alone and two together."""
     study = script("deciding_kinetics")
     torch.manual_seed(0)
-    base = scramble_(atfr.create_model("i3d_inception", num_classes=6)).eval()
+    base = scramble_(narrow("i3d_inception", num_classes=6)).eval()
     networks = {kind: study.adapted(base, kind).eval() for kind in study.SAMPLERS}
     clips = torch.randn(2, 3, 16, 32, 32)
     each = [{kind: (maps, kept) for kind, maps, kept in study.frozen_maps(networks, clip)} for clip in clips]

@@ -102,7 +102,7 @@ def test_runs_that_are_not_comparable_are_named_and_not_paired() -> None:
     first, other = made_up(), replace(made_up(), views=made_up().views | {"stride": 9})
     report = report_of(first=first, other=other, third=made_up(seed=4))
     assert list(report.differences) == ["third"]
-    text = viz.report_page(report)
+    text = viz.report_page(report_of(first=first, other=other))
     assert "Not comparable with first: other; see why below." in text
     assert "other is not comparable with first: other clips (stride 2 and 9)." in text
 

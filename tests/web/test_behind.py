@@ -1,17 +1,19 @@
-"""What the page relies on in Gradio is looked for when it starts."""
+"""What the page relies on in Gradio is looked for when it starts.
+
+Gradio takes seconds to import: only the process that tries it does so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gradio as gr
 import pytest
-from gradio import processing_utils
 
 from atfr.errors import InputError
-from atfr.web import behind, calls, page, samples
+from atfr.web import samples
 from atfr.web.limits import Limits
 from atfr.web.network import SharedNetwork
 from atfr.web.serve import private
@@ -20,9 +22,14 @@ from tests.alone import alone
 from tests.evaluate.build import network, write_level
 from tests.web.served import TASK
 
+if TYPE_CHECKING:
+    import gradio as gr
+
 
 @contextmanager
 def built() -> Iterator[gr.Blocks]:
+    from atfr.web import page
+
     with private() as folder:
         inbox = Inbox(folder / "sent", TASK.spec, Limits())
         sample = samples.sample("a", write_level(folder / "a.mp4", 3, frames=30))
@@ -35,6 +42,8 @@ def test_gradio_does_what_the_page_relies_on_and_another_is_told_by_its_version(
 
 def gradio_is_tried() -> None:
     """It checks files itself too, once it is told to."""
+    from atfr.web import behind, page
+
     with built() as blocks:
         another_gradio(blocks)
     with built() as blocks:
@@ -47,6 +56,10 @@ def gradio_is_tried() -> None:
 
 
 def another_gradio(blocks: gr.Blocks) -> None:
+    from gradio import processing_utils
+
+    from atfr.web import behind, calls
+
     changes = {
         "does not check that a file was uploaded": (processing_utils, "_check_allowed", lambda *_: None),
         "numbers the functions of a page otherwise": (behind, "NAMES", calls.NAMES[::-1]),
@@ -61,5 +74,9 @@ def another_gradio(blocks: gr.Blocks) -> None:
 
 
 def refused(blocks: gr.Blocks, told: str) -> None:
+    import gradio as gr
+
+    from atfr.web import behind
+
     with pytest.raises(InputError, match=rf"relies on Gradio 6\.31, and Gradio {gr.__version__} {told}: pip install"):
         behind.application(blocks, 100, "127.0.0.1")

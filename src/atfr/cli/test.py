@@ -11,7 +11,7 @@ from atfr.video.spec import ViewSpec
 from atfr.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from atfr.evaluate.forward import Pass
     from atfr.evaluate.predict import Loaded, Views
@@ -216,7 +216,7 @@ def print_result(result: "TestResult") -> None:
         print_extremes(result.classes)
 
 
-def print_extremes(classes: "list[ClassResult]") -> None:
+def print_extremes(classes: "Sequence[ClassResult]") -> None:
     """Print the classes whose clips cost least and most."""
     ordered = sorted(classes, key=lambda one: one.gflops_per_clip.mean)
     shown = ordered if len(ordered) <= 2 * SHOWN else [*ordered[:SHOWN], *ordered[-SHOWN:]]

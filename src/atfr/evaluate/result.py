@@ -9,6 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -222,10 +223,10 @@ class TestResult:
             found.setdefault(video.label, []).append(video)
         return found
 
-    @property
-    def classes(self) -> list[ClassResult]:
+    @cached_property
+    def classes(self) -> tuple[ClassResult, ...]:
         """The same figures by class, in the order in which the classes come up."""
-        return [
+        return tuple(
             ClassResult(
                 label,
                 len(videos),
@@ -237,7 +238,7 @@ class TestResult:
                 },
             )
             for label, videos in self.by_class.items()
-        ]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the result into plain JSON values."""
