@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.errors import AdaptError, InputError
+from atfr.ragged import PackedClips
 from atfr.samplers import TemporalDoubleAttention
 from tests.samplers.build import noise
 
@@ -117,6 +118,14 @@ def test_what_is_no_batch_of_maps_is_refused():
         TemporalDoubleAttention(8)(torch.zeros(2, 4, 5, 2, 2))
     with pytest.raises(InputError, match="at least 1"):
         TemporalDoubleAttention(0)
+
+
+def test_packed_clips_are_attended_to_one_by_one() -> None:
+    layer, clips = learned(4), [noise(4, length, 3, 2, dtype=torch.float64) for length in (3, 1, 5)]
+    found = layer(PackedClips.pack(clips))
+    assert found.lengths == (3, 1, 5)
+    for one, clip in zip(found.unpack(), clips, strict=True):
+        torch.testing.assert_close(one, layer(clip[None])[0])
 
 
 def adapted() -> nn.Module:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from atfr.errors import InputError
-from atfr.video.spec import ClipSpec
+from atfr.video.spec import ClipSpec, ViewSpec
 
 
 def test_json_round_trip() -> None:
@@ -53,3 +53,9 @@ def test_unknown_keys_are_refused_with_a_near_one() -> None:
         ClipSpec.from_dict({"strides": 2})
     with pytest.raises(InputError, match="mapping"):
         ClipSpec.from_dict([("stride", 2)])
+
+
+@pytest.mark.parametrize(("clips", "crops"), [(0, 1), (2**14 + 1, 1), (1, 2)])
+def test_views_out_of_range_are_refused(clips: int, crops: int) -> None:
+    with pytest.raises(InputError, match=f"num_clips must be from 1 to 16384, .* got num_clips={clips}"):
+        ViewSpec(clips, crops)

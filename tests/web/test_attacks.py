@@ -299,6 +299,14 @@ def test_uploads_that_are_too_large_or_have_no_end(client: Client, server: Serve
     assert server.files() == []
 
 
+def test_a_body_that_is_no_upload_is_not_read(client: Client, server: Server) -> None:
+    """As a form of another kind "&" a million times would take the page's time."""
+    kind = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000"
+    answer = client.raw(f"POST {UPLOAD} HTTP/1.1\r\nHost: {client.host}\r\n{kind}\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert server.files() == []
+
+
 def test_requests_that_do_not_end_are_given_up(client: Client, server: Server) -> None:
     """The client waits; the server does not."""
     calls = [(UPLOAD, FORM["Content-Type"]), (JOIN, "application/json")]

@@ -132,7 +132,7 @@ def parse_views(views: str) -> ViewSpec | None:
     """Return the clips and crops of "10x3", or of X3D's "alpha" (10x1) and "beta" (10x3); None of "auto"."""
     if views == "auto":
         return None
-    found = re.fullmatch(r"([1-9]\d*)x([13])", {"alpha": "10x1", "beta": "10x3"}.get(views, views))
+    found = re.fullmatch(r"([1-9]\d{0,8})x([13])", {"alpha": "10x1", "beta": "10x3"}.get(views, views))
     if not found:
         raise InputError(
             "--views is CLIPSxCROPS, as 10x3 (10 clips, 3 crops each; crops are 1 or 3), alpha (10x1) or beta (10x3), "

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from atfr.checks import at_least_one
+from atfr.ragged import each_clip
 from atfr.samplers.sampler import check_features, pooled
 
 
@@ -40,6 +41,9 @@ class TemporalDoubleAttention(nn.Module):
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T H W"]:
         """Return the maps, each with the descriptors it asked for added."""
         check_features(features, self.channels)
+        return each_clip(self._attended, features)
+
+    def _attended(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C T H W"]:
         means_NCT = pooled(features).to(features.dtype)
         gather_NDT = self.gather(means_NCT).softmax(dim=2)
         distribute_NDT = self.distribute(means_NCT).softmax(dim=1)

@@ -110,9 +110,9 @@ class ViewSpec:
         for name in ("num_clips", "num_crops"):
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool):
                 raise InputError(f"{name} must be a whole number, got {value!r}")
-        if self.num_clips < 1 or self.num_crops not in (1, 3):
+        if not 1 <= self.num_clips <= MOST or self.num_crops not in (1, 3):
             raise InputError(
-                f"num_clips must be at least 1, num_crops 1 or 3, got num_clips={self.num_clips}, "
+                f"num_clips must be from 1 to {MOST}, num_crops 1 or 3, got num_clips={self.num_clips}, "
                 f"num_crops={self.num_crops}"
             )
         number = isinstance(self.settled, int | float) and not isinstance(self.settled, bool)

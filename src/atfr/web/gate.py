@@ -128,6 +128,8 @@ class Gate:
 
     async def upload(self, request: Request) -> Response:
         """Take a file, and answer its token, as Gradio's page expects the path of a file it has sent."""
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise HTTPException(400, "An upload is a form with one file.")  # other forms are slow to read
         length = request.headers.get("content-length", "")
         if not re.fullmatch(r"\d{1,15}", length, re.ASCII) or "transfer-encoding" in request.headers:
             raise HTTPException(411, "The length of an upload must be declared.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import ipaddress
 import logging
 import os
 import socket
@@ -61,13 +62,21 @@ def serve(
         blocks = page.build(network, inbox, tries, generated=examples is None)
         gradio = behind.application(blocks, limits.bytes, host)
         way_in = gate.Gate(gradio, blocks._queue, inbox, page.pictures(blocks), len(tries), network.most_bins)
-        app = way_in.app([*LOOPBACK, "[::1]"] if host in LOOPBACK else None)  # a name of another machine may lead here
+        app = way_in.app([*LOOPBACK, "[::1]", host] if is_loopback(host) else None)  # another's name may lead here
         gc.freeze()  # all that is here stays: no answer waits until the collector has looked through it
         say(address)
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # clients write nothing on the terminal
         limited: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": CLOSING_S}
         config = uvicorn.Config(app, http=Prompt, ws="none", log_level="error", backlog=AT_ONCE, **limited)
         Ending(config).run(sockets=[listener])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is this machine's, for this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in LOOPBACK
 
 
 class Ending(uvicorn.Server):
