@@ -3,11 +3,25 @@
 import os
 import warnings
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 import torch.multiprocessing
+
+FORKED = ".*multi-threaded, use of fork"
+"""What Python 3.12 says of it."""
+
+
+def forked(function: Callable[..., None], *args: Any) -> BaseProcess:
+    """Start function(*args) in a process of its own, which imports nothing."""
+    process = get_context("fork").Process(target=function, args=args)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", FORKED, DeprecationWarning)
+        process.start()
+    return process
 
 
 def run_processes(function: Callable[..., None], folder: Path, *args: Any, count: int = 2) -> None:
@@ -17,7 +31,7 @@ def run_processes(function: Callable[..., None], folder: Path, *args: Any, count
     """
     method = "spawn" if torch.cuda.is_initialized() else "fork"
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)  # Python 3.12
+        warnings.filterwarnings("ignore", FORKED, DeprecationWarning)
         torch.multiprocessing.start_processes(_join, (count, folder, function, args), nprocs=count, start_method=method)
 
 

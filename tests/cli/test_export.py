@@ -18,6 +18,8 @@ from atfr.files import locked
 from atfr.runtime.export import replacing
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 
 def atfr(*args: object) -> subprocess.CompletedProcess[str]:
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
