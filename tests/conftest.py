@@ -18,6 +18,10 @@ if not torch.cuda.is_available():
 from atfr.kernels.allocator import give_back_free_memory
 from tests.models.narrow import short
 
+# Autograd starts its threads at the first backward pass, one for each kind of device that is known by then, and with
+# threads no fork can train. torch.compile makes more kinds known than there are.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 def pytest_collection_finish() -> None:
     """All tests and what they import stay: the collector need not look through them, 0.6 s each time."""

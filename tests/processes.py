@@ -1,37 +1,43 @@
 """Several processes of one `torch.distributed` group on this machine, over gloo."""
 
 import os
-import sys
 import warnings
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 import torch.multiprocessing
 
+FORKED = ".*multi-threaded, use of fork"
+"""What Python 3.12 says of it."""
+
+
+def forked(function: Callable[..., None], *args: Any) -> BaseProcess:
+    """Start function(*args) in a process of its own, which imports nothing where it can be forked."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", FORKED, DeprecationWarning)
+        process: BaseProcess = get_context(_method()).Process(target=function, args=args)  # type: ignore[attr-defined]
+        process.start()
+    return process
+
 
 def run_processes(function: Callable[..., None], folder: Path, *args: Any, count: int = 2) -> None:
     """Call function(rank, folder, *args) in each of `count` new processes, joined in a group; all must succeed.
 
-    They are forked, and import nothing; where CUDA or threads of autograd run, which a fork cannot go on with, they
-    begin anew.
+    They are forked, and import nothing, where that goes.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)  # Python 3.12
-        method = "fork" if not torch.cuda.is_initialized() and _forks_go_on() else "spawn"
-        torch.multiprocessing.start_processes(_join, (count, folder, function, args), nprocs=count, start_method=method)
+        warnings.filterwarnings("ignore", FORKED, DeprecationWarning)
+        args, method = (count, folder, function, args), _method()
+        torch.multiprocessing.start_processes(_join, args, nprocs=count, start_method=method)
 
 
-def _forks_go_on() -> bool:
-    """Whether a fork of this process can run backward passes."""
-    process = os.fork()
-    if not process:
-        try:
-            torch.ones(1, requires_grad=True).sum().backward()
-        finally:
-            os._exit(sys.exc_info()[0] is not None)
-    return os.waitpid(process, 0)[1] == 0
+def _method() -> str:
+    """Return how processes start: forked, unless CUDA runs, which a fork cannot go on with."""
+    return "spawn" if torch.cuda.is_initialized() else "fork"
 
 
 def _join(rank: int, count: int, folder: Path, function: Callable[..., None], args: tuple[Any, ...]) -> None:

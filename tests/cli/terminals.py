@@ -71,6 +71,38 @@ def in_terminal(
         return Seen(code, printed.read().decode(), b"".join(shown).removesuffix(END).decode(errors="replace"))
 
 
+def in_pipes(args: Sequence[object], env: Mapping[str, str]) -> tuple[int, str, str]:
+    """Run atfr in this process, whose stdout and stderr are pipes; return its code and what came out of both."""
+    before, shown = [os.dup(number) for number in (1, 2)], ([], [])
+    readers = []
+    with pytest.MonkeyPatch.context() as patch:
+        for number, parts in zip((1, 2), shown, strict=True):
+            end, into = os.pipe()
+            os.dup2(into, number)
+            os.close(into)
+            readers.append(threading.Thread(target=_drain, args=(end, parts)))
+            readers[-1].start()
+        try:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            with open(1, "w", closefd=False) as out, open(2, "w", buffering=1, closefd=False) as err:
+                patch.setattr(sys, "stdout", out)
+                patch.setattr(sys, "stderr", err)
+                code = main(list(map(str, args)))
+        finally:
+            for number, what in zip((1, 2), before, strict=True):
+                os.dup2(what, number)
+                os.close(what)
+            for reader in readers:
+                reader.join()
+    return code, *(b"".join(parts).decode() for parts in shown)
+
+
+def _drain(end: int, parts: list[bytes]) -> None:
+    with open(end, "rb") as pipe:
+        parts.append(pipe.read())
+
+
 def _read(terminal: int, shown: list[bytes]) -> None:
     while not b"".join(shown[-2:]).endswith(END):
         shown.append(os.read(terminal, 65536))

@@ -17,6 +17,8 @@ from atfr.measure import Timing, limits, write_result
 from atfr.measure.saving import Saving, Work
 from tests.evaluate.build import NAMES, SPEC, network
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 SMALL = ["resnet3d_18", "--frames", "4", "--size", "32", "--rounds", "2", "--device", "cpu"]
 
 

@@ -9,10 +9,12 @@ from rich.cells import cell_len
 
 import atfr
 from atfr.cli.main import main
-from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
+from atfr.evaluate.task import load_checkpoint
+from tests.cli.quick import check_width
 from tests.cli.test_main import error_of
-from tests.evaluate.build import NAMES, SPEC, network, write_folder
+from tests.evaluate.build import write_folder
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 CLIP = ["--clip.frames", "8", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
 SMALL = ["resnet3d_18", "--frames", "4", "--size", "32"]
 QUICK = ["--model", "resnet3d_18", *CLIP, "--clip.flip", "false", "--batch_size", "4"]
@@ -22,13 +24,6 @@ QUICK += ["--num_workers", "0", "--warmup_epochs", "0"]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data"), classes=2, train=2, test=1)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +208,38 @@ def test_slowfast_from_training_to_prediction(data: Path, tmp_path: Path, capsys
         assert min(costs) <= prediction["gflops"] <= max(costs)
         assert all(1 <= bins <= 8 for bins in prediction["active_bins"]["res2.fast"])
         assert all(1 <= bins <= 2 for bins in prediction["active_bins"]["res2.slow"])
+
+
+def test_cost_is_that_of_the_library(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["resnet3d_18", "--after", "res3", "--frames", "6", "--size", "64", "--num_classes", "10"]
+    assert main(["cost", *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    model = atfr.create_model("resnet3d_18", num_classes=10)
+    assert report["parameters"] == sum(p.numel() for p in model.parameters())
+    atfr.adapt_(model, after="res3")
+    cost = atfr.clip_cost(model, (3, 6, 64, 64))
+    assert report["static_gflops"] == cost.static / 1e9
+    assert report["adaptive_gflops"] == {str(a): count / 1e9 for a, count in cost.adaptive.items()}
+    assert main(["cost", *options]) == 0
+    printed = capsys.readouterr().out
+    check_width(printed)
+    assert all(f"{count / 1e9:.4g}" in printed for count in cost.adaptive.values())
+
+    assert main(["cost", *options, "--after", "none", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adaptive_gflops"] == {}
+    assert main(["cost", str(checkpoint), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["clip_shape"], report["after"]) == ([3, 4, 32, 32], "res2")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["x3d_sm"], "did you mean x3d_s"),
+        (["x3d_xs", "--after", "res6"], "no stage"),
+        (["x3d_xs", "--size", "0"], "--size must be a number from 1 to 16384, got 0"),
+    ],
+)
+def test_cost_errors(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", *options]) == 2
+    assert message in error_of(capsys)

@@ -14,7 +14,7 @@ import pytest
 from atfr.cli.main import main
 from atfr.data.index import VideoIndex
 from atfr.data.sets import UCF101
-from tests.cli.test_commands import check_width
+from tests.cli.quick import check_width
 from tests.cli.test_main import ATFR, error_of
 from tests.data.layouts import kinetics, ucf101
 from tests.data.test_resize import files, one_by_one

@@ -16,6 +16,8 @@ from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 from tests.viz.test_page import check_stands_alone
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,10 +2,10 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from atfr.evaluate.task import Task, save_checkpoint
 from atfr.files import locked
 from atfr.runtime.export import replacing
 from tests.evaluate.build import NAMES, SPEC, network, write_level
+from tests.processes import forked
+
+pytestmark = pytest.mark.usefixtures("few_layers")
 
 
 def atfr(*args: object) -> subprocess.CompletedProcess[str]:
@@ -64,24 +67,18 @@ def test_the_table_is_there_too(folder: Path) -> None:
     assert "GFLOPs (multiply-adds) of all views" in done.stdout
 
 
-KILLED = """import os, signal, sys
-from pathlib import Path
-from atfr.runtime import export
-rename = Path.rename
-def die(path, target):
-    if target.name == "bundle":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(path, target)
-Path.rename = die
-for when in ("writing", "putting it in place"):
-    if (pid := os.fork()) == 0:
-        with export.replacing(Path(sys.argv[1], when, "bundle")) as scratch:
-            (scratch / "network.bin").write_bytes(b"half")
-            if when == "writing":
-                os.kill(os.getpid(), signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    print(os.WTERMSIG(status))
-"""
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(when: str, bundle: Path) -> None:
+    """Write a bundle in place of the old one, and end in the middle of it."""
+    rename = Path.rename
+    Path.rename = lambda path, target: die() if target == bundle else rename(path, target)
+    with replacing(bundle) as scratch:
+        (scratch / "network.bin").write_bytes(b"half")
+        if when == "writing":
+            die()
 
 
 @pytest.mark.timeout(120)
@@ -90,9 +87,10 @@ def test_a_killed_export_leaves_the_old_bundle_or_the_next_puts_it_back(tmp_path
     for folder in folders:
         (folder / "bundle").mkdir(parents=True)
         (folder / "bundle" / "bundle.json").write_text("{}")
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(int(signal.SIGKILL))] * 2
     for folder in folders:
+        process = forked(killed, folder.name, folder / "bundle")
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         old = folder / "bundle"
         assert not (old / "network.bin").exists()
         left = next(folder.glob(".bundle-*"))

@@ -13,9 +13,11 @@ import pytest
 from atfr.cli.main import main
 from atfr.files import locked
 from atfr.train.module import ClassificationModule
-from tests.cli.test_commands import QUICK
+from tests.cli.quick import QUICK
 from tests.cli.test_main import ATFR
 from tests.evaluate.build import write_folder
+
+pytestmark = pytest.mark.usefixtures("few_layers")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import functools
 import importlib
 import re
 import shutil
@@ -18,6 +19,7 @@ from atfr.evaluate.task import Task, save_checkpoint
 from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 DEEP = "[" * 100_000
 HUGE = "{}" + 2**24 * " "
 
@@ -142,7 +144,8 @@ def begin(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("value", [".nan", pytest.param("-.inf", marks=pytest.mark.soak), "99999999999999999999"])
-def test_what_is_no_finite_number_is_refused_by_name(name: str, value: str) -> None:
+def test_what_is_no_finite_number_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atfr.cli.parser.make_parser", functools.cache(make_parser))
     command = COMMANDS[name]
     function = getattr(importlib.import_module(command.module), command.function)
     for option in numeric(name):

@@ -15,11 +15,13 @@ from atfr.cli.main import main
 from atfr.cli.report import print_report
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.viz import Report
-from tests.cli.test_commands import check_width
+from tests.cli.quick import check_width
 from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
 from tests.evaluate.made_up import made_up
 from tests.viz.test_page import check_stands_alone
+
+pytestmark = pytest.mark.usefixtures("few_layers")
 
 
 @pytest.fixture(scope="module")

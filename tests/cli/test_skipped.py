@@ -13,9 +13,11 @@ import pytest
 
 from atfr.cli.main import main
 from atfr.evaluate.task import Task, save_checkpoint
-from tests.cli.test_commands import QUICK
+from tests.cli.quick import QUICK
 from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
+
+pytestmark = pytest.mark.usefixtures("few_layers")
 
 
 @pytest.fixture

@@ -22,11 +22,12 @@ from atfr.data.sets import DATA_SETS, UCF101
 from atfr.evaluate.runs import read_result
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from atfr.train.loaders import ClipLoaders
-from tests.cli.test_commands import QUICK, check_width
+from tests.cli.quick import QUICK, check_width
 from tests.cli.test_main import error_of
 from tests.data.layouts import kinetics, ucf101
 from tests.evaluate.build import SPEC, network, write_level
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
 
 

@@ -4,9 +4,7 @@ import importlib
 import inspect
 import json
 import math
-import os
 import re
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +15,11 @@ from atfr.cli import common
 from atfr.cli.common import print_table
 from atfr.cli.main import COMMANDS, main
 from atfr.evaluate.task import Task, save_checkpoint
-from tests.cli.terminals import COLOURS, Seen, in_terminal
-from tests.cli.test_main import ATFR
+from tests.cli.terminals import COLOURS, Seen, in_pipes, in_terminal
 from tests.data.test_resize import one_by_one
 from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 SERVES = {"demo"}
 """Commands that print no result."""
 TRAIN = ["--model", "resnet3d_18", "--clip.frames", "4", "--clip.size", "32", "--batch_size", "4", "--num_workers", "0"]
@@ -81,13 +79,12 @@ def test_colours_and_none(predicted: Seen, narrow: Seen, dumb: Seen) -> None:
 
 
 def test_pipes_get_no_bar_and_nothing_that_moves_even_where_colour_is_forced(data: Path, checkpoint: Path) -> None:
-    forced = os.environ | {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
-    command = [*ATFR, "predict", str(data), "--checkpoint", str(checkpoint)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=forced)
-    assert done.stderr == ""
-    assert "predicting" not in done.stdout
-    plain = re.sub(r"\x1b\[[\d;]*m", "", done.stdout)
-    assert plain != done.stdout
+    forced = {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+    code, printed, err = in_pipes(["predict", data, "--checkpoint", checkpoint], forced)
+    assert (code, err) == (0, "")
+    assert "predicting" not in printed
+    plain = re.sub(r"\x1b\[[\d;]*m", "", printed)
+    assert plain != printed
     assert not {"\r", "\x1b"} & set(plain)
     assert max(map(cell_len, plain.splitlines())) <= 80
 

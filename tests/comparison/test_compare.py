@@ -142,8 +142,9 @@ def test_a_budget_too_short_for_any_comparison_is_refused(videos: Path, tmp_path
 
 
 def test_with_a_checkpoint_nothing_is_trained(
-    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("atfr.viz.page.svg", lambda *_: "<svg></svg>")  # what a page shows is tested where it is made
     data = Path(shutil.copytree(videos, tmp_path / "data"))
     first, broken = (min((data / split).rglob("*.mp4")) for split in ("train", "test"))
     first.write_bytes(b"no video")

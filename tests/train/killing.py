@@ -4,10 +4,10 @@ import io
 import json
 import random
 import signal
-import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from atfr.cli.main import main
 from atfr.train.checkpoints import PREVIOUS, RESUME
+from tests.processes import forked
 
 ATFR = [sys.executable, "-m", "atfr.cli.main"]
 NETWORK = [
@@ -38,11 +39,9 @@ def line(data: Path, out: Path, epochs: int) -> list[str]:
     return ["train", "--data", str(data), "--out", str(out), "--epochs", str(epochs), *OPTIONS, "--json"]
 
 
-def start(data: Path, out: Path, epochs: int) -> subprocess.Popen[str]:
-    """Begin or go on with a training; `--resume` does both."""
-    return subprocess.Popen(
-        [*ATFR, *line(data, out, epochs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(data: Path, out: Path, epochs: int) -> BaseProcess:
+    """Begin or go on with a training in another process; `--resume` does both."""
+    return forked(main, line(data, out, epochs))
 
 
 def here(data: Path, out: Path, epochs: int) -> dict[str, Any]:
@@ -52,21 +51,21 @@ def here(data: Path, out: Path, epochs: int) -> dict[str, Any]:
     return json.loads(printed.getvalue())
 
 
-def kill(process: subprocess.Popen[str], out: Path, rng: random.Random, within_s: float) -> None:
+def kill(process: BaseProcess, out: Path, rng: random.Random, within_s: float) -> None:
     """Kill a training with SIGKILL at a random moment soon after it has finished an epoch."""
 
     def written_ns() -> int:
         path = out / "last.ckpt"
         return path.stat().st_mtime_ns if path.exists() else 0
 
-    with process:
-        before, start_s = written_ns(), time.monotonic()
-        while written_ns() == before and process.poll() is None and time.monotonic() < start_s + TIMEOUT_S:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, within_s))
-        assert process.poll() is None, f"the training has ended: {process.communicate()[1]}"
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    before, start_s = written_ns(), time.monotonic()
+    while written_ns() == before and process.is_alive() and time.monotonic() < start_s + TIMEOUT_S:
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, within_s))
+    assert process.is_alive(), "the training has ended"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def epochs_done(out: Path) -> int:
