@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.errors import AdaptError, AtfrError
-from tests.models.narrow import narrow, narrowed, short
+from tests.models.narrow import narrow, narrowed, short, shorter
 from tests.reference import sgs as reference
 
 FRAMES, BINS = 8, 12
@@ -40,7 +40,7 @@ def network(name: str) -> nn.Module:
     if name in ("r3d_18", "mc3_18", "r2plus1d_18"):
         from torchvision.models import video
 
-        model = narrowed(lambda: getattr(video, name)(num_classes=5))
+        model = shorter(narrowed(lambda: getattr(video, name)(num_classes=5)))
     else:
         with short():
             model = narrow(name, num_classes=5)

@@ -58,7 +58,8 @@ def test_the_wheel_works_outside_of_the_clone(built: Path, tmp_path: Path) -> No
     """Installed alone, into a folder of its own, from which it is imported, offline and in an empty folder."""
     target, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(target)]
+    options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--target", str(target)]
+    pip = [sys.executable, "-m", "pip", "install", *options]
     subprocess.run([*pip, str(next(built.glob("*.whl")))], check=True, env=os.environ | {"PIP_NO_INPUT": "1"})
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [path for path in inherited if path and not (Path(path) / "atfr").is_dir()]

@@ -103,7 +103,10 @@ def pytorchvideo(name: str) -> nn.Module:
             stage_spatial_strides=((1, 1, 1, 1), (1, 1, 1, 1)),
         ),
     }
-    return makers[name]()
+    model = makers[name]()
+    for stage in model.blocks:
+        del getattr(stage, "res_blocks", [])[2:]  # one that projects its shortcut, and one that does not
+    return model
 
 
 @functools.cache

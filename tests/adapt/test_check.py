@@ -116,12 +116,12 @@ class PlainTensors(Own):
 
 
 class Cached(Own):
-    """A mask made on first use, a counter, a history and a buffer written in place."""
+    """A mask made on first use, a counter, a history, an empty table and a buffer written in place."""
 
     def __init__(self) -> None:
         super().__init__(lambda x: x)
         self.mask: Tensor | None = None
-        self.calls, self.history = 0, []
+        self.calls, self.history, self.seen = 0, [], {}
         self.register_buffer("largest", torch.zeros(()))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -129,6 +129,7 @@ class Cached(Own):
             self.mask = torch.ones(1, 6, 1, 1, 1, device=clips.device, dtype=clips.dtype)
         self.calls += 1
         self.history.append(clips.shape)
+        self.seen[len(clips)] = True
         self.largest.copy_(clips.max())
         return self.late(self.early(clips) * self.mask).mean((2, 3, 4))
 

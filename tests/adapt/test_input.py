@@ -15,7 +15,7 @@ from atfr.adapt import adaptation
 from atfr.adapt.padding import edge_maps_at
 from atfr.adapt.places import resolve
 from atfr.errors import AdaptError, InputError
-from tests.models.narrow import narrow, narrowed
+from tests.models.narrow import narrow, narrowed, shorter
 from tests.test_families import FAMILIES, network
 
 PLACES = ["input", "stem", "res2", "res3", "res4"]
@@ -99,7 +99,7 @@ def test_other_peoples_networks() -> None:
     """One with a forward of its own, called by position and by name; a plain Sequential, which runs its children."""
     torch.manual_seed(0)
     batch = clips().float()
-    foreign = narrowed(lambda: r3d_18(num_classes=3)).eval()
+    foreign = shorter(narrowed(lambda: r3d_18(num_classes=3))).eval()
     plain = nn.Sequential(
         OrderedDict(
             conv=nn.Conv3d(3, 4, 3, padding=1), pool=nn.AdaptiveAvgPool3d(1), flat=nn.Flatten(), fc=nn.Linear(4, 2)
@@ -275,7 +275,7 @@ def test_torch_export_finds_the_frames_of_each_clip() -> None:
     ("no_video_network", "sampler"),
     [
         pytest.param(nn.Linear(3, 4), "sgs", marks=pytest.mark.soak),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)), "change"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.Flatten(), nn.Linear(4, 2)), "change"),
         (nn.LSTM(3, 4), "sgs"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else value,

@@ -73,6 +73,14 @@ def short() -> Iterator[None]:
         yield
 
 
+def shorter(model: nn.Module) -> nn.Module:
+    """A residual network that keeps the first block of each stage, two of its first one; also one of torchvision."""
+    stages = [getattr(model, "stage_paths", {}).get(f"res{i + 1}", f"layer{i}") for i in (1, 2, 3, 4)]
+    for stage, blocks in zip(map(model.get_submodule, stages), (2, 1, 1, 1), strict=True):
+        del getattr(stage, "res_blocks", stage)[blocks:]
+    return model
+
+
 def shallow_x3d(monkeypatch: pytest.MonkeyPatch) -> None:
     """X3D has one block a stage in this test, where it is about files and names."""
     monkeypatch.setattr(X3D, "variants", {name: replace(own, depth=1.0) for name, own in X3D.variants.items()})

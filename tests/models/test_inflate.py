@@ -14,21 +14,24 @@ import torchvision.models as vision
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock
 
 import atfr
 from atfr.errors import InputError
 from atfr.models.inflate import ClipConv3d, DropBranch, inflate, inflate_weight
 from atfr.ragged import PackedClips
 
+FEW = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2], [6, 64, 1, 2]]
+"""Blocks of a MobileNetV2: expansion, channels, number, stride."""
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {  # with a place early enough for SGS
-    "resnet18": (lambda: vision.resnet18(num_classes=7), "layer1"),
+    "resnet18": (lambda: vision.ResNet(BasicBlock, [2, 1, 1, 1], num_classes=7), "layer1"),
     "resnet50": (lambda: vision.resnet50(num_classes=7), "layer1"),
     "mobilenet_v3_small": (lambda: vision.mobilenet_v3_small(num_classes=7), "features.1"),
     "efficientnet_b0": (lambda: vision.efficientnet_b0(num_classes=7), "features.1"),
     "tf_efficientnet_lite0": (lambda: timm.create_model("tf_efficientnet_lite0", num_classes=7), "blocks.0"),
 }
 OTHERS: dict[str, Callable[[], nn.Module]] = {  # whose forwards name axes of images, in the network itself or below
-    "mobilenet_v2": lambda: vision.mobilenet_v2(num_classes=7),
+    "mobilenet_v2": lambda: vision.mobilenet_v2(num_classes=7, inverted_residual_setting=FEW),
     "timm efficientnet_b0": lambda: timm.create_model("efficientnet_b0", num_classes=7, drop_path_rate=0.2),
     "timm regnety_002": lambda: timm.create_model("regnety_002", num_classes=7),
 }
@@ -431,7 +434,7 @@ def small_vit() -> nn.Module:
     [
         (
             {"temporal_kernel": 3},
-            r"temporal_kernel must be a dict of path: size, such as \{'layer4.1.conv2': 3\}, got 3",
+            r"temporal_kernel must be a dict of path: size, such as \{'layer4.0.downsample.0': 3\}, got 3",
         ),
         ({"temporal_stride": 2}, "temporal_stride must be a dict of path: size"),
         ({"temporal_kernel": {"layer1.0.conv": 3}}, r"unknown path 'layer1\.0\.conv' \(did you mean layer1\.0\.conv"),

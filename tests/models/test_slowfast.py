@@ -16,7 +16,7 @@ from atfr.models.nonlocal_block import NonLocal, attend
 from atfr.models.slowfast import SlowFast, Variant
 from atfr.ragged import PackedClips
 from atfr.samplers import SimilarityGuidedSampling
-from tests.models.narrow import narrowed
+from tests.models.narrow import narrowed, short
 
 NAMES = list(SlowFast.variants)
 SMALL = "slowfast_8x8_r18"
@@ -33,7 +33,8 @@ class Tiny(SlowFast):
 def network(name: str = SMALL) -> SlowFast:
     """A network of 5 classes in float64 whose batch norms and residual branches have something to say."""
     torch.manual_seed(0)
-    model = narrowed(lambda: (Tiny if name == "tiny" else SlowFast)(name, num_classes=5)).double().eval()
+    with short():
+        model = narrowed(lambda: (Tiny if name == "tiny" else SlowFast)(name, num_classes=5)).double().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -148,7 +148,7 @@ def test_a_family_in_inference_and_in_training(name: str, options: dict[str, obj
     assert_same_step(model.train(), compiled.train(), batch)
 
 
-def test_two_hundred_ragged_batches_need_few_graphs() -> None:
+def test_many_ragged_batches_need_few_graphs() -> None:
     graphs: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
@@ -161,7 +161,7 @@ def test_two_hundred_ragged_batches_need_few_graphs() -> None:
     compiled = atfr.compile(model, backend=backend)
     chance, kept = random.Random(0), set()
     with torch.no_grad():
-        for _ in range(200):
+        for _ in range(70):
             batch = torch.randn(6, 3, 2, 4, 4, dtype=torch.float64)
             for clip in batch:
                 still = chance.randrange(2)
@@ -190,13 +190,13 @@ def test_all_options_of_sgs_in_training(as_recorded) -> None:
         {"kernel": "keep", "similarity": "spherical", "num_bins": 3},
         {"sampler": "random", "active_bins": 4.5},
     ):
-        model = tiny(**options).train()
+        model = tiny(Tiny if "order" in options else Small, **options).train()
         compiled = atfr.compile(copy.deepcopy(model), backend="eager")
         assert_same_step(model, compiled, clips(4, 12, 8))
 
 
 def test_statistics_are_those_of_the_real_maps_and_counted_once() -> None:
-    model = tiny(Tiny).train()
+    model = tiny().train()
     compiled = atfr.compile(copy.deepcopy(model), backend="aot_eager")
     for batch in (clips(4, 12, 8), clips(4, 12, 8).flip(0)):
         assert_same_step(model, compiled, batch)
@@ -412,6 +412,7 @@ def compare_in_compiled_code(training: bool) -> None:
 def test_in_compiled_code(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: PyTorch's compiler does not start where setuptools was half imported before it."""
     monkeypatch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")  # it compiles for 10 s to see what vectors there are
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # nor are there so many kernels as to need processes
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         process.submit(compare_in_compiled_code, training).result()
 
@@ -493,13 +494,13 @@ def check(seed: int) -> str:
 
 
 def test_random_networks_are_the_same_or_refused(as_recorded) -> None:
-    found = [check(seed) for seed in (127, *range(360, 385))]  # 127 writes over its clips
+    found = [check(seed) for seed in (127, *range(366, 378))]  # 127 writes over its clips
     assert found.count("same") >= 2, found
 
 
 @slow
 def test_many_random_networks() -> None:
-    found = [check(seed) for seed in range(1000, 1600)]
+    found = [check(seed) for seed in (*range(360, 385), *range(1000, 1600))]
     assert found.count("same") > 20, found
 
 

@@ -13,6 +13,7 @@ from atfr.ragged import PackedClips
 from tests.reference import sgs as reference
 from tests.samplers.build import chosen_layer, noise, run
 
+SOAK = pytest.mark.soak
 KERNELS = reference.KERNELS
 LENGTHS = (5, 1, 9, 4)
 OPTIONS = [
@@ -41,7 +42,7 @@ def check_blocks(maps: list[Tensor], site: object, clips: list[Tensor], embeddin
             assert site.assignment[i, :frames].tolist() == want.assignment.tolist()
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 7, 12, 13, 100])
+@pytest.mark.parametrize("size", [1, 4, 7, 12, 100, *(pytest.param(size, marks=SOAK) for size in (2, 3, 6, 13))])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_block_is_a_clip_of_its_own(options, size):
     embedding, features = noise(3, 12, 3, seed=6, dtype=torch.float64), noise(3, 2, 12, 2, 2, dtype=torch.float64)
@@ -115,7 +116,7 @@ def packed_clips(channels: int = 2, dim: int = 3) -> tuple[list[Tensor], list[Te
     return clips, [noise(n, dim, seed=50 + n, dtype=torch.float64) for n in LENGTHS]
 
 
-@pytest.mark.parametrize("size", [None, 1, 3, 4, 9, 10])
+@pytest.mark.parametrize("size", [None, 1, 4, *(pytest.param(size, marks=SOAK) for size in (3, 9, 10))])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_packed_clips_are_each_alone(options, size):
     clips, embeddings = packed_clips()

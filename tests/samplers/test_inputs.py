@@ -1,10 +1,22 @@
 """What a sampler says of what is no batch of maps, also where it stands at the input of a network."""
 
+import functools
+
 import pytest
 import torch
+from torch import nn
 
 import atfr
 from atfr.errors import InputError
+from tests.models.narrow import narrow
+
+
+@functools.cache
+def network(sampler: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = narrow("resnet3d_18", num_classes=3)
+    atfr.adapt_(model, after="input", sampler=sampler, **({"active_bins": 2} if sampler == "uniform" else {}))
+    return model
 
 
 @pytest.mark.parametrize(
@@ -20,8 +32,5 @@ from atfr.errors import InputError
 )
 @pytest.mark.parametrize("sampler", ["sgs", "change", "uniform"])
 def test_what_is_no_batch_is_told(clips: object, said: str, sampler: str) -> None:
-    torch.manual_seed(0)
-    model = atfr.create_model("resnet3d_18", num_classes=3)
-    atfr.adapt_(model, after="input", sampler=sampler, **({"active_bins": 2} if sampler == "uniform" else {}))
     with pytest.raises(InputError, match=said):
-        model(clips)
+        network(sampler)(clips)

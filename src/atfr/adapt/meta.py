@@ -4,6 +4,7 @@ How many maps a clip keeps depends on its numbers, which the meta device does no
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from types import CellType, FunctionType
@@ -21,6 +22,9 @@ from atfr.samplers.sampler import TemporalSampler
 aten = torch.ops.aten
 leaves_of = torch.utils._pytree.tree_leaves
 """Returns the tensors in anything that modules take and return, and whatever else is in it."""
+
+EMPTY = (dict, OrderedDict, set)
+"""Of these a module holds ten that are empty, for hooks above all: copied one by one, half of the time of a copy."""
 
 
 class Shapes(TorchDispatchMode):
@@ -86,7 +90,9 @@ def copied(model: nn.Module, device: str | None = None, dtype: torch.dtype | Non
     It shares nothing that a forward pass may change. `copy.deepcopy` refuses tensors that were computed (as old-style
     weight norm and pruning leave them) and shares what functions refer to, hooks above all; here they are copied too.
     """
-    values = [value for module in model.modules() for value in vars(module).values()]
+    held = [value for module in model.modules() for value in vars(module).values()]
+    values = [value for value in held if type(value) not in EMPTY or value]
+    empty = {id(value): type(value)() for value in held if type(value) in EMPTY and not value}
     leaves = [leaf for value in values if isinstance(value, dict | list | tuple) for leaf in leaves_of(value)]
     leaves += [value for value in values if not isinstance(value, dict | list | tuple)]
     with torch.inference_mode(False):
@@ -95,11 +101,11 @@ def copied(model: nn.Module, device: str | None = None, dtype: torch.dtype | Non
             for leaf in leaves
             if isinstance(leaf, Tensor) and not nn.parameter.is_lazy(leaf)
         }
-        memo: dict[int, Any] = dict(tensors)
+        memo: dict[int, Any] = tensors | empty
         try:
             twin = copy.deepcopy(model, memo)
         except Exception:  # a lock, a file, a generator: the copy shares it
-            memo = tensors | {id(leaf): leaf for leaf in leaves if not can_be_copied(leaf)}
+            memo = tensors | empty | {id(leaf): leaf for leaf in leaves if not can_be_copied(leaf)}
             twin = copy.deepcopy(model, memo)
         for module in twin.modules():
             for holder in (vars(module), *(own for own in vars(module).values() if isinstance(own, dict))):

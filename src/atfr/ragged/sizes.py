@@ -56,12 +56,18 @@ for _name in """add radd sub rsub truediv rtruediv floordiv rfloordiv mod rmod p
     setattr(Size, f"__{_name}__", refuse)
 
 
+def holds_size(value: Any) -> bool:
+    """Whether an argument is a `Size`, or a list of arguments holds one: asked at every operation of a trial."""
+    if isinstance(value, tuple | list):
+        return any(map(holds_size, value))
+    return any(map(holds_size, value.values())) if isinstance(value, dict) else isinstance(value, Size)
+
+
 class _Watch(TorchFunctionMode):
     """Refuses `Size`s as arguments of operations, also of those on ordinary tensors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
-        if any(isinstance(leaf, Size) for leaf in leaves):
+        if holds_size(args) or (kwargs and holds_size(kwargs)):
             on_clips = bool(args) and isinstance(args[0], Tensor) and type(args[0]) is not Tensor
             if not on_clips or func.__name__ not in TAKING:
                 refuse()
@@ -85,7 +91,9 @@ def run(handler: Callable[..., Any], func: Callable[..., Any], args: tuple[Any, 
         return handler(func, *args, **kwargs)
     token = watching.set(False)  # our own operations may ask
     try:
-        plain_args, plain_kwargs = torch.utils._pytree.tree_map_only(Size, plain, (args, kwargs))
+        plain_args, plain_kwargs = args, kwargs
+        if holds_size(args) or holds_size(kwargs):
+            plain_args, plain_kwargs = torch.utils._pytree.tree_map_only(Size, plain, (args, kwargs))
         result = handler(func, *plain_args, **plain_kwargs)
     finally:
         watching.reset(token)
