@@ -66,8 +66,10 @@ def test_the_clip_may_differ_from_that_of_the_training(
     assert main(["test", *options, "--clip.resize", "16"]) == 2
     assert "resize must be at least size" in error_of(capsys)
     assert [common.parse_views(name) for name in ("alpha", "beta")] == [ViewSpec(10, 1), ViewSpec(10, 3)]
-    assert main(["test", *options, "--views", "gamma"]) == 2
-    assert "alpha (10x1) or beta (10x3)" in error_of(capsys)
+    forms = "alpha (10x1) or beta (10x3)"
+    for views, told in (("gamma", forms), (f"{'9' * 5000}x1", forms), (f"{10**8}x1", "from 1 to 16384")):
+        assert main(["test", *options, "--views", views]) == 2
+        assert told in error_of(capsys)
 
 
 def test_classes_that_were_not_trained(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

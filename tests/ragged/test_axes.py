@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import atfr
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged.rearranged import RearrangedClips, maps_of, rearrange
-from tests.ragged.test_packed import CHANNELS, LENGTHS, gradients, make_clips
+from tests.ragged.build import CHANNELS, LENGTHS, gradients, make_clips
 
 SIZE = (5, 6)
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import atfr
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged import PackedClips
-from tests.ragged.test_packed import make_clips, same_as_loop
+from tests.ragged.build import make_clips, same_as_loop
 
 SAME = {
     "where": lambda x: torch.where(x > 0, x, 0.5 * x),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from atfr import PackedClips
 from tests.processes import run_processes
-from tests.ragged.test_packed import CHANNELS, make_clips
+from tests.ragged.build import CHANNELS, make_clips
 
 LENGTHS = ((3, 1), (5, 2, 4))  # of the clips of each process
 MOMENTUM = 0.3

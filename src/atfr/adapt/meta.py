@@ -24,7 +24,7 @@ leaves_of = torch.utils._pytree.tree_leaves
 """Returns the tensors in anything that modules take and return, and whatever else is in it."""
 
 EMPTY = (dict, OrderedDict, set)
-"""Of these a module holds ten that are empty, for hooks above all: copied one by one, half of the time of a copy."""
+"""Of these a module holds ten that are empty, for hooks above all, which would be copied one by one."""
 
 
 class Shapes(TorchDispatchMode):

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from atfr.evaluate.runs import Difference
 from atfr.words import counted
 
 NAMES = {"top1": "top-1", "top5": "top-5", "gflops": "GFLOPs", "train_hours": "hours", "inference_fps": "frames/s"}
@@ -68,7 +67,10 @@ def number(value: float | None, sign: str = "") -> str:
 
 def points(difference: Mapping[str, Any] | None) -> str:
     """Return a difference in points, with its 95 % interval."""
-    return "–" if difference is None else Difference(**difference).in_points
+    if difference is None:
+        return "–"
+    mean, low, high = (100 * difference[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def told(row: Mapping[str, Any]) -> str:
