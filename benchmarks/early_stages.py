@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import atfr
+from atfr.kernels.weighted_sums import twin
 from atfr.measure import Variant, in_turns, script_options, write_result
 from atfr.optimize.conv import FORMAT, FusedConv3d
 from atfr.ragged.rows import mean_over_space
@@ -172,7 +173,8 @@ def steps(frames: int, size: int) -> dict[str, dict[str, Variant]]:
         },
         "merging maps (SGS)": {
             "index_add of maps": merged_as_maps,
-            "index_add of rows": lambda: aggregate(narrow, weights, slots, frames),
+            "index_add of rows": lambda: twin(narrow.permute(0, 2, 3, 4, 1).flatten(2)[0], weights[0], slots[0], frames),
+            "row by row": lambda: aggregate(narrow, weights, slots, frames),
         },
     }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import atfr
 from atfr.kernels import weighted_sums
-from atfr.kernels.weighted_sums import twin
+from atfr.kernels.weighted_sums import row_by_row, twin
 from atfr.samplers import functional
 
 pytest.importorskip("triton", reason="no Triton here")
@@ -89,6 +89,28 @@ def test_every_number_is_written_and_what_is_left_out_is_not_read(monkeypatch) -
     of_maps, of_weight = torch.autograd.grad(output.sum(), (leaf, weight))
     assert of_maps[:, 0].tolist() == [1, 1, 1, 0]
     assert of_weight.tolist() == [1030, 1030, 1030, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_row_by_row_as_the_twin(dtype: torch.dtype) -> None:
+    maps, weight, slot = (x.detach().cpu() for x in random(6, 7, 3, torch.float32))
+    maps[2], weight[4] = torch.inf, torch.nan
+    found, expected = (add(maps.to(dtype), weight.to(dtype), slot, 4) for add in (row_by_row, twin))
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_wide_rows_are_added_up_one_by_one_with_gradients(monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr(weighted_sums, "row_by_row", lambda *a: calls.append(a) or row_by_row(*a))
+    for width in (weighted_sums.WIDE - 1, weighted_sums.WIDE):
+        maps, weight, slot = (x.detach().cpu() for x in random(4, width, 2, torch.float32))
+        leaves = maps.requires_grad_(), weight.requires_grad_()
+        sums = [add(*leaves, slot, 3) for add in (weighted_sums.weighted_sums, twin)]
+        torch.testing.assert_close(*sums)
+        gradient = torch.randn_like(sums[0])
+        for one, other in zip(*(torch.autograd.grad(x, leaves, gradient) for x in sums), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert len(calls) == 1
 
 
 def test_nan_stays_in_its_slot() -> None:

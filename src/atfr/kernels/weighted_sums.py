@@ -17,6 +17,9 @@ from torch import Tensor
 from atfr.kernels.gpu import runs_triton
 from atfr.private import is_recorded
 
+WIDE = 2**13
+"""Numbers of a row from which adding rows up one by one is faster on a CPU."""
+
 
 def weighted_sums(
     rows_MD: Float[Tensor, "M D"],
@@ -40,13 +43,23 @@ def twin(rows_MD: Tensor, weight_M: Tensor, slot_M: Tensor, num_slots: int | tor
     return weighted_MD.new_zeros(num_slots, weighted_MD.shape[1]).index_add(0, slot_M, weighted_MD)
 
 
+def row_by_row(rows_MD: Tensor, weight_M: Tensor, slot_M: Tensor, num_slots: int) -> Tensor:
+    """`twin` for wide rows on a CPU: weighted rows are never in memory."""
+    sums_SD = rows_MD.new_zeros(num_slots, rows_MD.shape[1])
+    sums = sums_SD.unbind()
+    for row, weight, slot in zip(rows_MD.unbind(), weight_M.tolist(), slot_M.tolist(), strict=True):
+        sums[slot].add_(row, alpha=weight)
+    return sums_SD
+
+
 class _WeightedSums(torch.autograd.Function):
-    """`twin`, which does not keep the weighted rows for the backward pass, as index_add does."""
+    """The sums, without keeping the weighted rows for the backward pass, as index_add does."""
 
     @staticmethod
     def forward(ctx: Any, rows_MD: Tensor, weight_M: Tensor, slot_M: Tensor, num_slots: int) -> Tensor:
         ctx.save_for_backward(rows_MD, weight_M, slot_M)
-        return twin(rows_MD, weight_M, slot_M, num_slots)
+        add_up = row_by_row if rows_MD.device.type == "cpu" and rows_MD.shape[1] >= WIDE else twin
+        return add_up(rows_MD, weight_M, slot_M, num_slots)
 
     @staticmethod
     def backward(ctx: Any, gradient_SD: Tensor) -> tuple[Tensor, Tensor, None, None]:
