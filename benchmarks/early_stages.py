@@ -173,7 +173,9 @@ def steps(frames: int, size: int) -> dict[str, dict[str, Variant]]:
         },
         "merging maps (SGS)": {
             "index_add of maps": merged_as_maps,
-            "index_add of rows": lambda: twin(narrow.permute(0, 2, 3, 4, 1).flatten(2)[0], weights[0], slots[0], frames),
+            "index_add of rows": lambda: twin(
+                narrow.permute(0, 2, 3, 4, 1).flatten(2)[0], weights[0], slots[0], frames
+            ),
             "row by row": lambda: aggregate(narrow, weights, slots, frames),
         },
     }
