@@ -53,12 +53,7 @@ def in_terminal(
                 os.dup2(what, number)
             for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
                 patch.delenv(name, raising=False)
-            for name, value in {"TERM": "xterm-256color", **(env or {})}.items():
-                patch.setenv(name, value)
-            with open(1, "w", closefd=False) as out, open(2, "w", buffering=1, closefd=False) as err:
-                patch.setattr(sys, "stdout", out)
-                patch.setattr(sys, "stderr", err)
-                code = main(list(map(str, args)))
+            code = _on_descriptors(args, {"TERM": "xterm-256color", **(env or {})}, patch)
         finally:
             for number, what in enumerate(before):
                 os.dup2(what, number)
@@ -69,6 +64,16 @@ def in_terminal(
             os.close(main_end)
         printed.seek(0)
         return Seen(code, printed.read().decode(), b"".join(shown).removesuffix(END).decode(errors="replace"))
+
+
+def _on_descriptors(args: Sequence[object], env: Mapping[str, str], patch: pytest.MonkeyPatch) -> int:
+    """Run atfr on what the descriptors of stdout and stderr are now; return its code."""
+    for name, value in env.items():
+        patch.setenv(name, value)
+    with open(1, "w", closefd=False) as out, open(2, "w", buffering=1, closefd=False) as err:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        return main(list(map(str, args)))
 
 
 def in_pipes(args: Sequence[object], env: Mapping[str, str]) -> tuple[int, str, str]:
@@ -83,12 +88,7 @@ def in_pipes(args: Sequence[object], env: Mapping[str, str]) -> tuple[int, str, 
             readers.append(threading.Thread(target=_drain, args=(end, parts)))
             readers[-1].start()
         try:
-            for name, value in env.items():
-                patch.setenv(name, value)
-            with open(1, "w", closefd=False) as out, open(2, "w", buffering=1, closefd=False) as err:
-                patch.setattr(sys, "stdout", out)
-                patch.setattr(sys, "stderr", err)
-                code = main(list(map(str, args)))
+            code = _on_descriptors(args, env, patch)
         finally:
             for number, what in zip((1, 2), before, strict=True):
                 os.dup2(what, number)

@@ -102,14 +102,8 @@ def test_bias_and_activation_in_inference(activation, dtype) -> None:
         close(found, twin(*wide, *bounds((1, 2)), window, activation), EPS[dtype])
 
 
-def test_a_nan_stays_in_its_clip_and_every_result_is_written(monkeypatch) -> None:
-    real = torch.Tensor.new_empty
-
-    def full_of_nan(x: Tensor, *sizes, **options) -> Tensor:
-        made = real(x, *sizes, **options)
-        return made.fill_(torch.nan) if made.is_floating_point() else made
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", full_of_nan)
+@pytest.mark.usefixtures("unwritten_is_nan")
+def test_a_nan_stays_in_its_clip_and_every_result_is_written() -> None:
     maps, weight, bias = random((2, 3, 1), 4, (3, 3), (3, 3, 3), torch.float32)
     maps = maps.detach()
     maps[2:5] = torch.nan

@@ -72,14 +72,8 @@ def test_sums_and_gradients_are_those_of_a_product_with_a_matrix(rows, width, sl
         close(one, other, EPS[dtype])
 
 
-def test_every_number_is_written_and_what_is_left_out_is_not_read(monkeypatch) -> None:
-    real = torch.Tensor.new_empty
-
-    def full_of_nan(x: Tensor, *sizes, **options) -> Tensor:
-        made = real(x, *sizes, **options)
-        return made.fill_(torch.nan) if made.is_floating_point() else made
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", full_of_nan)
+@pytest.mark.usefixtures("unwritten_is_nan")
+def test_every_number_is_written_and_what_is_left_out_is_not_read() -> None:
     maps = torch.ones(4, 1030, device=DEVICE)
     maps[3] = torch.nan
     leaf, weight = maps.requires_grad_(), torch.ones(4, device=DEVICE, requires_grad=True)
