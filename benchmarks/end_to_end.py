@@ -14,6 +14,7 @@ resizing).
 - static, SGS, change: what `atfr predict` does (`atfr.evaluate.predict`): each file is decoded once, in a thread beside
   the network, which `optimize_for_inference` has prepared. SGS stands after res2, with biases of 0, so that untrained
   it keeps several maps; change-guided sampling at the input, with as many bins as half of the frames.
+- the same in bfloat16: `atfr predict --precision bfloat16`.
 - the same in OpenVINO: the networks exported, as `atfr predict --bundle` runs them; where OpenVINO is installed.
 
 Then the parts of ours are timed without overlap, video by video, in turns. Of ideal: network time against that of the
@@ -35,13 +36,12 @@ import torch
 from torch import Tensor, nn
 
 import atfr
-from atfr.evaluate.forward import Forward, Runner
+from atfr.evaluate.forward import Runner, prepared
 from atfr.evaluate.predict import Prediction, Views, predictions
 from atfr.evaluate.task import Task
 from atfr.kernels.allocator import freed_memory_kept
 from atfr.measure import Ratio, Timing, in_turns, script_options, write_result
 from atfr.models import VideoModel
-from atfr.optimize import optimize_for_inference
 from atfr.runtime.bundle import BundleRunner
 from atfr.runtime.export import export_bundle
 from atfr.video.file import VideoFile
@@ -268,7 +268,9 @@ def measure(quick: bool, data: Path = DATA, count: int = 12, chunk: int = 3, out
     frames = {path: len(VideoFile(path)) for path in videos}
     made = networks()
     peer = made.pop("pytorchvideo")
-    ours = {name: Atfr(Forward(optimize_for_inference(network), TASK.clip_shape)) for name, network in made.items()}
+    shape = TASK.clip_shape
+    ours = {name: Atfr(prepared(network, shape)) for name, network in made.items()}
+    ours |= {f"{name}, bfloat16": Atfr(prepared(network, shape, "bfloat16")) for name, network in made.items()}
     if find_spec("openvino"):
         ours |= {f"{name}, OpenVINO": Atfr(exported(network)) for name, network in made.items()}
     clock = Clock()

@@ -6,7 +6,7 @@ import math
 import operator
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from atfr.errors import InputError
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 Choice = TypeVar("Choice", bound=str)
+
+Precision = Literal["float32", "bfloat16"]
+"""What a network computes in."""
 
 
 def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:

@@ -67,6 +67,17 @@ def test_rows_are_those_of_predict_in_any_grouping(checkpoint: Path, tmp_path: P
             assert row["active_bins"] == {site: list(kept) for site, kept in one.active_bins.items()}
 
 
+def test_another_precision_is_another_configuration(checkpoint: Path, tmp_path: Path) -> None:
+    path = write_level(tmp_path / "a.mp4", 2)
+    model, task = load_checkpoint(checkpoint)
+    (expected,) = predict(model, [path], task, precision="bfloat16")
+    exact, _, _ = chosen(checkpoint, None, None, 3)
+    found, _, of_device = chosen(checkpoint, None, None, 3, "bfloat16")
+    assert found == exact | {"precision": "bfloat16"}
+    (row,) = of_device("cpu", ViewSpec())()([ViewReader(task.spec, ViewSpec())(path)[0]])
+    assert row["top"] == expected.to_dict()["top"]
+
+
 def test_views_stop_in_runners_as_they_do_in_predict(checkpoint: Path, tmp_path: Path) -> None:
     paths = [write_level(tmp_path / f"{number}.mp4", number % 6, frames=30, seed=number) for number in range(7)]
     model, task = load_checkpoint(checkpoint)
@@ -80,7 +91,7 @@ def test_views_stop_in_runners_as_they_do_in_predict(checkpoint: Path, tmp_path:
     assert [(row["label"], row["views"]) for row in rows] == [
         (one.top(1)[0][0], count) for one, count in zip(expected, counts, strict=True)
     ]
-    tested = _tester(model, task.clip_shape, 3, views, "cpu")(
+    tested = _tester(model, task.clip_shape, 3, "float32", views, "cpu")(
         [ViewReader(task.spec, views, motion=True)(path)[0] for path in paths]
     )
     assert [len(row["passed"].scores) for row in tested] == [len(row["loaded"].motion) for row in tested] == counts

@@ -117,10 +117,29 @@ def test_predictions_in_a_file_are_those_that_are_printed(
     check_width(told.replace(str(out), ""))
     assert main([*command, "--views", "2x1", "--out", str(out)]) == 2
     assert "give a new file" in error_of(capsys)
+    assert main([*command, "--precision", "bfloat16", "--out", str(out)]) == 2
+    assert "not of {'precision': 'bfloat16'}" in error_of(capsys)
     assert main([*command, "--out", str(tmp_path)]) == 2
     assert str(tmp_path) in error_of(capsys)
     assert main([*command, "--out", str(tmp_path / "new" / "out.jsonl")]) == 0
     assert (tmp_path / "new" / "out.jsonl").read_text() == out.read_text()
+
+
+def test_bfloat16_is_another_answer_of_the_same_network(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / f"{precision}.jsonl"
+        command = ["predict", str(data / "test"), "--checkpoint", str(checkpoint), "--out", str(out)]
+        assert main([*command, "--precision", precision]) == 0
+        found[precision] = [json.loads(line) for line in out.read_text().splitlines()]
+    for exact, rounded in zip(found["float32"], found["bfloat16"], strict=True):
+        assert "precision" not in exact  # as in files of earlier versions
+        assert rounded["precision"] == "bfloat16"
+        exact_scores, scores = ({one["label"]: one["probability"] for one in row["top"]} for row in (exact, rounded))
+        assert scores != exact_scores
+        assert scores == pytest.approx(exact_scores, abs=0.03)
 
 
 def test_bad_checkpoints_are_one_line(

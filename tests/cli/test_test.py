@@ -47,9 +47,10 @@ def test_fewer_bins_cost_less(checkpoint: Path, data: Path, capsys: pytest.Captu
     options = ["--checkpoint", str(checkpoint), "--data", str(data), "--views", "1x1", "--json"]
     assert main(["test", *options]) == 0
     full = json.loads(capsys.readouterr().out)
-    assert main(["test", *options, "--num_bins", "1"]) == 0
+    assert main(["test", *options, "--num_bins", "1", "--precision", "bfloat16"]) == 0
     one = json.loads(capsys.readouterr().out)
     assert one["active_bins"] == {"res2": {"1": 4}}
+    assert (full["timing"]["dtype"], one["timing"]["dtype"]) == ("float32", "bfloat16")
     assert one["gflops_per_clip"]["mean"] < full["gflops_per_clip"]["mean"]
 
 

@@ -249,11 +249,16 @@ def test_a_runtime_that_is_not_installed(folders: Path, monkeypatch, package: st
 
 
 def test_bfloat16_is_asked_for(folders: Path) -> None:
-    answer = atfr.load_bundle(folders / "openvino", precision="bfloat16")(clips())
-    assert off(answer.logits, atfr.load_bundle(folders / "openvino")(clips()).logits) < 0.3
-    for runtime in ("onnx", "torch"):
-        with pytest.raises(BundleError, match=f"are for bundles of openvino, this one is of {runtime}"):
-            atfr.load_bundle(folders / runtime, precision="bfloat16")
+    for runtime in ("openvino", "torch"):
+        answer = atfr.load_bundle(folders / runtime, precision="bfloat16")(clips())
+        assert off(answer.logits, atfr.load_bundle(folders / runtime)(clips()).logits) < 0.3
+    assert answer.logits.dtype == torch.bfloat16
+    with pytest.raises(BundleError, match="a bundle of onnx computes in float32"):
+        atfr.load_bundle(folders / "onnx", precision="bfloat16")
+    with pytest.raises(BundleError, match="specialize=True is for bundles of openvino, this one is of torch"):
+        atfr.load_bundle(folders / "torch", specialize=True)
+    with pytest.raises(InputError, match="precision must be one of"):
+        atfr.load_bundle(folders / "torch", precision="half")  # type: ignore[arg-type]
 
 
 def test_what_only_writes_is_not_needed_to_run(folders: Path) -> None:

@@ -13,15 +13,15 @@ import torch
 
 from atfr.adapt import set_num_bins_
 from atfr.bulk.workers import Network, Payload
+from atfr.checks import Precision
 from atfr.errors import VideoError
-from atfr.evaluate.forward import Forward, Runner
-from atfr.evaluate.log import identity
+from atfr.evaluate.forward import Runner, prepared
+from atfr.evaluate.log import computed_in, identity
 from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, run_loaded
 from atfr.evaluate.task import Task, load_checkpoint
 from atfr.files import sha256_of
 from atfr.kernels.allocator import keep_freed_memory
 from atfr.models import VideoModel
-from atfr.optimize import optimize_for_inference
 from atfr.runtime.bundle import BundleRunner, load_bundle
 from atfr.runtime.description import BUNDLE
 from atfr.video.spec import ClipSpec, ViewSpec
@@ -106,7 +106,11 @@ MakeNetwork = Callable[[], Network]
 
 
 def chosen(
-    checkpoint: Path | None, bundle: Path | None, num_bins: int | list[int] | None, batch_size: int
+    checkpoint: Path | None,
+    bundle: Path | None,
+    num_bins: int | list[int] | None,
+    batch_size: int,
+    precision: Precision = "float32",
 ) -> tuple[dict[str, Any], Task, Callable[[str, ViewSpec], MakeNetwork]]:
     """Return what a network is (as `atfr predict --out` says it), its task, and what makes it in runners of a device.
 
@@ -122,13 +126,21 @@ def chosen(
         task = load_bundle(bundle, threads=1).task
         files = {file.name: file.read_bytes() for file in bundle.iterdir() if file.is_file()}
         found: dict[str, Any] = {"sha256": sha256_of(bundle / BUNDLE), "num_bins": None}
-        return found, task, lambda _, views: functools.partial(_of_bundle, files, batch_size, views)
+        return (
+            found | computed_in(precision),
+            task,
+            lambda _, views: functools.partial(_of_bundle, files, batch_size, precision, views),
+        )
     assert checkpoint is not None
     model, task = load_checkpoint(checkpoint)
     if num_bins is not None:
         set_num_bins_(model, num_bins)
-    found = {"sha256": identity(model, task), "num_bins": num_bins}
-    return found, task, lambda device, views: functools.partial(_of_model, model, task, batch_size, views, device)
+    found = {"sha256": identity(model, task), "num_bins": num_bins} | computed_in(precision)
+    return (
+        found,
+        task,
+        lambda device, views: functools.partial(_of_model, model, task, batch_size, precision, views, device),
+    )
 
 
 def alone() -> None:
@@ -137,15 +149,17 @@ def alone() -> None:
     keep_freed_memory()
 
 
-def _of_model(model: VideoModel, task: Task, batch_size: int, views: ViewSpec, device: str) -> Network:
+def _of_model(
+    model: VideoModel, task: Task, batch_size: int, precision: Precision, views: ViewSpec, device: str
+) -> Network:
     alone()
-    return Predictor(Forward(optimize_for_inference(model.to(device)), task.clip_shape), task, batch_size, views)
+    return Predictor(prepared(model.to(device), task.clip_shape, precision), task, batch_size, views)
 
 
-def _of_bundle(files: dict[str, bytes], batch_size: int, views: ViewSpec) -> Network:
+def _of_bundle(files: dict[str, bytes], batch_size: int, precision: Precision, views: ViewSpec) -> Network:
     alone()
     with tempfile.TemporaryDirectory(prefix="atfr-bundle-") as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
-        bundle = load_bundle(folder, threads=1)
+        bundle = load_bundle(folder, threads=1, precision=precision)
     return Predictor(BundleRunner(bundle), bundle.task, batch_size, views)

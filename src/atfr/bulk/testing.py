@@ -10,16 +10,21 @@ from atfr.bulk.engine import Engine, Settings
 from atfr.bulk.manifest import Video
 from atfr.bulk.network import ViewReader, alone, loaded_of
 from atfr.bulk.workers import Network, Payload
+from atfr.checks import Precision
 from atfr.errors import InputError
-from atfr.evaluate.forward import Forward, Pass
+from atfr.evaluate.forward import Pass, prepared
 from atfr.evaluate.predict import Loaded, Views, run_loaded
 from atfr.models import VideoModel
-from atfr.optimize import optimize_for_inference
 from atfr.video.spec import ViewSpec
 
 
 def outcomes_on_ray(
-    model: VideoModel, views: Views, batch_size: int, settings: Settings, progress: Callable[[int, int], None]
+    model: VideoModel,
+    views: Views,
+    batch_size: int,
+    precision: Precision,
+    settings: Settings,
+    progress: Callable[[int, int], None],
 ) -> Iterator[tuple[Loaded, Pass | None]]:
     """Yield what `atfr.evaluate.predict.outcomes` does, in order, from the Ray cluster that this process has joined.
 
@@ -32,9 +37,8 @@ def outcomes_on_ray(
         raise InputError("--engine ray takes uniform crops; leave out --crops random")
     videos = (Video(str(number), str(path)) for number, path in enumerate(views.paths))
     spec, device = views.spec, "cuda" if settings.gpu else "cpu"
-    make = functools.partial(
-        _tester, model, (3, spec.frames, spec.size, spec.size), batch_size, views.view_spec, device
-    )
+    shape = (3, spec.frames, spec.size, spec.size)
+    make = functools.partial(_tester, model, shape, batch_size, precision, views.view_spec, device)
     engine = Engine(videos, ViewReader(spec, views.view_spec, views.motion), make, settings)
     found: dict[int, tuple[Loaded, Pass | None]] = {}
     for some in engine.run():
@@ -49,9 +53,16 @@ def outcomes_on_ray(
         yield found[number]
 
 
-def _tester(model: VideoModel, clip_shape: Sequence[int], batch_size: int, views: ViewSpec, device: str) -> Network:
+def _tester(
+    model: VideoModel,
+    clip_shape: Sequence[int],
+    batch_size: int,
+    precision: Precision,
+    views: ViewSpec,
+    device: str,
+) -> Network:
     alone()
-    forward = Forward(optimize_for_inference(model.to(device)), clip_shape)
+    forward = prepared(model.to(device), clip_shape, precision)
 
     def run(payloads: Sequence[Payload]) -> list[dict[str, Any]]:
         found = run_loaded(forward, map(loaded_of, payloads), views, batch_size)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atfr.checks import at_least_one, in_range
+from atfr.checks import Precision, at_least_one, in_range
 from atfr.cli import common
 from atfr.cli.plain import FAILED
 from atfr.errors import InputError
@@ -27,6 +27,7 @@ def bulk(
     batch_size: int = 8,
     address: str | None = None,
     device: str = "auto",
+    precision: Precision = "float32",
     decoders: int | None = None,
     runners: int | None = None,
     tries: int = 3,
@@ -82,8 +83,8 @@ def bulk(
         from atfr.bulk.run import Commits, left_of, run, summary_of
         from atfr.bulk.tables import CONFIGURATION, Bulk, key_of
 
-        identity, task, of_device = networks.chosen(checkpoint, bundle, num_bins, batch_size)
-    changed = None if num_bins is None else "--num_bins"
+        identity, task, of_device = networks.chosen(checkpoint, bundle, num_bins, batch_size, precision)
+    changed = {"--num_bins": num_bins is not None, "--precision": precision != "float32"}
     view_spec = common.views_of(asked, task, checkpoint or bundle or Path(), changed)
     configuration = {**identity, **view_spec.made_by()}
     tables = Bulk(out, key_of(configuration))

@@ -141,13 +141,13 @@ def parse_views(views: str) -> ViewSpec | None:
     return ViewSpec(int(found[1]), int(found[2]))
 
 
-def views_of(asked: ViewSpec | None, task: "Task", network: Path, changed: str | None = None) -> ViewSpec:
+def views_of(asked: ViewSpec | None, task: "Task", network: Path, changed: Mapping[str, bool]) -> ViewSpec:
     """Return the views that were asked for, or those that stop when `atfr calibrate --views` has found them.
 
-    What was found holds for the network as it was, not with an option that is `changed`.
+    What was found holds for the network as it was, not with an option that has `changed` it.
     """
-    if asked is None and changed is not None:
-        raise InputError(f"--views auto holds for the network as it was calibrated; leave out {changed}")
+    if asked is None and (given := [name for name, is_other in changed.items() if is_other]):
+        raise InputError(f"--views auto holds for the network as it was calibrated; leave out {', '.join(given)}")
     if (found := asked or task.views) is None:
         raise InputError(
             f"--views auto: when the views of '{network}' may stop is not known; find out on labelled videos: "

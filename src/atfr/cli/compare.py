@@ -73,7 +73,7 @@ def compare(
         )
         view_spec = ViewSpec()
     else:
-        changed = None if clip.over(loaded[1].spec) == loaded[1].spec else "--clip"
+        changed = {"--clip": clip.over(loaded[1].spec) != loaded[1].spec}
         view_spec = common.views_of(asked, loaded[1], checkpoint, changed)
     splits = common.read_data(data, loaded[1].labels if loaded else None, test_fold, dataset, split)
     if view_spec.settled is not None and "val" not in splits:

@@ -34,6 +34,8 @@ SHARED = {
     "json": "Print JSON instead of a table.",
     "num_bins": "Another number of bins than in training: with fewer a clip keeps fewer maps and costs less.",
     "num_workers": "Processes that decode; 0 decodes in a thread beside the network.",
+    "precision": "bfloat16 is faster on GPUs and on CPUs that have it (AMX, AVX512-BF16); it moves scores by percents,"
+    " and may move active bins.",
     "sampler": "sgs; change, which keeps maps where the clip changes; a control that does not look (uniform, average, "
     "random); or temporal attention, which merges nothing.",
     "seed": "Of weights, clips and their order.",

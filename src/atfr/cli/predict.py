@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atfr.checks import Precision
 from atfr.cli import common
 from atfr.errors import InputError
 from atfr.words import counted
@@ -31,6 +32,7 @@ def predict(
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",
+    precision: Precision = "float32",
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -57,13 +59,16 @@ def predict(
         common.refuse(predict, {"num_bins": num_bins, "device": device}, "a bundle runs as it was exported")
     unsaid = checkpoint is None and bundle is None
     network = bundle or checkpoint or Path(KINETICS)
-    predict_with, task, identity = predictor(network, bundle is not None, device, num_bins)
-    view_spec = common.views_of(asked, task, network, None if num_bins is None else "--num_bins")
+    predict_with, task, identity = predictor(network, bundle is not None, device, num_bins, precision)
+    changed = {"--num_bins": num_bins is not None, "--precision": precision != "float32"}
+    view_spec = common.views_of(asked, task, network, changed)
     run = functools.partial(predict_with, num_workers=num_workers, batch_size=batch_size, **asdict(view_spec))
     if unsaid:
         common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")
     if out is not None:
-        made_by = {"network": str(network), "sha256": identity, "num_bins": num_bins}
+        from atfr.evaluate.log import computed_in
+
+        made_by = {"network": str(network), "sha256": identity, "num_bins": num_bins} | computed_in(precision)
         return written(run, videos, out, made_by | view_spec.made_by(), view_spec.total, json)
     predictions: list[Prediction] = []
     code = told(run, videos, predictions.append)
@@ -139,7 +144,9 @@ def written(run: "Run", videos: list[Path], out: Path, made_by: dict[str, Any], 
     return code
 
 
-def predictor(network: Path, is_bundle: bool, device: str, num_bins: int | list[int] | None) -> "tuple[Run, Task, str]":
+def predictor(
+    network: Path, is_bundle: bool, device: str, num_bins: int | list[int] | None, precision: Precision
+) -> "tuple[Run, Task, str]":
     """Return what predicts videos, the network of a checkpoint or a bundle, with its task and a hash of what it is."""
     if is_bundle:
         with common.busy("loading the bundle"):
@@ -147,13 +154,13 @@ def predictor(network: Path, is_bundle: bool, device: str, num_bins: int | list[
             from atfr.files import sha256_of
             from atfr.runtime.description import BUNDLE
 
-            bundle = atfr.load_bundle(network)
+            bundle = atfr.load_bundle(network, precision=precision)
             return bundle.predict, bundle.task, sha256_of(network / BUNDLE)  # which has those of the other files
     model, task = common.load(network, device, num_bins)
     from atfr.evaluate.log import identity
     from atfr.evaluate.predict import predict
 
-    return functools.partial(predict, model, task=task), task, identity(model, task)
+    return functools.partial(predict, model, task=task, precision=precision), task, identity(model, task)
 
 
 def bill(spent: float, static: float | None, computed: int, most_views: int) -> str:

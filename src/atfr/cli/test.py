@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from atfr.checks import Precision
 from atfr.cli import common, splits
 from atfr.cli.clips import TestClip
 from atfr.errors import InputError
@@ -39,6 +40,7 @@ def test(
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",
+    precision: Precision = "float32",
     max_skipped: float = 0.25,
     engine: Literal["here", "ray"] = "here",
     address: str | None = None,
@@ -83,10 +85,15 @@ def test(
 
         videos = common.read_data(data, task.labels, test_fold, dataset, split)["test"]
         splits.check_split(checkpoint, dataset, split)
-        options = {"--num_bins": num_bins is not None, "--clip": clip.over(task.spec) != task.spec}
-        changed = next((name for name, given in {**options, "--crops": crops != "uniform"}.items() if given), None)
+        changed = {
+            "--num_bins": num_bins is not None,
+            "--precision": precision != "float32",
+            "--clip": clip.over(task.spec) != task.spec,
+            "--crops": crops != "uniform",
+        }
         view_spec = common.views_of(asked, task, checkpoint, changed)
         with common.progress("testing" if split is None else f"testing split {split}") as progress:
+            workers = on_workers(model, batch_size, precision, view_spec, device, address, progress)
             return evaluate.test(
                 model,
                 videos,
@@ -96,9 +103,10 @@ def test(
                 seed=seed,
                 batch_size=batch_size,
                 num_workers=num_workers,
+                precision=precision,
                 max_skipped=max_skipped,
                 progress=(lambda *_: None) if on_ray else progress,
-                elsewhere=elsewhere(model, batch_size, view_spec, device, address, progress) if on_ray else None,
+                elsewhere=workers if on_ray else None,
             )
 
     if split != "all":
@@ -117,25 +125,27 @@ def test(
         splits.report_all(results, out, json)
 
 
-def elsewhere(
+def on_workers(
     model: "VideoModel",
     batch_size: int,
+    precision: Precision,
     view_spec: ViewSpec,
     device: str,
     address: str | None,
     progress: "Callable[[int, int], None]",
 ) -> "Callable[[Views], Iterator[tuple[Loaded, Pass | None]]]":
     """Return what has the workers of a Ray cluster decode and run."""
-    from atfr.bulk.cluster import cluster, resources
-    from atfr.bulk.engine import Settings
-    from atfr.bulk.network import together
-    from atfr.bulk.testing import outcomes_on_ray
 
     def outcomes(files: "Views") -> "Iterator[tuple[Loaded, Pass | None]]":
+        from atfr.bulk.cluster import cluster, resources
+        from atfr.bulk.engine import Settings
+        from atfr.bulk.network import together
+        from atfr.bulk.testing import outcomes_on_ray
+
         with cluster(address):
             gpu = device == "cuda" or (device == "auto" and resources()[2] > 0)
             settings = Settings(gpu=gpu, together=together(batch_size, view_spec))
-            yield from outcomes_on_ray(model, files, batch_size, settings, progress)
+            yield from outcomes_on_ray(model, files, batch_size, precision, settings, progress)
 
     return outcomes
 
@@ -200,7 +210,7 @@ def print_result(result: "TestResult") -> None:
     note = (
         f"GFLOPs are multiply-adds / 1e9, ± the spread over clips. Time: forward pass only, "
         f"batch {timing['batch_size']}, {timing['device']}, {counted(timing['threads'], 'thread')}, "
-        f"torch {timing['torch']}."
+        f"torch {timing['torch']}, {timing['dtype']}."
     )
     common.print_table("Test", ["", "result"], rows, note, left=(0, 1))
     if high - low > WIDE:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from atfr.checks import Precision
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task
@@ -28,6 +29,11 @@ def identity(model: "VideoModel", task: Task) -> str:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()
+
+
+def computed_in(precision: Precision) -> dict[str, str]:
+    """Return what a precision adds to what predictions depend on; float32, the rule, nothing."""
+    return {} if precision == "float32" else {"precision": precision}
 
 
 BEGINNING = b'{"path": "'

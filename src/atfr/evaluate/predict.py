@@ -15,15 +15,14 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from atfr.checks import at_least_one, processes
+from atfr.checks import Precision, at_least_one, processes
 from atfr.data.workers import Readings, WatchedLoader, ahead
 from atfr.errors import InputError, VideoError
-from atfr.evaluate.forward import Forward, Pass, Runner
+from atfr.evaluate.forward import Pass, Runner, prepared
 from atfr.evaluate.stopping import run_until_settled, view_order
 from atfr.evaluate.task import Task, check_classes
 from atfr.kernels.allocator import freed_memory_kept
 from atfr.models import VideoModel
-from atfr.optimize import optimize_for_inference
 from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.video.transforms import VideoViews, motion_energy, test_views
@@ -101,6 +100,7 @@ def predict(
     settled: float | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
+    precision: Precision = "float32",
     on_error: Callable[[Path, VideoError], None] | None = None,
 ) -> Iterator[Prediction]:
     """Predict the class of each video, in the order given, as soon as it is known.
@@ -117,6 +117,7 @@ def predict(
             (`atfr.evaluate.stopping`, which chooses it); None computes all.
         batch_size: clips in one forward pass, at most.
         num_workers: processes that decode; 0 decodes in a thread of this one, while the network runs.
+        precision: what the network computes in (`atfr.evaluate.forward.prepared`).
         on_error: called for a file that does not decode, which is then passed over; by default it raises.
 
     Raises:
@@ -129,7 +130,7 @@ def predict(
     views = Views([Path(path) for path in paths], task.spec, ViewSpec(num_clips, num_crops, settled))
     check_batches(batch_size, num_workers)
     check_classes(model, task)
-    forward = Forward(optimize_for_inference(model), task.clip_shape)
+    forward = prepared(model, task.clip_shape, precision)
     return predictions(forward, views, task.labels, batch_size, num_workers, on_error)
 
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from atfr.checks import in_range
 from atfr.errors import InputError, VideoError
-from atfr.evaluate.forward import Forward
+from atfr.evaluate.forward import prepared
 from atfr.evaluate.predict import Views, check_batches, outcomes
 from atfr.evaluate.stopping import lead, view_order
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
-from atfr.optimize import optimize_for_inference
 from atfr.video.spec import ViewSpec
 
 THRESHOLDS = 1000
@@ -159,7 +158,7 @@ def settle_views(
     if view_spec.total == 1:
         raise InputError("a single view cannot stop earlier; give the most views that a video may take, as 10x3")
     order = view_order(view_spec.num_clips, view_spec.num_crops)
-    forward = Forward(optimize_for_inference(model), task.clip_shape)
+    forward = prepared(model, task.clip_shape)
     scores, places = [], []
     views = Views(paths, task.spec, replace(view_spec, settled=None))
     for number, (video, found) in enumerate(outcomes(forward, views, batch_size, num_workers)):

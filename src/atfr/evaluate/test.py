@@ -8,23 +8,22 @@ that does not decode is left out of every figure, counted and named.
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from atfr.adapt import adaptation
-from atfr.checks import not_negative, one_of
+from atfr.checks import Precision, not_negative, one_of
 from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError
-from atfr.evaluate.forward import Forward, Pass
+from atfr.evaluate.forward import Pass, cpuinfo, prepared
 from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, check_batches, outcomes
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes
 from atfr.models import VideoModel
-from atfr.optimize import optimize_for_inference
 from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.words import counted
 
@@ -47,6 +46,7 @@ def test(
     seed: int = 0,
     batch_size: int = 8,
     num_workers: int = 0,
+    precision: Precision = "float32",
     max_skipped: float = MAX_SKIPPED,
     progress: Callable[[int, int], None] = lambda *_: None,
     elsewhere: Callable[[Views], Iterator[tuple[Loaded, Pass | None]]] | None = None,
@@ -68,6 +68,7 @@ def test(
         seed: of random crops; they depend on it and on the place of a video in the list.
         batch_size: clips in one forward pass, at most.
         num_workers: processes that decode; 0 decodes in this one.
+        precision: what the network computes in (`atfr.evaluate.forward.prepared`).
         max_skipped: the share of the videos that may fail to decode.
         progress: called with (videos done, videos in all) of this process.
         elsewhere: gives what `outcomes` does, in the same order, in place of decoding and running here.
@@ -88,7 +89,7 @@ def test(
     crop_seeds = [(seed, number) for number in numbers] if crops == "random" else None
     files = Views(paths, spec, views, crop_seeds, motion=True)
 
-    forward = Forward(optimize_for_inference(model), task.clip_shape)
+    forward = prepared(model, task.clip_shape, precision)
     tested: list[Tested] = []
     progress(0, len(paths))
     if paths and elsewhere is None:
@@ -109,7 +110,7 @@ def test(
         raise DataError(f"of {counted(len(videos), 'test video')} none decodes; the first: {skipped[0].reason}")
     if skipped:
         check_skipped(len(skipped), len(videos), max_skipped, skipped[0].reason)
-    timing = conditions(model, batch_size) | {"processes": world_size, "clip_shape": list(task.clip_shape)}
+    timing = conditions(forward.model, batch_size) | {"processes": world_size, "clip_shape": list(task.clip_shape)}
     return TestResult(
         videos=tuple(found),
         skipped=tuple(skipped),
@@ -136,7 +137,7 @@ def _of_all_processes(tested: list[Tested]) -> list[Tested]:
 test.__test__ = False  # type: ignore[attr-defined]  # no pytest function
 
 
-def conditions(model: VideoModel, batch_size: int) -> dict[str, Any]:
+def conditions(model: nn.Module, batch_size: int) -> dict[str, Any]:
     """Return what a time depends on, as plain JSON values: device, threads, versions, type, batch size."""
     parameter = next(model.parameters())
     on_cuda = parameter.device.type == "cuda"
@@ -152,9 +153,7 @@ def conditions(model: VideoModel, batch_size: int) -> dict[str, Any]:
 
 def cpu_name() -> str:
     """Return the processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [line.partition(":")[2].strip() for line in cpuinfo().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -17,14 +18,14 @@ from torch import Tensor
 
 from atfr.adapt.cost import ClipCost
 from atfr.adapt.trace import SamplingTrace
+from atfr.checks import Precision, one_of
 from atfr.errors import BundleError, InputError, VideoError
-from atfr.evaluate.forward import Pass, passed
+from atfr.evaluate.forward import Pass, passed, prepared
 from atfr.evaluate.predict import Prediction, Views, check_batches, predictions
 from atfr.evaluate.task import Task
 from atfr.models import from_pretrained
-from atfr.optimize import optimize_for_inference
 from atfr.runtime.description import Description, Runtime
-from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO, Precision
+from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK
 from atfr.runtime.running import AdaptedGraphs, Answers, Eager, StaticGraph
 from atfr.video.spec import ViewSpec
@@ -129,7 +130,8 @@ def load_bundle(
     Args:
         folder: the bundle.
         threads: of the runtime, for one clip; by default as many as PyTorch would use. PyTorch's are not changed.
-        precision: "bfloat16" computes in it where the CPU can (OpenVINO); it moves logits, and may move active bins.
+        precision: "bfloat16" computes in it, OpenVINO where the CPU can; it moves logits, and may move active bins. Not
+            in ONNX Runtime.
         specialize: compile the stages behind SGS for each number of maps (OpenVINO, one site): that takes seconds, and
             memory for the weights each time, and makes these stages a sixth faster. For what runs long.
 
@@ -152,13 +154,13 @@ def runner(
     description: Description, folder: Path, threads: int, precision: Precision = "float32", specialize: bool = False
 ) -> Callable[[Tensor], Answers]:
     """Make ready what runs the files of a bundle."""
-    if description.runtime != "openvino" and (precision != "float32" or specialize):
-        raise BundleError(
-            "precision='bfloat16' and specialize=True are for bundles of openvino, this one is of "
-            f"{description.runtime}"
-        )
+    one_of("precision", precision, get_args(Precision))
+    if specialize and description.runtime != "openvino":
+        raise BundleError(f"specialize=True is for bundles of openvino, this one is of {description.runtime}")
+    if precision != "float32" and description.runtime == "onnx":
+        raise BundleError("a bundle of onnx computes in float32: export one of openvino or torch for bfloat16")
     if description.runtime == "torch":
-        return Eager(optimize_for_inference(from_pretrained(folder)))
+        return Eager(prepared(from_pretrained(folder), description.task.clip_shape, precision).model)
     engine = ENGINES[description.runtime]
     try:
         if not description.sites:

@@ -10,17 +10,17 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from atfr.checks import Precision
 from atfr.errors import BundleError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 Arrays = Sequence[np.ndarray]
-Precision = Literal["float32", "bfloat16"]
 Request = Callable[..., Arrays]
 """Runs a graph on arrays that lie in one piece each. What it returns is its own, and good until it is called again; for
 one thread at a time."""

@@ -74,7 +74,7 @@ class Eager:
     def __call__(self, clips: Float[Tensor, "N C T H W"]) -> Answers:
         """Run clips together."""
         with record(self.model) as trace:
-            logits = self.model(clips.to(next(self.model.parameters()).device))
+            logits = self.model(clips.to(next(self.model.parameters())))
         return logits, trace
 
 
