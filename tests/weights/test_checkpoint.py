@@ -89,6 +89,26 @@ def test_round_trip_is_exact(tmp_path: Path, name: str, sgs: dict | None, monkey
         assert torch.equal(logits(again, clips), logits(model.eval(), clips))
 
 
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow_x3d(monkeypatch)
+    model = create_model("x3d_xs", num_classes=5)
+    model.save_pretrained(tmp_path)
+    there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other_head = create_model("resnet3d_18", num_classes=5)
+    other_head.head.fc = torch.nn.Linear(1024, 3)
+    random_state = torch.get_rng_state()
+    for changed, told in (
+        (atfr.optimize_for_inference(model), r"x3d_xs .*missing: blocks.0.norm.weight.*optimize_for_inference"),
+        (other_head, r"resnet3d_18 .*head.fc.weight is float \[3, 1024\] instead of float \[5, 1024\]"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            changed.save_pretrained(tmp_path)
+        with pytest.raises(CheckpointError, match="could not be loaded again"):
+            changed.save_pretrained(tmp_path / "new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
 def test_config_holds_what_the_design_says(tmp_path: Path) -> None:
     model = create_model("x3d_xs", num_classes=5)
     model.save_pretrained(tmp_path)

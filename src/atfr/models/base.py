@@ -126,9 +126,18 @@ class VideoModel(
             push_options: As for `huggingface_hub.PyTorchModelHubMixin.push_to_hub`.
 
         Raises:
-            CheckpointError: The folder cannot be written.
+            CheckpointError: The folder cannot be written, or the network is no longer the one that its configuration
+                describes, as layers were changed by hand or it is a copy of `optimize_for_inference`.
         """
         folder = Path(save_directory)
+        with torch.device("meta"):
+            described = made(type(self), {**self.config, "sgs": adaptation(self)})
+        if troubles := checkpoint.misfits(self.state_dict(), described.state_dict()):
+            raise CheckpointError(
+                f"cannot save this network to {str(folder)!r}: it is not the {self.config['model']} that config.json"
+                f" would describe ({troubles}), and could not be loaded again; save the network that"
+                " optimize_for_inference has copied, or keep layers of your own with torch.save"
+            )
         push_options.pop("config", None)  # the mixin passes one; ours is always the network's own
         try:
             with checkpoint.staged(folder) as scratch:
@@ -179,9 +188,7 @@ def load(classes: Mapping[str, type[M]], source: str | Path, **hub_options: Any)
         )
     with torch.random.fork_rng(devices=[]):  # the first weights are thrown away: spare the caller's random state
         try:
-            model = classes[name](name, **config["arguments"])
-            if config["sgs"] is not None:
-                put_samplers_(model, **config["sgs"])
+            model = made(classes[name], config)
         except (AtfrError, TypeError, RuntimeError) as error:
             reason = checkpoint.first_line(error)
             raise CheckpointError(f"{config_path} does not describe a network that can be made: {reason}") from error
@@ -189,6 +196,14 @@ def load(classes: Mapping[str, type[M]], source: str | Path, **hub_options: Any)
     checkpoint.check_finite(weights, weights_path)
     model.load_state_dict(weights, assign=True)  # assigned, not copied: the stored type stays
     return model.eval()
+
+
+def made(network: type[M], config: Mapping[str, Any]) -> M:
+    """The network that a configuration describes, with first weights."""
+    model = network(config["model"], **config["arguments"])
+    if config["sgs"] is not None:
+        put_samplers_(model, **config["sgs"])
+    return model
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -122,18 +122,23 @@ def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
         CheckpointError: A tensor is missing, superfluous, or of another shape or kind of number; the message
             lists the first few.
     """
-    misfits = [
+    if troubles := misfits(weights, expected):
+        raise CheckpointError(
+            f"the tensors in {path} do not fit {name} as {CONFIG} describes it ({troubles}); the two files"
+            " are not of one checkpoint, or the network was changed by hand before it was saved"
+        )
+
+
+def misfits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return in a few words which tensors are missing, superfluous, or of another shape or kind of number."""
+    others = [
         f"{key} is {_form(weights[key])} instead of {_form(expected[key])}"
         for key in expected
         if key in weights and _form(weights[key]) != _form(expected[key])
     ]
     missing = [key for key in expected if key not in weights]
     superfluous = [key for key in weights if key not in expected]
-    if troubles := listed({"missing": missing, "superfluous": superfluous, "of another form": misfits}):
-        raise CheckpointError(
-            f"the tensors in {path} do not fit {name} as {CONFIG} describes it ({'; '.join(troubles)}); the two files"
-            " are not of one checkpoint, or the network was changed by hand before it was saved"
-        )
+    return "; ".join(listed({"missing": missing, "superfluous": superfluous, "of another form": others}))
 
 
 def listed(tensors: Mapping[str, Sequence[str]]) -> list[str]:
