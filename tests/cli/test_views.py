@@ -252,7 +252,7 @@ def test_one_line_for_what_cannot_be(
     for command, option in (
         (["predict", video, "--checkpoint", known, "--views", "auto", "--num_bins", "2"], "--num_bins"),
         ([*test, known, "--num_bins", "2"], "--num_bins"),
-        ([*test, known, "--precision", "bfloat16", "--clip.frames", "2"], "--precision, --clip"),
+        ([*test, known, "--crops", "random", "--clip.frames", "2"], "--clip, --crops"),
         ([*test, known, "--crops", "random"], "--crops"),
     ):
         assert main(command) == 2, command

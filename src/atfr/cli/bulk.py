@@ -84,8 +84,7 @@ def bulk(
         from atfr.bulk.tables import CONFIGURATION, Bulk, key_of
 
         identity, task, of_device = networks.chosen(checkpoint, bundle, num_bins, batch_size, precision)
-    changed = {"--num_bins": num_bins is not None, "--precision": precision != "float32"}
-    view_spec = common.views_of(asked, task, checkpoint or bundle or Path(), changed)
+    view_spec = common.views_of(asked, task, checkpoint or bundle or Path(), {"--num_bins": num_bins is not None})
     configuration = {**identity, **view_spec.made_by()}
     tables = Bulk(out, key_of(configuration))
     if take_over:

@@ -60,8 +60,7 @@ def predict(
     unsaid = checkpoint is None and bundle is None
     network = bundle or checkpoint or Path(KINETICS)
     predict_with, task, identity = predictor(network, bundle is not None, device, num_bins, precision)
-    changed = {"--num_bins": num_bins is not None, "--precision": precision != "float32"}
-    view_spec = common.views_of(asked, task, network, changed)
+    view_spec = common.views_of(asked, task, network, {"--num_bins": num_bins is not None})
     run = functools.partial(predict_with, num_workers=num_workers, batch_size=batch_size, **asdict(view_spec))
     if unsaid:
         common.note(f"no --checkpoint: this is {KINETICS}, which knows the 400 actions of Kinetics")

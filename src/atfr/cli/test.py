@@ -87,7 +87,6 @@ def test(
         splits.check_split(checkpoint, dataset, split)
         changed = {
             "--num_bins": num_bins is not None,
-            "--precision": precision != "float32",
             "--clip": clip.over(task.spec) != task.spec,
             "--crops": crops != "uniform",
         }
