@@ -29,7 +29,7 @@ from atfr.viz.explain import ROUNDS
 from atfr.web import gate, serve
 ROUNDS |= {"rounds": 1, "at_least": 1}
 gate.WAITING = 4
-gate.IDLE_S = serve.ASKED_S = 3
+gate.IDLE_S = serve.ASKED_S = 5
 serve.CLOSING_S = 1
 sys.exit(main(["demo", *sys.argv[1:]]))
 """
