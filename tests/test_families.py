@@ -137,7 +137,7 @@ def test_pickled_and_saved(family: str, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("family", "after"),
     [
-        ("slowfast_8x8_r18", "res2"),
+        ("slowfast_8x8_r18", "res4"),
         pytest.param("resnet3d_18", "res2", marks=pytest.mark.soak),
         pytest.param("x3d_xs", "res3", marks=pytest.mark.soak),
         pytest.param("r2plus1d_18", "res2", marks=pytest.mark.soak),

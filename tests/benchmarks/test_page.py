@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from atfr.measure import Limits, Ratio, write_result
+from tests.models.narrow import shallow_x3d
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -163,6 +164,9 @@ def test_the_page_says_what_the_result_files_say(page: ModuleType) -> None:
     "name", ["bf16", *(pytest.param(name, marks=pytest.mark.soak) for name in ("scale", "inference"))]
 )
 def test_scripts_run_quickly(name: str, page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow_x3d(monkeypatch)
+    monkeypatch.setattr("atfr.models.efficientnet.weights_installed", lambda: False)  # X3D alone
+    monkeypatch.setattr("atfr.measure.result.machine_limits", lambda _device: Limits(*[Ratio.of([1.0])] * 3))
     script, out = BENCHMARKS / f"{name}.py", tmp_path / f"{name}.json"
     monkeypatch.setattr(sys, "argv", [str(script), "--quick", "--out", str(out)])
     runpy.run_path(str(script), run_name="__main__")  # warnings are errors

@@ -17,7 +17,7 @@ SHAPE = (3, 4, 32, 32)
 
 @pytest.mark.parametrize(
     ("runtime", "specialize"),
-    [("openvino", True), ("openvino", False), pytest.param("onnx", False, marks=pytest.mark.soak)],
+    [("openvino", True), *(pytest.param(name, False, marks=pytest.mark.soak) for name in ("openvino", "onnx"))],
 )
 def test_a_graph_keeps_what_was_asked_for(runtime: str, specialize: bool) -> None:
     if not installed({"openvino": "openvino", "onnx": "onnxscript"}[runtime]):

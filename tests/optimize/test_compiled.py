@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 
 import pytest
 import torch
@@ -18,25 +17,28 @@ import atfr
 from atfr.kernels import ragged_depthwise
 from atfr.kernels.conv3d import Conv3d
 from atfr.optimize.compiled import bucket_of
+from tests.alone import alone
 from tests.models.narrow import narrow, short
 from tests.models.randomise import scramble_
 from tests.optimize.compiling import CHANGE, Small, Tiny, assert_same, assert_same_step, clips, step, tiny
 
 slow = pytest.mark.soak
+RESNET = ("resnet3d_18", {"after": "res2"})  # strides in time behind it
 CASES = [
-    ("resnet3d_18", {"after": "res2"}),  # strides in time behind it
-    pytest.param("x3d_xs", {"after": "res2"}, marks=slow),  # squeeze-and-excitation
-    pytest.param("resnet3d_18", CHANGE, marks=slow),
-    pytest.param("slowfast_8x8_r18", CHANGE, marks=slow),  # laterals, every 4th map
-    pytest.param("slowfast_8x8_r101_nl", CHANGE, marks=slow),  # attention
-    pytest.param("i3d_inception", CHANGE, marks=slow),  # padding that depends on the length
-    pytest.param("i3d_50", {"after": "res2"}, marks=slow),
-    pytest.param("r2plus1d_18", {"after": "res3"}, marks=slow),
-    pytest.param("i3d_efficientnet_lite0", CHANGE, marks=slow),
-    pytest.param("i3d_efficientnet_lite0", {"after": "res3", "sampler": "uniform", "active_bins": 3.5}, marks=slow),
+    RESNET,
+    ("x3d_xs", {"after": "res2"}),  # squeeze-and-excitation
+    ("resnet3d_18", CHANGE),
+    ("slowfast_8x8_r18", CHANGE),  # laterals, every 4th map
+    ("slowfast_8x8_r101_nl", CHANGE),  # attention
+    ("i3d_inception", CHANGE),  # padding that depends on the length
+    ("i3d_50", {"after": "res2"}),
+    ("r2plus1d_18", {"after": "res3"}),
+    ("i3d_efficientnet_lite0", CHANGE),
+    ("i3d_efficientnet_lite0", {"after": "res3", "sampler": "uniform", "active_bins": 3.5}),
 ]
 
 
+@slow
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_family_in_inference_and_in_training(name: str, options: dict[str, object]) -> None:
     torch.manual_seed(0)
@@ -52,6 +54,10 @@ def test_a_family_in_inference_and_in_training(name: str, options: dict[str, obj
     assert_same_step(model.train(), compiled.train(), batch)
 
 
+def test_a_residual_network_as_recorded(as_recorded) -> None:
+    test_a_family_in_inference_and_in_training(*RESNET)
+
+
 def test_many_ragged_batches_need_few_graphs() -> None:
     graphs: list[torch.fx.GraphModule] = []
 
@@ -65,8 +71,8 @@ def test_many_ragged_batches_need_few_graphs() -> None:
     compiled = atfr.compile(model, backend=backend)
     chance, kept = random.Random(0), set()
     with torch.no_grad():
-        for _ in range(70):
-            batch = torch.randn(6, 3, 2, 4, 4, dtype=torch.float64)
+        for _ in range(40):
+            batch = torch.randn(4, 3, 2, 4, 4, dtype=torch.float64)
             for clip in batch:
                 still = chance.randrange(2)
                 clip[:, still:] = clip[:, still : still + 1]
@@ -74,8 +80,8 @@ def test_many_ragged_batches_need_few_graphs() -> None:
                 expected = model(batch)
             assert_same(compiled(batch), expected)
             kept.add(sum(trace.kept_maps))
-    assert len(kept) > 6, "the batches do not differ"
-    assert len(graphs) == 1 + len({bucket_of(maps, 6, 2) for maps in kept})
+    assert len(kept) > 4, "the batches do not differ"
+    assert len(graphs) == 1 + len({bucket_of(maps, 4, 2) for maps in kept})
 
 
 @given(st.integers(1, 80), st.integers(1, 64), st.data())
@@ -185,11 +191,10 @@ def compare_in_compiled_code(training: bool) -> None:
 @pytest.mark.skipif(not shutil.which("g++"), reason="NOT TESTED: torch.compile's own code, there is no C++ compiler")
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=slow)])
 def test_in_compiled_code(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: PyTorch's compiler does not start where setuptools was half imported before it."""
+    """Alone: PyTorch's compiler does not start where setuptools was half imported before it."""
     monkeypatch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")  # it compiles for 10 s to see what vectors there are
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # nor are there so many kernels as to need processes
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(compare_in_compiled_code, training).result()
+    alone(partial(compare_in_compiled_code, training))
 
 
 def test_depthwise_kernels_are_recorded_with_their_gradients(monkeypatch) -> None:

@@ -1,16 +1,47 @@
 """Small adapted networks whose clips keep different numbers of maps, and their bundles."""
 
 import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import atfr
 from atfr.evaluate.task import Task
-from atfr.models import VideoModel
+from atfr.models import VideoModel, zoo
 from atfr.video.spec import ClipSpec
 
 FRAMES, SIDE, CLASSES = 6, 32, 5
+
+
+class Tiny(VideoModel):
+    """A network of three convolutions: what is exported takes its time for each layer."""
+
+    variants: ClassVar[Mapping[str, Any]] = {"tiny": None}
+    stage_paths: ClassVar[Mapping[str, str]] = {f"res{i + 2}": f"blocks.{i}" for i in range(3)}
+
+    def __init__(self, name: str = "tiny", num_classes: int = CLASSES) -> None:
+        super().__init__(name, num_classes, 0.0)
+        del self.config["arguments"]["dropout"]
+        self.clip_shape = (3, FRAMES, SIDE, SIDE)
+        stages = [stage(3, 16, 3, 2), stage(16, 8, 3, 1), stage(8, 16, 3, 2)]
+        self.blocks = nn.Sequential(*stages, nn.AdaptiveAvgPool3d(1), nn.Flatten(1), nn.Linear(16, num_classes))
+
+
+def stage(channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv3d(channels, out_channels, (kernel, 3, 3), (1, stride, stride), (kernel // 2, 1, 1), bias=False)
+    return nn.Sequential(conv, nn.BatchNorm3d(out_channels), nn.ReLU())
+
+
+@contextmanager
+def known() -> Iterator[None]:
+    """Within it atfr knows that network by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "MODELS", {**zoo.MODELS, "tiny": Tiny})
+        yield
 
 
 def task(frames: int = FRAMES) -> Task:
@@ -19,7 +50,7 @@ def task(frames: int = FRAMES) -> Task:
 
 
 @functools.cache
-def network(name: str = "resnet3d_18", after: str | None = "res2", **options: object) -> VideoModel:
+def network(name: str = "tiny", after: str | None = "res2", **options: object) -> VideoModel:
     """A network in evaluation mode whose parts all say something, and whose similarity network tells maps apart."""
     torch.manual_seed(1)
     model = atfr.create_model(name, num_classes=CLASSES)

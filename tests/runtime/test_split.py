@@ -8,18 +8,26 @@ from torch._dynamo.testing import CompileCounter
 import atfr
 from atfr.errors import UnsupportedNetworkError
 from atfr.runtime.split import split
-from tests.models.narrow import narrow, short
+from tests.runtime.build import Tiny
 from tests.test_families import FAMILIES, FRAMES, SIDE, adapted, clips
 
 SHAPE = (3, FRAMES, SIDE, SIDE)
 
 
-ONCE = ("resnet3d_18", "slowfast_8x8_r18", "i3d_inception")  # one pathway, two, padding by the length
+def tiny(after: str | list[str], **options: object) -> Tiny:
+    model = Tiny().double().eval()
+    atfr.adapt_(model, after, **options)
+    return model
 
 
-@pytest.mark.parametrize("family", [f if f in ONCE else pytest.param(f, marks=pytest.mark.soak) for f in FAMILIES])
-def test_the_halves_do_what_the_network_does(family: str) -> None:
-    model = adapted(family, "res2")
+ONCE = [("resnet3d_18", "res2"), ("slowfast_8x8_r18", "res4"), ("i3d_inception", "res3")]
+"""One pathway, two, and padding by the length."""
+REST = [pytest.param(family, "res2", marks=pytest.mark.soak) for family in FAMILIES if (family, "res2") not in ONCE]
+
+
+@pytest.mark.parametrize(("family", "after"), ONCE + REST)
+def test_the_halves_do_what_the_network_does(family: str, after: str) -> None:
+    model = adapted(family, after)
     parts = split(model, SHAPE)
     with torch.no_grad(), atfr.record(model) as trace:
         whole = model(clips())
@@ -35,9 +43,7 @@ def test_the_halves_do_what_the_network_does(family: str) -> None:
 
 @pytest.mark.parametrize("options", [{"sampler": "average", "active_bins": 5.4}, {"temporal_block": 4}])
 def test_whatever_stands_at_the_site(options: dict) -> None:
-    with short():
-        model = narrow("resnet3d_18", num_classes=3).double().train()
-    atfr.adapt_(model, "res3", **options)
+    model = tiny("res3", **options).train()
     parts = split(model, SHAPE)
     assert model.training
     with torch.no_grad():
@@ -45,7 +51,7 @@ def test_whatever_stands_at_the_site(options: dict) -> None:
 
 
 def test_any_number_of_clips_and_of_maps() -> None:
-    model = adapted("resnet3d_18", "res2")
+    model = tiny("res2")
     parts = split(model, SHAPE)
     with torch.no_grad():
         (maps,) = parts.before(clips())
@@ -57,11 +63,12 @@ def test_any_number_of_clips_and_of_maps() -> None:
         torch.testing.assert_close(parts.after(maps), model(clips()), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", ["resnet3d_18", pytest.param("x3d_xs", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("family", ["tiny", pytest.param("x3d_xs", marks=pytest.mark.soak)])
 def test_one_compiled_graph_serves_every_number_of_maps(family: str) -> None:
     """torch.compile makes a case of its own of a single map, and none of the others."""
     compiled = CompileCounter()
-    parts = split(atfr.optimize_for_inference(adapted(family, "res2")), SHAPE)
+    model = tiny("res2") if family == "tiny" else adapted(family, "res2")
+    parts = split(atfr.optimize_for_inference(model), SHAPE)
     late = torch.compile(parts.after, backend=compiled, dynamic=True)
     with torch.no_grad():
         (maps,) = parts.before(clips()[:1])
@@ -84,9 +91,9 @@ class Around(nn.Module):
 
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(UnsupportedNetworkError, match="no SGS to be split at"):
-        split(atfr.create_model("resnet3d_18", num_classes=3))
+        split(Tiny())
     with pytest.raises(UnsupportedNetworkError, match="'res4' stands behind another"):
-        split(adapted("resnet3d_18", ["res2", "res4"]), SHAPE)
+        split(tiny(["res2", "res4"]), SHAPE)
     around = Around()
     atfr.adapt_(around, "stem")
     with pytest.raises(UnsupportedNetworkError, match="a way around SGS at stem"):

@@ -60,7 +60,7 @@ class User:
     def wait(self, look: Callable[[webdriver.Chrome], list[Any]], told: str) -> Any:
         """Return the first of what is found once something is; what is not there, or replaced, is looked at again."""
         passing = (NoSuchElementException, StaleElementReferenceException)
-        return WebDriverWait(self.driver, ENOUGH_S, ignored_exceptions=passing).until(look, told)[0]
+        return WebDriverWait(self.driver, ENOUGH_S, 0.1, ignored_exceptions=passing).until(look, told)[0]
 
     def text(self, css: str) -> str:
         found = self.wait(lambda driver: [driver.find_element(By.CSS_SELECTOR, css).text], css)

@@ -19,18 +19,18 @@ from tests.web.client import FORM, UPLOAD
 from tests.web.served import DEMO, TASK, WATCHER, Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("page")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def checkpoint(folder: Path) -> Path:
     save_checkpoint(network(), TASK, folder / "checkpoint")
     return folder / "checkpoint"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def videos(folder: Path) -> dict[str, Path]:
     """Two videos, and what is none or too much."""
     made = {
@@ -43,7 +43,7 @@ def videos(folder: Path) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
     """Start the page on a free port; Ctrl-C must end it, and nothing may be left."""
     (folder / "watch").mkdir()
@@ -85,7 +85,7 @@ def page_left_open(address: str) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def desk(server: Server) -> Iterator[User]:
     with user(1280, 900) as someone:
         someone.open(server.address)

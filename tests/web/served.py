@@ -26,12 +26,15 @@ DEMO = """
 import sys
 from atfr.cli.main import main
 from atfr.viz.explain import ROUNDS
-from atfr.web import gate
+from atfr.web import gate, serve
 ROUNDS |= {"rounds": 1, "at_least": 1}
-gate.WAITING = 6
+gate.WAITING = 4
+gate.IDLE_S = serve.ASKED_S = 5
+serve.CLOSING_S = 1
 sys.exit(main(["demo", *sys.argv[1:]]))
 """
-"""`atfr demo`, which takes the times of each answer once: what they say is tested elsewhere; few calls may wait."""
+"""`atfr demo`, which takes the times of each answer once: what they say is tested elsewhere; few calls may wait, and
+none is waited for so long."""
 
 
 @dataclass(frozen=True)

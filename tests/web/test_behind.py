@@ -33,7 +33,7 @@ def built() -> Iterator[gr.Blocks]:
     with private() as folder:
         inbox = Inbox(folder / "sent", TASK.spec, Limits())
         sample = samples.sample("a", write_level(folder / "a.mp4", 3, frames=30))
-        yield page.build(SharedNetwork(network(), TASK), inbox, [sample], generated=False)
+        yield page.build(SharedNetwork(network(adapted=False), TASK), inbox, [sample], generated=False)
 
 
 def test_gradio_does_what_the_page_relies_on_and_another_is_told_by_its_version() -> None:

@@ -77,11 +77,11 @@ def compile(model: nn.Module, **options: Any) -> "CompiledNetwork":
     Examples:
         >>> import torch
         >>> import atfr
-        >>> model = atfr.create_model("x3d_xs", num_classes=10).eval()
+        >>> model = atfr.create_model("resnet3d_18", num_classes=10).eval()
         >>> report = atfr.adapt_(model, after="res2")
         >>> compiled = atfr.compile(model, backend="eager")
         >>> with torch.inference_mode():
-        ...     compiled(torch.rand(2, 3, 4, 64, 64)).shape
+        ...     compiled(torch.rand(2, 3, 4, 32, 32)).shape
         torch.Size([2, 10])
     """
     if not isinstance(model, nn.Module):

@@ -61,11 +61,12 @@ def split(model: nn.Module, clip_shape: Sequence[int] | None = None) -> Split:
 
     Examples:
         >>> import atfr
-        >>> model = atfr.create_model("resnet3d_18", num_classes=4).eval()
-        >>> report = atfr.adapt_(model, after="res2")
+        >>> late = nn.Conv3d(8, 8, 3, padding=1), nn.AdaptiveAvgPool3d(1), nn.Flatten(1), nn.Linear(8, 4)
+        >>> model = nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), *late).eval()
+        >>> report = atfr.adapt_(model, after="0")
         >>> parts = split(model, (3, 8, 32, 32))
         >>> (maps,) = parts.before(torch.rand(1, 3, 8, 32, 32))
-        >>> kept = parts.samplers["res2"](maps)
+        >>> kept = parts.samplers["0"](maps)
         >>> parts.after(kept.plain()).shape
         torch.Size([1, 4])
     """

@@ -53,10 +53,10 @@ def serve(
         DataError: there is no video in the folder of examples.
     """
     with listening(host, port) as (listener, address), private() as folder:
-        from atfr.web import behind, gate, page  # Gradio reads the environment when it is imported
-
         reading.prepare()
         tries = samples.of_folder(examples) if examples else samples.generated(folder / "samples")
+        from atfr.web import behind, gate, page  # seconds of Gradio, which reads the environment when it is imported
+
         network = SharedNetwork(model, task)
         inbox = Inbox(folder / "sent", task.spec, limits)
         blocks = page.build(network, inbox, tries, generated=examples is None)
