@@ -15,11 +15,8 @@ from tests.runtime.test_graphs import Tiny
 SHAPE = (3, 4, 32, 32)
 
 
-@pytest.mark.parametrize(
-    ("runtime", "specialize"),
-    [("openvino", True), ("openvino", False), pytest.param("onnx", False, marks=pytest.mark.soak)],
-)
-def test_a_graph_keeps_what_was_asked_for(runtime: str, specialize: bool) -> None:
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnx", marks=pytest.mark.soak)])
+def test_a_graph_keeps_what_was_asked_for(runtime: str) -> None:
     if not installed({"openvino": "openvino", "onnx": "onnxscript"}[runtime]):
         pytest.skip(f"{runtime} is not installed")
     torch.manual_seed(0)
@@ -28,7 +25,7 @@ def test_a_graph_keeps_what_was_asked_for(runtime: str, specialize: bool) -> Non
     before = {name: value.clone() for name, value in model.state_dict().items()}
     clip = torch.rand(1, *SHAPE)
     work = work_of(model, SHAPE, (3,))
-    with in_runtime(model, clip, work, runtime, specialize=specialize) as pair:
+    with in_runtime(model, clip, work, runtime) as pair:
         _, trace = pair.variants["adaptive"]()
         saving = measure({runtime: pair}, rounds=2, at_least=2)[0][runtime]
         static, _ = pair.variants["static"]()

@@ -23,7 +23,6 @@ from atfr.measure.saving import Pair, Work
 from atfr.measure.turns import Timing, Variant
 from atfr.runtime.bundle import ENGINES
 from atfr.runtime.description import Runtime
-from atfr.runtime.engines import OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK, graphs
 from atfr.runtime.running import AdaptedGraphs, StaticGraph, one_by_one
 from atfr.runtime.split import split
@@ -67,13 +66,11 @@ def in_runtime(
     clip: Float[Tensor, "1 C T H W"],
     work: Work,
     runtime: Runtime,
-    specialize: bool = False,
 ) -> Iterator[Pair]:
     """Give a network with SGS and the same without as graphs of a runtime that run one clip.
 
     Args:
         adaptive: with SGS at one place, on the CPU; it stays as it is.
-        specialize: compile the late graph for this A, as `load_bundle(..., specialize=True)` does for each (OpenVINO).
 
     Raises:
         BundleError: the runtime is not installed.
@@ -95,9 +92,8 @@ def in_runtime(
         stems = {name: Path(folder) / name for name in programs}
         for name, program in programs.items():
             kind.write(program, stems[name])
-        whole, before, first = (kind(stems[name], threads, "float32") for name in (NETWORK, BEFORE, EARLY))
-        kept = [bins[0] for bins in work.active_bins.values()]
-        late = OpenVINO(stems[LATE], threads, "float32", kept) if specialize else kind(stems[LATE], threads, "float32")
+        parts = (NETWORK, BEFORE, EARLY, LATE)
+        whole, before, first, late = (kind(stems[name], threads, "float32") for name in parts)
     static_graph, both = StaticGraph(whole), AdaptedGraphs(first, late, list(work.active_bins))
     (array,) = one_by_one(clip)
     run_before, run_early = before.request(), first.request()
