@@ -16,8 +16,8 @@ from atfr.evaluate.task import Task, check_classes
 from atfr.measure import Timing, conditions
 from atfr.measure.eager import forward_in_turns, without_sgs
 from atfr.models import VideoModel
-from atfr.video.centred import CentredClip, centred_clip
 from atfr.video.spec import ClipSpec
+from atfr.video.transforms import CentredClip, centred_clip
 from atfr.viz.activation import Activation, class_activation
 from atfr.viz.figures import frame_bins
 from atfr.viz.watch import Coordinate, Merging, Watched, merging, watch
