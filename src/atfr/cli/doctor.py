@@ -175,14 +175,14 @@ def compare(frames: Tensor, levels: np.ndarray) -> str:
     return f"{FRAMES} frames decoded, brightness off by at most {off:.1f} of 255"
 
 
-def try_decoder(codec: str, ending: str) -> str:
-    """Write a clip and decode it as training does."""
+def try_decoder(codec: str, ending: str, frames_of: Callable[[Path], Tensor] = lambda path: decode(path).data) -> str:
+    """Write a clip and decode it, by default as training does."""
+    if codec not in av.codecs_available:
+        raise NotHereError(f"this PyAV cannot write a clip to try ({codec})")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"clip.{ending}"
-        if codec not in av.codecs_available:
-            raise NotHereError(f"this PyAV cannot write a clip to try ({codec})")
         levels = write_clip(path, codec)
-        return compare(decode(path).data, levels)
+        return compare(frames_of(path), levels)
 
 
 def try_torchcodec() -> str:
@@ -191,9 +191,7 @@ def try_torchcodec() -> str:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
         raise NotHereError("not installed, or without the FFmpeg it needs; PyAV is used") from error
-    with tempfile.TemporaryDirectory() as folder:
-        levels = write_clip(Path(folder) / "clip.mp4", "libx264")
-        return compare(VideoDecoder(str(Path(folder) / "clip.mp4"))[:], levels)
+    return try_decoder("libx264", "mp4", lambda path: VideoDecoder(str(path))[:])
 
 
 def devices() -> list[str]:
