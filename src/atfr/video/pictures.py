@@ -10,7 +10,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from torch import Tensor
 
-from atfr.errors import VideoError
+from atfr.errors import InputError, VideoError
 
 
 class Pictures:
@@ -21,6 +21,8 @@ class Pictures:
     """
 
     def __init__(self, path: Path, shorter_side: int | None) -> None:
+        if shorter_side is not None and shorter_side < 1:
+            raise InputError(f"shorter_side must be at least 1 px, got {shorter_side}")
         self.path = path
         self.shorter_side = shorter_side
         self._size: tuple[int, int] | None = None
