@@ -94,7 +94,7 @@ def memory(networks: Networks, cases: Mapping[int, Case]) -> dict[str, dict[int,
         with eager(
             networks.adaptive, torch.randn(clips, *shape), work_of(networks.adapted, shape, kept), networks.static
         ) as pair:
-            for name, run in {"static": pair.static, "adaptive": pair.adaptive}.items():
+            for name, run in pair.variants.items():
                 run()
                 found[name][x] = peak_memory(run)
     return found

@@ -312,7 +312,7 @@ def test_a_scripted_function_that_mixes_clips_is_found_out() -> None:
         with pytest.raises(UnsupportedOperationError):
             atfr.adapt_(model, after="stem")
         assert len(model(varied_clips())) == 3  # as it was
-        put_behind(model.stem, atfr.SimilarityGuidedSampling(6), torch.empty(0))  # without the trial
+        put_behind(model.stem, atfr.SimilarityGuidedSampling(6))  # without the trial
         model.register_forward_hook(check_rows)
         with pytest.raises(UnsupportedOperationError):
             model(varied_clips())

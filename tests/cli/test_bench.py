@@ -13,7 +13,7 @@ import atfr
 from atfr.cli.bench import print_savings, trouble
 from atfr.cli.main import main
 from atfr.evaluate.task import Task, save_checkpoint
-from atfr.measure import Timing, limits, write_result
+from atfr.measure import Timing, machine, write_result
 from atfr.measure.saving import Saving, Work
 from tests.evaluate.build import NAMES, SPEC, network
 
@@ -24,8 +24,8 @@ SMALL = ["resnet3d_18", "--frames", "4", "--size", "32", "--rounds", "2", "--dev
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PRODUCT", {"cpu": 128})
-    monkeypatch.setattr(limits, "COPIED", {"cpu": 2**16})
+    monkeypatch.setattr(machine, "PRODUCT", {"cpu": 128})
+    monkeypatch.setattr(machine, "COPIED", {"cpu": 2**16})
 
 
 def test_table_file_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,12 +30,12 @@ def hear(event, args):
 sys.addaudithook(hear)
 from atfr.cli.main import main
 from atfr.data import check, resize
-from atfr.measure import limits
+from atfr.measure import machine
 from atfr.viz.explain import ROUNDS
 from tests.data.test_resize import one_by_one
 from tests.models.narrow import short
 check.each_in_processes = resize.each_in_processes = one_by_one  # here, where it is heard
-limits.PRODUCT, limits.COPIED = {"cpu": 128}, {"cpu": 2**16}
+machine.PRODUCT, machine.COPIED = {"cpu": 128}, {"cpu": 2**16}
 ROUNDS |= {"rounds": 1, "at_least": 1}
 codes = {}
 with short():  # doctor exports networks, which takes its time for each layer

@@ -7,19 +7,16 @@ import torch
 
 import atfr
 from atfr.measure import Timing
-from atfr.measure.graphs import GraphPair, in_runtime
-from atfr.measure.saving import Work, measure, work_of
+from atfr.measure.graphs import in_runtime, with_parts
+from atfr.measure.saving import measure, work_of
 from atfr.runtime.engines import installed
 from tests.runtime.test_graphs import Tiny
 
 SHAPE = (3, 4, 32, 32)
 
 
-@pytest.mark.parametrize(
-    ("runtime", "specialize"),
-    [("openvino", True), *(pytest.param(name, False, marks=pytest.mark.soak) for name in ("openvino", "onnx"))],
-)
-def test_a_graph_keeps_what_was_asked_for(runtime: str, specialize: bool) -> None:
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnx", marks=pytest.mark.soak)])
+def test_a_graph_keeps_what_was_asked_for(runtime: str) -> None:
     if not installed({"openvino": "openvino", "onnx": "onnxscript"}[runtime]):
         pytest.skip(f"{runtime} is not installed")
     torch.manual_seed(0)
@@ -28,10 +25,10 @@ def test_a_graph_keeps_what_was_asked_for(runtime: str, specialize: bool) -> Non
     before = {name: value.clone() for name, value in model.state_dict().items()}
     clip = torch.rand(1, *SHAPE)
     work = work_of(model, SHAPE, (3,))
-    with in_runtime(model, clip, work, runtime, specialize=specialize) as pair:
-        _, trace = pair.adaptive()
+    with in_runtime(model, clip, work, runtime) as pair:
+        _, trace = pair.variants["adaptive"]()
         saving = measure({runtime: pair}, rounds=2, at_least=2)[0][runtime]
-        static, _ = pair.static()
+        static, _ = pair.variants["static"]()
     assert trace.sites["early"].lengths == [3]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     atfr.restore_(model)
@@ -45,9 +42,8 @@ def test_a_graph_keeps_what_was_asked_for(runtime: str, specialize: bool) -> Non
 
 
 def test_parts_are_differences_in_a_round() -> None:
-    pair = GraphPair(*[lambda: None] * 4, Work({"res2": (2,)}, {"res2": 4}, 2, 1))
     timing = Timing({"static": (9.0, 7.0), "adaptive": (6.0, 5.0), "before": (2.0, 1.0), "early": (3.0, 1.5)})
-    assert pair.seconds(timing) == {
+    assert with_parts(timing) == {
         "static": (9.0, 7.0),
         "adaptive": (6.0, 5.0),
         "before": (2.0, 1.0),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from atfr.errors import InputError
-from atfr.measure import conditions, limits, machine, machine_limits, peak_memory, write_result
+from atfr.measure import conditions, machine, machine_limits, peak_memory, write_result
 from atfr.measure.memory import largest_batch
 from tests.alone import alone
 
@@ -18,8 +18,8 @@ MB = 2**20
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PRODUCT", {"cpu": 128})
-    monkeypatch.setattr(limits, "COPIED", {"cpu": 2**16})
+    monkeypatch.setattr(machine, "PRODUCT", {"cpu": 128})
+    monkeypatch.setattr(machine, "COPIED", {"cpu": 2**16})
 
 
 def test_a_result_file_holds_what_the_result_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_limits_are_rates_of_what_is_done(monkeypatch: pytest.MonkeyPatch) -> No
     from atfr.measure import Timing
 
     times = {"float32": (0.5, 1.0, 0.5), "bfloat16": (0.25,) * 3, "copy": (2.0,) * 3}
-    monkeypatch.setattr(limits, "in_turns", lambda *_, **__: Timing(times))
+    monkeypatch.setattr(machine, "in_turns", lambda *_, **__: Timing(times))
     found = machine_limits()
     assert (found.float32_gflops.median, found.float32_gflops.least) == (128**3 / 0.5e9, 128**3 / 1e9)
     assert found.bfloat16_gflops.median == 128**3 / 0.25e9

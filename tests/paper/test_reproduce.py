@@ -27,12 +27,11 @@ from atfr.comparison.verdict import wide_enough
 from atfr.errors import InputError
 from atfr.evaluate.runs import paired_difference, read_result
 from atfr.paper import commands, here
-from atfr.paper.batch import training_batch, training_step
 from atfr.paper.cases import SLACK, case_of, fewer_frames, reference_of
 from atfr.paper.commands import PACE, Commands
 from atfr.paper.compare import on_paper
 from atfr.paper.figures import LINES, RESNET3D_18, X3D_S, Network, sgs
-from atfr.paper.reproduce import difference
+from atfr.paper.reproduce import difference, training_batch, training_step
 from atfr.paper.tables import TABLES, find
 from atfr.weights.published import PUBLISHED
 from tests.evaluate.made_up import made_up

@@ -9,8 +9,7 @@ from torch import nn
 import atfr
 from atfr import viz
 from atfr.errors import InputError
-from atfr.viz.origins import carried, origins, spread
-from atfr.viz.pathways import last_layers, pathway_of
+from atfr.viz.watch import carried, last_layers, origins, pathway_of, spread
 from tests.adapt.test_sites import Tiny, clips, tell_apart
 from tests.evaluate.build import network
 from tests.viz.build import by_hand, clip_by_hand

@@ -115,9 +115,7 @@ def test_static_networks_controls_and_several_sites(
     text = " ".join("".join(page.text).split())
     assert ("Behind the sampler" in text) == bool(sites)
     assert ("forward pass" in text) == bool(sites), "a time, with its conditions"
-    assert [name for name, _ in explain_page.facts(found, explain_page.found_in(found)) if name == "ms"] == (
-        ["ms"] if sites else []
-    )
+    assert [name for name, _ in explain_page.facts(found) if name == "ms"] == (["ms"] if sites else [])
 
 
 def test_slowfast_shows_both_pathways(video: Path) -> None:

@@ -15,19 +15,15 @@ from atfr.private import is_recorded
 from atfr.ragged import PackedClips
 
 
-def put_behind(target: nn.Module, layer: nn.Module, like: Tensor) -> None:
+def put_behind(target: nn.Module, layer: nn.Module) -> None:
     """Make a layer the child of a module that its output goes through."""
-    layer.train(target.training)
-    layer.to(like.device, like.dtype)
     target.add_module(CHILD, layer)
     if not runs_children_in_order(target):
         target.register_forward_hook(run_child)
 
 
-def put_before(model: nn.Module, layer: nn.Module, like: Tensor) -> None:
+def put_before(model: nn.Module, layer: nn.Module) -> None:
     """Make a layer the child of a network that its clips go through first."""
-    layer.train(model.training)
-    layer.to(like.device, like.dtype)
     children = dict(model._modules)
     model._modules.clear()
     model.add_module(CHILD, layer)

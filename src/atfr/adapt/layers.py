@@ -7,30 +7,22 @@ from typing import Any, Literal
 
 from torch import nn
 
+from atfr import samplers
 from atfr.checks import one_of
 from atfr.errors import InputError
-from atfr.samplers import (
-    Average,
-    ChangeGuidedSampling,
-    Random,
-    SimilarityGuidedSampling,
-    TemporalDoubleAttention,
-    TemporalSampler,
-    Uniform,
-)
 
 Sampler = Literal["sgs", "change", "uniform", "average", "random", "attention"]
 CLASSES: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
-        "sgs": SimilarityGuidedSampling,
-        "change": ChangeGuidedSampling,
-        "uniform": Uniform,
-        "average": Average,
-        "random": Random,
-        "attention": TemporalDoubleAttention,
+        "sgs": samplers.SimilarityGuidedSampling,
+        "change": samplers.ChangeGuidedSampling,
+        "uniform": samplers.Uniform,
+        "average": samplers.Average,
+        "random": samplers.Random,
+        "attention": samplers.TemporalDoubleAttention,
     }
 )
-LAYERS = (TemporalSampler, TemporalDoubleAttention)
+LAYERS = (samplers.TemporalSampler, samplers.TemporalDoubleAttention)
 """The classes of layers that `adapt_` puts in."""
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -188,13 +188,16 @@ def put_samplers_(model: nn.Module, **options: Any) -> tuple[AdaptedSite, ...]:
         most = max(frames for _, frames in shapes.values())
         options["num_bins"] = [max(1, round(num_bins * shapes[path][1] / most)) for path in places.values()]
     defaults = {name: parameter.default for name, parameter in bound.signature.parameters.items()}
+    several = {*EACH, "num_bins"} if sampler == "change" else EACH
+    each = {name: one_each(name, options[name], list(places)) for name in several}
     layers = [
-        make_layer(sampler, shapes[path][0], own_options, defaults)
-        for path, own_options in zip(places.values(), by_layer(options, sampler, list(places)), strict=True)
+        make_layer(sampler, shapes[path][0], options | {name: values[i] for name, values in each.items()}, defaults)
+        for i, path in enumerate(places.values())
     ]
     for path, layer in zip(places.values(), layers, strict=True):
+        target, like = model.get_submodule(path), float_like(model, path)
         put = put_behind if path else put_before
-        put(model.get_submodule(path), layer, float_like(model, path))
+        put(target, layer.train(target.training).to(like.device, like.dtype))
     model.register_forward_hook(check_rows)
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     found = zip(places.items(), sizes, strict=True)
@@ -224,13 +227,6 @@ def checked_places(model: nn.Module, after: str | Sequence[str]) -> dict[str, st
 
 EACH = ("temporal_block", "active_bins", "dead_zone", "edge_maps")
 """Options that may differ from layer to layer; the number of bins too, where it is one number."""
-
-
-def by_layer(options: Mapping[str, Any], sampler: Sampler, sites: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the options of each layer."""
-    several = {*EACH, "num_bins"} if sampler == "change" else EACH
-    each = {name: one_each(name, options[name], sites) for name in several}
-    return [{**options, **{name: values[i] for name, values in each.items()}} for i in range(len(sites))]
 
 
 def one_each(name: str, value: Any, sites: Sequence[str]) -> list[Any]:

@@ -1,6 +1,7 @@
 """A manifest: which videos there are, each with an id. It is read as a stream; of ids, 17 bytes are held each."""
 
 import hashlib
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -83,7 +84,8 @@ def _table(manifest: str, fs: fsspec.AbstractFileSystem, path: str, ending: str)
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 if "path" not in columns:
                     raise DataError(f"'{manifest}' needs a column 'path' (and 'id'), got {', '.join(columns)}")
-                uris = [_absolute(folder, name) for name in _texts(columns["path"], manifest)]
+                paths = _texts(columns["path"], manifest)
+                uris = [path if "://" in path else posixpath.join(folder, path) for path in paths]
                 ids = _texts(columns["id"], manifest) if "id" in columns else uris
                 if uris:
                     yield [Video(*one) for one in zip(ids, uris, strict=True)]
@@ -106,11 +108,6 @@ def _texts(column: pa.Array, manifest: str) -> list[str]:
     if not all(texts):
         raise DataError(f"'{manifest}' has rows without a path or an id")
     return texts
-
-
-def _absolute(folder: str, path: str) -> str:
-    """Return a path of a manifest as it is opened from anywhere."""
-    return path if "://" in path or path.startswith("/") or not folder else f"{folder}/{path}"
 
 
 def digests(texts: Iterable[str]) -> np.ndarray:

@@ -17,7 +17,7 @@ from atfr.checks import Precision
 from atfr.errors import VideoError
 from atfr.evaluate.forward import Runner, prepared
 from atfr.evaluate.log import computed_in, identity
-from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, run_loaded
+from atfr.evaluate.predict import Loaded, Views, as_prediction, run_loaded
 from atfr.evaluate.task import Task, load_checkpoint
 from atfr.files import sha256_of
 from atfr.kernels.allocator import keep_freed_memory
@@ -87,14 +87,8 @@ class Predictor:
             if INPUT in one.sites:
                 kept, came = sum(one.sites[INPUT].active_bins), sum(one.sites[INPUT].maps)
                 self.share += 0.1 * (kept / came - self.share)
-        return [as_row(as_prediction(video, one, self.task.labels, static)) for video, one in found]
-
-
-def as_row(prediction: Prediction) -> dict[str, Any]:
-    """Return the columns of a row that the network decides."""
-    values = prediction.to_dict()
-    del values["path"]
-    return values | {"label": values["top"][0]["label"], "probability": values["top"][0]["probability"]}
+        rows = [as_prediction(video, one, self.task.labels, static).to_dict() for video, one in found]
+        return [row | row["top"][0] for row in rows]
 
 
 def together(batch_size: int, views: ViewSpec) -> int:

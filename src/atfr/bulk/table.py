@@ -53,6 +53,8 @@ class Table:
     def append(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Write rows as the next part, whole or not at all; none of them is in the table when this raises.
 
+        What else they have than the table's columns is left out.
+
         Raises:
             PartTakenError: somebody else has written the part.
             OSError: it cannot be written: the disk is full, or the store refuses for about a minute.

@@ -31,11 +31,8 @@ def take_over(bulk: Bulk, files: Iterable[Path], made_by: Mapping[str, Any]) -> 
             continue
         there.add(name)
         content = sha256_of(path) if path.is_file() else None
-        row = {
-            column: entry[column] for column in ("top", "views", "active_bins", "gflops", "static_gflops", "warning")
-        }
-        row |= {"id": str(path), "uri": str(path), "content": content, "configuration": bulk.key}
-        rows.append(row | entry["top"][0])
+        row = {"id": str(path), "uri": str(path), "content": content, "configuration": bulk.key}
+        rows.append(entry | entry["top"][0] | row)
         count += 1
         if len(rows) == ROWS:
             bulk.predictions.append(rows)

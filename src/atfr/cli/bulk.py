@@ -50,8 +50,6 @@ def bulk(
         checkpoint: A folder that `atfr train` wrote, or i3d_inception.
         out: A folder or URL; each network, clip and number of views has a folder of its own in it.
         batch_size: Clips in one forward pass, at most, with all their maps; more where the input keeps fewer.
-        address: A Ray cluster, or auto; by default that of the environment (`ray job submit`), else Ray is started
-            here, for this call alone.
         device: cpu or cuda; auto takes GPUs where the cluster has any.
         decoders: Processes that decode; by default all cores, balanced with the runners.
         runners: Processes with the network; by default one a GPU, or as many as keep the decoders busy.
@@ -62,7 +60,6 @@ def bulk(
         take_over: Files of `atfr predict --out`, of the same network and views, whose rows are taken.
         price: What all of it costs an hour, to tell the cost of a thousand videos.
         again: Try again what was given up.
-        json: Print JSON instead of text.
     """
     asked = common.parse_views(views)
     if (checkpoint is None) == (bundle is None):
@@ -146,7 +143,6 @@ def verify(folder: str, manifest: str, *, json: bool = False) -> int:
     Args:
         folder: What `atfr bulk --out` wrote; or one configuration in it.
         manifest: What it was given.
-        json: Print JSON instead of text.
     """
     with common.busy("verifying"):
         from atfr.bulk.tables import bulks_in

@@ -52,7 +52,6 @@ def calibrate(
         loss: Points of accuracy that stopping may lose, with --views.
         data: Labelled videos for --views, the val split of this folder of classes or CSV file; the test split where
             it has none.
-        test_fold: The fold of the CSV file.
         most: So many of the videos are looked at, spread over all of them; with --views all are.
         batch_size: Views in one forward pass, at most, with --views.
         num_workers: Processes that decode, with --views; 0 decodes in a thread beside the network.

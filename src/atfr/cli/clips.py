@@ -45,9 +45,6 @@ class TrainClip(TestClip):
     """The clip of a training, where it is not that which the network is made for.
 
     Args:
-        frames: Frames of a clip.
-        stride: Video frames from one of them to the next, or "video": spread over all of the video.
-        size: Height and width of a crop, in px.
         resize: The shorter side of a video in tests, in px; by default it changes with the size, as jitter does.
         jitter: The least and the largest shorter side in training, in px.
         flip: Mirror half of the clips; off where left and right are different classes.

@@ -14,19 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
@@ -47,7 +36,7 @@ SPEED_OVER_S = 600
 """The rate is that of the last ten minutes: a single long video may take one."""
 LOG_EVERY_S = 30
 BAR = 24
-WHAT = TextColumn("{task.description}", markup=False)
+WHAT = bars.TextColumn("{task.description}", markup=False)
 _RESULTS: ContextVar[TextIO | None] = ContextVar("where results go", default=None)
 DataSetName = Literal["kinetics400", "kinetics600", "mini_kinetics200", "ssv2", "ucf101", "hmdb51"]
 
@@ -233,7 +222,7 @@ def one_line_warnings() -> Iterator[None]:
 @contextmanager
 def busy(what: str) -> Iterator[None]:
     """Show on a terminal that something goes on whose length is not known."""
-    with _shown(SpinnerColumn(), WHAT, TimeElapsedColumn()) as shown:
+    with _shown(bars.SpinnerColumn(), WHAT, bars.TimeElapsedColumn()) as shown:
         shown.add_task(what, total=None)
         yield
 
@@ -241,8 +230,8 @@ def busy(what: str) -> Iterator[None]:
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with rate and time left on a terminal, elsewhere a line now and then; call it with (done, total)."""
-    share = TaskProgressColumn("{task.percentage:.0f} %")
-    with _shown(WHAT, BarColumn(BAR), share, MofNCompleteColumn(), _Rate(), _TimeLeft()) as shown:
+    share = bars.TaskProgressColumn("{task.percentage:.0f} %")
+    with _shown(WHAT, bars.BarColumn(BAR), share, bars.MofNCompleteColumn(), _Rate(), _TimeLeft()) as shown:
         task, say = shown.add_task(what, total=total), now_and_then(what)
 
         def report(done: int, total: int) -> None:
@@ -271,18 +260,18 @@ def now_and_then(what: str) -> Callable[[int, int], None]:
     return say
 
 
-def _shown(*columns: ProgressColumn) -> Progress:
+def _shown(*columns: bars.ProgressColumn) -> bars.Progress:
     """What goes on, on stderr, and only where somebody sees it: `FORCE_COLOR` makes no terminal of a pipe."""
     hidden = not sys.stderr.isatty() or Console(stderr=True).is_dumb_terminal
-    return Progress(
+    return bars.Progress(
         *columns, console=Console(stderr=True), transient=True, disable=hidden, speed_estimate_period=SPEED_OVER_S
     )
 
 
-class _Rate(ProgressColumn):
+class _Rate(bars.ProgressColumn):
     """How many get done a second, or how long each takes."""
 
-    def render(self, task: RichTask) -> Text:
+    def render(self, task: bars.Task) -> Text:
         return Text(_rate(task.speed) if task.speed else "")
 
 
@@ -290,10 +279,10 @@ def _rate(speed: float) -> str:
     return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
-class _TimeLeft(TimeRemainingColumn):
+class _TimeLeft(bars.TimeRemainingColumn):
     """The time left, as soon as it can be told."""
 
-    def render(self, task: RichTask) -> Text:
+    def render(self, task: bars.Task) -> Text:
         known = task.speed and not task.finished
         return Text.assemble(super().render(task), " left") if known else Text("")
 

@@ -48,7 +48,6 @@ def compare(
     Args:
         checkpoint: A folder that `atfr train` wrote, or i3d_inception: its network without samplers is the base.
         out: A new folder, or that of a comparison to go on with.
-        test_fold: The fold of the CSV file to hold out.
         after: The stage that maps are taken behind; none leaves these networks out.
         frames_kept: Numbers of frames to keep, as [4,8,16]; by default an eighth, a quarter and a half of a clip's.
             Behind the stage it is the same share of the maps.
@@ -59,7 +58,6 @@ def compare(
             as suit few videos.
         margin: Points of accuracy that may be lost; within them a network is level with all frames.
         budget: Minutes for all of it; networks that there is no time for are left out.
-        json: Print JSON instead of tables.
     """
     if margin < 0:
         raise InputError(f"--margin is in points, 0 or more, got {margin:g}")

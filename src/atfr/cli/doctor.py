@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from atfr.cli import common
 from atfr.cli.plain import FAILED
@@ -175,14 +175,14 @@ def compare(frames: Tensor, levels: np.ndarray) -> str:
     return f"{FRAMES} frames decoded, brightness off by at most {off:.1f} of 255"
 
 
-def try_decoder(codec: str, ending: str) -> str:
-    """Write a clip and decode it as training does."""
+def try_decoder(codec: str, ending: str, frames_of: Callable[[Path], Tensor] = lambda path: decode(path).data) -> str:
+    """Write a clip and decode it, by default as training does."""
+    if codec not in av.codecs_available:
+        raise NotHereError(f"this PyAV cannot write a clip to try ({codec})")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"clip.{ending}"
-        if codec not in av.codecs_available:
-            raise NotHereError(f"this PyAV cannot write a clip to try ({codec})")
         levels = write_clip(path, codec)
-        return compare(decode(path).data, levels)
+        return compare(frames_of(path), levels)
 
 
 def try_torchcodec() -> str:
@@ -191,9 +191,7 @@ def try_torchcodec() -> str:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
         raise NotHereError("not installed, or without the FFmpeg it needs; PyAV is used") from error
-    with tempfile.TemporaryDirectory() as folder:
-        levels = write_clip(Path(folder) / "clip.mp4", "libx264")
-        return compare(VideoDecoder(str(Path(folder) / "clip.mp4"))[:], levels)
+    return try_decoder("libx264", "mp4", lambda path: VideoDecoder(str(path))[:])
 
 
 def devices() -> list[str]:
@@ -291,18 +289,11 @@ def try_sgs(device: str) -> str:
     return f"clips that keep {kept} of 8 maps, alone and in a batch, and a gradient"
 
 
-class _Numbers(Dataset[int]):
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> int:
-        return index * index
-
-
 def try_loader() -> str:
     """Get data from a process of a data loader."""
-    got = [int(number) for batch in DataLoader(_Numbers(), 2, num_workers=1, timeout=60) for number in batch]
-    if got != [0, 1, 4, 9]:
+    numbers: Any = [0, 1, 4, 9]
+    got = [int(number) for batch in DataLoader(numbers, 2, num_workers=1, timeout=60) for number in batch]
+    if got != numbers:
         raise ValueError(f"a loader gave {got}")
     return "a process of a data loader hands tensors over"
 

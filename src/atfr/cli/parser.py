@@ -25,13 +25,16 @@ OWN_TRAINER_OPTIONS: set[str | int] = {"max_epochs", "default_root_dir"}
 """Those that commands have as options of their own."""
 SHARED = {
     "active_bins": "The mean number of maps that a control keeps; for several layers one for each.",
+    "address": "A Ray cluster, or auto; by default that of the environment (`ray job submit`), else Ray is started "
+    "here, for this call alone.",
+    "batch_size": "Clips in one forward pass, at most.",
     "bundle": "Instead of it, a folder that `atfr export` wrote.",
     "checkpoint": "A folder that `atfr train` wrote, or i3d_inception or another name of `atfr weights`.",
     "data": "A folder of classes, or a CSV file with the columns path and label (and split or fold).",
     "dataset": "A data set of the field, in the layout of its download in the folder `data` (docs/data.md).",
     "device": "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.",
     "embedding_dim": "Dimension of the similarity space.",
-    "json": "Print JSON instead of a table.",
+    "json": "Print JSON instead of text.",
     "num_bins": "Another number of bins than in training: with fewer a clip keeps fewer maps and costs less.",
     "num_workers": "Processes that decode; 0 decodes in a thread beside the network.",
     "precision": "bfloat16 is faster on GPUs and on CPUs that have it (AMX, AVX512-BF16); it moves scores by percents,"
@@ -42,8 +45,10 @@ SHARED = {
     "split": "The split of UCF101 or HMDB51.",
     "temporal_block": "Maps are grouped within blocks of so many; for several layers one for each, as [8,2] for "
     "SlowFast's fast and slow pathway. By default over the whole clip.",
-    "views": "Clips x crops of each video, as 10x3; crops are 1 (centre) or 3. With auto the views of a video stop "
-    "once its class is settled, as `atfr calibrate --views` has found for this network.",
+    "test_fold": "The fold of the CSV file to test on, where it has a column fold.",
+    "views": "Clips x crops of each video, scores averaged; crops are 1 (centre) or 3. X3D's alpha is 10x1, beta 10x3. "
+    "With auto the views of a video stop once its class is settled, as `atfr calibrate --views` has found for this "
+    "network.",
 }
 """The help of options that mean the same in several commands, whose docstrings leave them out."""
 

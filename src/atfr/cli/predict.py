@@ -44,7 +44,6 @@ def predict(
         videos: Video files, or folders of them: all that lie in a folder and below.
         checkpoint: A folder that `atfr train` wrote; by default i3d_inception, which knows the 400 actions of Kinetics
             and whose weights `atfr weights i3d_inception` gets once.
-        batch_size: Clips in one forward pass, at most.
         out: A file for the predictions, a JSON object a line, each written as soon as it is known. Videos that it has
             already are left out: give the same line again to go on.
         json: Print JSON instead of a table; with --out, of how many there are and what they cost.

@@ -37,7 +37,6 @@ def quickstart(
 
     Args:
         data: A folder of classes, or a CSV file with the columns path and label; by default videos are generated.
-        test_fold: The fold of the CSV file to hold out, where it has a column `fold`.
         out: The folder for everything that is written; what an earlier quickstart left there is replaced.
         epochs: Passes of the base over the training videos; each fine-tuning has 0.6 times as many, 0.2 times on the
             generated videos. By default as many as take a few minutes on two CPU cores.

@@ -45,14 +45,12 @@ def reproduce(
             small: the paper's networks on the folder --data; paper: the paper's protocol, by the files in --configs.
         data: Of small: a folder of classes or a CSV file. Of paper: a folder that holds a folder for each data set, as
             DATA/kinetics400.
-        test_fold: The fold of the CSV file to hold out.
         out: The folder for networks, tests and what comes of them; each scale has one of its own there.
         seeds: Of weights, clips and order, as [0,1,2]; by default 0.
         rows: Parts of the names of rows, as [res2,first]: only these are made.
         epochs: Of tiny and small: passes of the bases over the training videos; by default as many as suit them.
         dry_run: Of paper: print every command, GPU-hours and disk to expect, and build each network on the meta device.
         configs: The folder `configs` of atfr's sources.
-        json: Print JSON instead of tables.
     """
     if table in ("list", "gflops"):
         given: dict[str, Any] = {"scale": scale, "data": data, "test_fold": test_fold, "seeds": seeds, "rows": rows}

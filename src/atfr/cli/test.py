@@ -54,18 +54,13 @@ def test(
     once: torchrun --nproc-per-node 4 --no-python atfr test ...
 
     Args:
-        views: Clips x crops of each video, scores averaged; crops are 1 (centre) or 3. X3D's alpha is 10x1, beta 10x3.
-            With auto the views of a video stop once its class is settled, as `atfr calibrate --views` has found.
         crops: Crops along the longer side, or anywhere at random, as the paper says.
         seed: Of random crops.
         clip: The clip, where it is not that of the training.
-        test_fold: The fold of the CSV file to test on.
         split: The split of UCF101 or HMDB51; all tests the runs split1, split2 and split3 in the folder `checkpoint`,
             each on its own, and gives the mean; they must be of the same network and clip.
-        batch_size: Clips in one forward pass, at most.
         max_skipped: The share of the videos that may fail to decode.
         engine: Where videos are decoded and run: in this process, or by workers on Ray, as `atfr bulk` has them.
-        address: Of a Ray cluster, or auto; by default that of the environment, else Ray is started here.
         out: A folder for result.json, videos.csv (one row a video), classes.csv, and skipped.csv where some are; by
             default `test` in the folder `checkpoint`. `atfr report` reads it.
     """

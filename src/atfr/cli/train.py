@@ -102,7 +102,6 @@ def train(
             a number, or found; by default found for change, and 0 for sgs, as in the paper.
         clip: The clip the network reads, where it is not the one that it is made for, or that the network of --init was
             trained on; the stride is 2 by default.
-        test_fold: The fold of the CSV file that is not trained on.
         epochs: Passes over the training videos, one random clip of each.
         batch_size: Clips in a step, on each device.
         optimizer: sgd as in the paper, or adamw, which learns in fewer steps at a learning rate near 0.003.

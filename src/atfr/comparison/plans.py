@@ -8,7 +8,7 @@ fewer_views_V, until_settled         all frames, but fewer views of each video: 
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,8 +154,3 @@ def at(place: Place, kept: tuple[int, ...], kinds: Mapping[str, Mapping[str, Any
         sampler = {"after": place.after, **options, **number}
         plans.append(Plan(f"{kind}_{most}", kind, sampler, most, max(place.maps), gflops / static, gflops))
     return plans
-
-
-def by_kind(names: Iterable[Plan]) -> list[Plan]:
-    """Return plans in the order in which they are shown."""
-    return sorted(names, key=lambda plan: (KINDS.index(plan.kind), plan.kept))

@@ -25,7 +25,7 @@ from atfr.checks import device_of
 from atfr.comparison.estimate import Pace, Work, pace_of
 from atfr.comparison.frontier import draw
 from atfr.comparison.making import Ground, Row, Watch, new_base
-from atfr.comparison.plans import LEAST, ONE_VIEW, STATIC, UNTIL_SETTLED, Plan, by_kind, fewer_views, plans_for
+from atfr.comparison.plans import KINDS, LEAST, ONE_VIEW, STATIC, UNTIL_SETTLED, Plan, fewer_views, plans_for
 from atfr.comparison.rates import RATES, Rates, read_rates
 from atfr.comparison.recipes import as_it_is, whole_videos
 from atfr.comparison.verdict import Findings, Verdict
@@ -324,7 +324,8 @@ class Run:
 
     def found(self, margin: float, base_epochs: int) -> Comparison:
         """Time the networks, and write down what was found."""
-        ground, plans = self.ground, {plan.name: plan for plan in by_kind(self.plans)}
+        ground, in_order = self.ground, sorted(self.plans, key=lambda plan: (KINDS.index(plan.kind), plan.kept))
+        plans = {plan.name: plan for plan in in_order}
         networks = {name: load_checkpoint(ground.out / name)[0] for name, plan in plans.items() if plan.views is None}
         rows, timed_batch = ground.with_times({name: self.rows[name] for name in plans}, networks)
         findings = Findings(plans, rows, margin)

@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
 from atfr.data.records import VideoList
-from atfr.files import Closing, named, parse_json, sha256_of
+from atfr.files import named, parse_json, sha256_of
 
 INDEX_FILE = ".atfr-index.jsonl"
 VERSION = 2
@@ -46,7 +47,7 @@ class VideoFacts:
             raise TypeError(f"no facts of a video: {self}")
 
 
-class VideoIndex(Closing):
+class VideoIndex(AbstractContextManager["VideoIndex"]):
     """The facts of the videos of a folder; close it, or use it in a `with` statement.
 
     One process writes at a time.
@@ -105,6 +106,9 @@ class VideoIndex(Closing):
         with named(self.path):
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

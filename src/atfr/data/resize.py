@@ -5,6 +5,7 @@ A frame larger than training needs costs time in every epoch. So each video is d
 with a key frame every `KEY_FRAMES`, so that a clip in its middle is reached fast. Sound is left out.
 """
 
+import csv
 import fcntl
 import json
 import logging
@@ -26,10 +27,9 @@ from jaxtyping import Float64
 from atfr.data.check import LOOK_PX, look
 from atfr.data.index import INDEX_FILE, VideoFacts, VideoIndex, fingerprint, is_same
 from atfr.data.pool import WorkerDiedError, each_in_processes
-from atfr.data.relist import relist
 from atfr.data.walk import VIDEO_ENDINGS, walk
 from atfr.errors import DataError, InputError, VideoError
-from atfr.files import whole, write_whole
+from atfr.files import csv_text, whole, write_whole
 from atfr.video.container import check_file, open_video
 from atfr.video.decode import Reading
 
@@ -286,3 +286,33 @@ def _settled(target: Path, side: int) -> Iterator[None]:
         if (found := file.read().strip()) != json.dumps({"side": side}):
             raise DataError(f"'{target}' holds videos of other settings ({found}); choose another folder")
         yield
+
+
+def relist(path: Path, source: Path, target: Path) -> None:
+    """Copy a CSV file of a data set, with the path of each video's copy for its own; without one, leave it as it is.
+
+    A path in it is absolute, or relative to the CSV file's folder or the source. A relative one stays relative.
+
+    Args:
+        path: the CSV file, in the source.
+        source: the folder of the data; a video may be gone from it.
+        target: the folder of the copies, each at the same place, or there with the ending .mp4.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error):
+        return
+    root = os.path.realpath(source)
+
+    def renamed(cell: str) -> str:
+        for folder in (path.parent, source) if cell else ():
+            video = target / os.path.relpath(os.path.realpath(folder / cell), root)
+            copy = next((place for place in (video, video.with_suffix(".mp4")) if place.is_file()), None)
+            if copy and ".." not in video.relative_to(target).parts:
+                return str(copy.absolute()) if os.path.isabs(cell) else str(Path(cell).with_suffix(copy.suffix))
+        return cell
+
+    new = [[renamed(cell) for cell in row] for row in rows]
+    if new and new != rows:
+        write_whole(target / path.relative_to(source), csv_text(new[0], new[1:]))

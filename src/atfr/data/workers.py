@@ -3,7 +3,6 @@
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -112,8 +111,8 @@ def has_ended(pid: int) -> bool:
         return False
 
 
-def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
-    """Give items that a thread of their own makes, up to `count` before they are asked for.
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Give items that a thread of their own makes, each while the one before it is worked on.
 
     What making one raises is raised here, in its place. Whoever stops early waits for the one being made.
     """
@@ -121,9 +120,9 @@ def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
     source = iter(items)
     thread = ThreadPoolExecutor(1)
     try:
-        coming = deque(thread.submit(next, source, end) for _ in range(count))
-        while (item := coming.popleft().result()) is not end:
-            coming.append(thread.submit(next, source, end))
+        coming = thread.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, source, end)
             yield item
     finally:
         thread.shutdown(cancel_futures=True)

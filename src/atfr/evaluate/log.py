@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from atfr.checks import Precision
 from atfr.errors import InputError, VideoError
 from atfr.evaluate.predict import Prediction
 from atfr.evaluate.task import Task
-from atfr.files import Closing, finite, named, parse_json
+from atfr.files import finite, named, parse_json
 
 if TYPE_CHECKING:
     from atfr.models import VideoModel
@@ -65,7 +66,7 @@ def entries_in(
         yield len(line), entry
 
 
-class PredictionLog(Closing):
+class PredictionLog(AbstractContextManager["PredictionLog"]):
     """A file of predictions, a JSON object a line; close it, or use it in a `with` statement.
 
     Each line is written when its video is done. A line that a crash has cut off is removed. One process writes at a
@@ -128,6 +129,9 @@ class PredictionLog(Closing):
         with named(self.path):
             self._file.write(json.dumps(finite(entry | self.made_by), allow_nan=False).encode() + b"\n")
             self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

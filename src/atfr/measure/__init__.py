@@ -13,8 +13,7 @@ with eager(model, clips, work) as pair:
 print(saving.speedup, saving.ideal, saving.efficiency)
 """
 
-from atfr.measure.limits import Limits, machine_limits
-from atfr.measure.machine import conditions
+from atfr.measure.machine import Limits, conditions, machine_limits
 from atfr.measure.memory import peak_memory
 from atfr.measure.result import write_result
 from atfr.measure.script import script_options

@@ -27,8 +27,8 @@ class Clocked:
         self.run = run
         self.parts = tuple(parts)
         self.device = torch.device(device)
-        self._marks: list[float | torch.cuda.Event] = []
-        self._passes: list[list[float | torch.cuda.Event]] = []
+        self._marks: list[Any] = []  # seconds, or events
+        self._passes: list[list[Any]] = []
 
     def __call__(self) -> None:
         """Run once."""
@@ -65,13 +65,5 @@ class Clocked:
         found = {name: [0.0] * passes for name in self.parts}
         for number, marks in enumerate(self._passes[-passes:]):
             for name, first, then in zip(self.parts, marks, marks[1:], strict=False):
-                found[name][number] += elapsed_s(first, then)
+                found[name][number] += then - first if isinstance(first, float) else first.elapsed_time(then) / 1000
         return {name: tuple(seconds) for name, seconds in found.items()}
-
-
-def elapsed_s(first: float | torch.cuda.Event, then: float | torch.cuda.Event) -> float:
-    """Return the seconds between two marks."""
-    if isinstance(first, float) and isinstance(then, float):
-        return then - first
-    assert not isinstance(first, float) and not isinstance(then, float)
-    return first.elapsed_time(then) / 1000

@@ -4,7 +4,6 @@ import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,32 +16,8 @@ from atfr.adapt.trace import site_names
 from atfr.kernels.allocator import freed_memory_kept
 from atfr.measure.clocked import Clocked
 from atfr.measure.forcing import forced
-from atfr.measure.saving import Work
+from atfr.measure.saving import Pair, Work
 from atfr.measure.turns import Timing, Variant, in_turns
-
-
-@dataclass(frozen=True)
-class ClockedPair:
-    """A network without SGS ("before", "after" its place) and with it ("before", "sgs", "after"), and its work."""
-
-    static: Clocked
-    adaptive: Clocked
-    work: Work
-
-    def variants(self) -> dict[str, Variant]:
-        """Return both."""
-        return {"static": self.static, "adaptive": self.adaptive}
-
-    def seconds(self, timing: Timing) -> dict[str, tuple[float, ...]]:
-        """Return the times of both, and of their parts in the same passes."""
-        static, adaptive = (one.seconds(timing.rounds) for one in (self.static, self.adaptive))
-        return {
-            **timing.seconds,
-            "before": static["before"],
-            "after": static["after"],
-            "sgs": adaptive["sgs"],
-            "after sgs": adaptive["after"],
-        }
 
 
 def without_sgs(model: nn.Module) -> nn.Module:
@@ -55,7 +30,7 @@ def without_sgs(model: nn.Module) -> nn.Module:
 @contextmanager
 def eager(
     adaptive: nn.Module, clips: Float[Tensor, "N C T H W"], work: Work, static: nn.Module | None = None
-) -> Iterator[ClockedPair]:
+) -> Iterator[Pair]:
     """Give a network with SGS and the same without, in evaluation and inference mode, both on the same clips.
 
     While the context is open, A is that of `work`, and points of both networks are marked.
@@ -70,13 +45,19 @@ def eager(
     stages = [static.get_submodule(paths[layer].rpartition(".")[0]) for layer in layers]
     own = Clocked(lambda: static(clips), ["before"] * len(stages) + ["after"], clips.device)
     full = Clocked(lambda: adaptive(clips), ["before", "sgs"] * len(layers) + ["after"], clips.device)
+
+    def seconds(timing: Timing) -> dict[str, tuple[float, ...]]:
+        """Return the times of both, and of their parts in the same passes."""
+        without, with_sgs = own.seconds(timing.rounds), full.seconds(timing.rounds)
+        return {**timing.seconds, **without, "sgs": with_sgs["sgs"], "after sgs": with_sgs["after"]}
+
     with ExitStack() as stack, torch.inference_mode():
         for network in (static, adaptive):
             stack.enter_context(evaluating(network))
         stack.enter_context(forced(adaptive, work.active_bins))
         stack.enter_context(own.at(*((stage, stage is static) for stage in stages)))  # at the input: before all
         stack.enter_context(full.at(*((layer, before) for layer in layers for before in (True, False))))
-        yield ClockedPair(own, full, work)
+        yield Pair({"static": own, "adaptive": full}, seconds, work)
 
 
 def forward_in_turns(

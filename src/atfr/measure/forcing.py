@@ -5,8 +5,9 @@ similarity network runs, then what it found is replaced by embeddings that fall 
 everything behind it (magnitudes, bins, weights, the merging) goes on as ever.
 """
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -63,7 +64,7 @@ def forced(model: nn.Module, active_bins: Mapping[str, Sequence[int]]) -> Iterat
     with ExitStack() as stack:
         for site, kept in active_bins.items():
             layer = forcible(layers[site], site)
-            stack.callback(layer.similarity.register_forward_hook(_Replaced(layer, tuple(kept))).remove)
+            stack.callback(layer.similarity.register_forward_hook(replaced(layer, tuple(kept))).remove)
         yield
 
 
@@ -78,22 +79,16 @@ def forcible(layer: nn.Module, site: str) -> SimilarityGuidedSampling:
     return layer
 
 
-class _Replaced:
-    """A hook behind the similarity network; the embeddings are made once for each shape."""
+def replaced(layer: SimilarityGuidedSampling, kept: tuple[int, ...]) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    """Return a hook behind the similarity network, which makes other embeddings once for each shape."""
 
-    def __init__(self, layer: SimilarityGuidedSampling, kept: tuple[int, ...]) -> None:
-        self.layer = layer
-        self.kept = kept
-        self.made: dict[torch.Size, Tensor] = {}
+    @functools.cache
+    def made(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "N T L"]:
+        if len(kept) != shape[0]:
+            raise InputError(f"expected active bins for {shape[0]} clips, got {kept}")
+        return embedding_of(layer, kept, shape[1]).to(device, dtype)
 
-    def __call__(self, module: nn.Module, inputs: object, embedding: Float[Tensor, "N T L"]) -> Float[Tensor, "N T L"]:
-        """Return other embeddings in the place of those found."""
-        made = self.made.get(embedding.shape)
-        if made is None:
-            if len(self.kept) != len(embedding):
-                raise InputError(f"expected active bins for {len(embedding)} clips, got {self.kept}")
-            made = self.made[embedding.shape] = embedding_of(self.layer, self.kept, embedding.shape[1]).to(embedding)
-        return made
+    return lambda _module, _inputs, found: made(found.shape, found.device, found.dtype)
 
 
 def embedding_of(

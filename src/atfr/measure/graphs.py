@@ -8,7 +8,6 @@ import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from atfr.adapt.trace import site_names
 from atfr.errors import InputError
 from atfr.measure.eager import without_sgs
 from atfr.measure.forcing import embedding_of, forcible
-from atfr.measure.saving import Work
+from atfr.measure.saving import Pair, Work
 from atfr.measure.turns import Timing, Variant
 from atfr.runtime.bundle import ENGINES
 from atfr.runtime.description import Runtime
-from atfr.runtime.engines import OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK, graphs
 from atfr.runtime.running import AdaptedGraphs, StaticGraph, one_by_one
 from atfr.runtime.split import split
@@ -48,32 +46,18 @@ class Forced(nn.Module):
         return self.embedding + NEXT_TO_NOTHING * self.similarity(features)
 
 
-@dataclass(frozen=True)
-class GraphPair:
-    """The graphs of a network without SGS, of its stages before SGS, and of the network with it, early and late."""
+def with_parts(timing: Timing) -> dict[str, tuple[float, ...]]:
+    """Return the times of both networks, and their parts as differences in a round."""
 
-    static: Variant
-    before: Variant
-    early: Variant
-    adaptive: Variant
-    work: Work
+    def differ(whole: str, part: str) -> tuple[float, ...]:
+        return tuple(a - b for a, b in zip(timing.seconds[whole], timing.seconds[part], strict=True))
 
-    def variants(self) -> dict[str, Variant]:
-        """Return what to time."""
-        return {"static": self.static, "adaptive": self.adaptive, "before": self.before, "early": self.early}
-
-    def seconds(self, timing: Timing) -> dict[str, tuple[float, ...]]:
-        """Return the times of both, and their parts as differences in a round."""
-
-        def differ(whole: str, part: str) -> tuple[float, ...]:
-            return tuple(a - b for a, b in zip(timing.seconds[whole], timing.seconds[part], strict=True))
-
-        return {
-            **{name: timing.seconds[name] for name in ("static", "adaptive", "before")},
-            "after": differ("static", "before"),
-            "sgs": differ("early", "before"),
-            "after sgs": differ("adaptive", "early"),
-        }
+    return {
+        **{name: timing.seconds[name] for name in ("static", "adaptive", "before")},
+        "after": differ("static", "before"),
+        "sgs": differ("early", "before"),
+        "after sgs": differ("adaptive", "early"),
+    }
 
 
 @contextmanager
@@ -82,13 +66,11 @@ def in_runtime(
     clip: Float[Tensor, "1 C T H W"],
     work: Work,
     runtime: Runtime,
-    specialize: bool = False,
-) -> Iterator[GraphPair]:
+) -> Iterator[Pair]:
     """Give a network with SGS and the same without as graphs of a runtime that run one clip.
 
     Args:
         adaptive: with SGS at one place, on the CPU; it stays as it is.
-        specialize: compile the late graph for this A, as `load_bundle(..., specialize=True)` does for each (OpenVINO).
 
     Raises:
         BundleError: the runtime is not installed.
@@ -110,19 +92,18 @@ def in_runtime(
         stems = {name: Path(folder) / name for name in programs}
         for name, program in programs.items():
             kind.write(program, stems[name])
-        whole, before, first = (kind(stems[name], threads, "float32") for name in (NETWORK, BEFORE, EARLY))
-        kept = [bins[0] for bins in work.active_bins.values()]
-        late = OpenVINO(stems[LATE], threads, "float32", kept) if specialize else kind(stems[LATE], threads, "float32")
+        parts = (NETWORK, BEFORE, EARLY, LATE)
+        whole, before, first, late = (kind(stems[name], threads, "float32") for name in parts)
     static_graph, both = StaticGraph(whole), AdaptedGraphs(first, late, list(work.active_bins))
     (array,) = one_by_one(clip)
     run_before, run_early = before.request(), first.request()
     _, trace = both(clip)
     if (found := {site: tuple(one.lengths) for site, one in trace.sites.items()}) != work.active_bins:
         raise InputError(f"the graph of {runtime} keeps {found} maps instead of {work.active_bins}")
-    yield GraphPair(
-        static=lambda: static_graph(clip),
-        before=lambda: run_before(array),
-        early=lambda: run_early(array),
-        adaptive=lambda: both(clip),
-        work=work,
-    )
+    variants: dict[str, Variant] = {
+        "static": lambda: static_graph(clip),
+        "adaptive": lambda: both(clip),
+        "before": lambda: run_before(array),
+        "early": lambda: run_early(array),
+    }
+    yield Pair(variants, with_parts, work)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from atfr.files import read_json, write_json
-from atfr.measure.limits import Limits, machine_limits
-from atfr.measure.machine import conditions
+from atfr.measure.machine import Limits, conditions, machine_limits
 
 
 def write_result(

@@ -1,8 +1,8 @@
 """The saving, measured: a network with SGS and the same without, in turns, against the ideal and against FLOPs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -138,18 +138,13 @@ class Saving:
         }
 
 
-class Pair(Protocol):
+@dataclass(frozen=True)
+class Pair:
     """A network without SGS and with it, on the same clips, in one runtime."""
 
-    @property
-    def work(self) -> Work:
-        """What the clips ask of both."""
-
-    def variants(self) -> dict[str, Variant]:
-        """Return what to time: "static", "adaptive", and what their parts are made of."""
-
-    def seconds(self, timing: Timing) -> dict[str, tuple[float, ...]]:
-        """Return the times that a `Saving` needs, from those of the variants."""
+    variants: Mapping[str, Variant]  # what to time: "static", "adaptive", and what their parts are made of
+    seconds: Callable[[Timing], dict[str, tuple[float, ...]]]  # makes the times that a `Saving` needs of these
+    work: Work  # what the clips ask of both
 
 
 def measure(
@@ -165,8 +160,8 @@ def measure(
     Returns:
         The saving of each pair, and the times of all ("NAME static", "NAME adaptive", and the others).
     """
-    names = {name: {part: f"{name} {part}" for part in pair.variants()} for name, pair in pairs.items()}
-    variants = {names[name][part]: run for name, pair in pairs.items() for part, run in pair.variants().items()}
+    names = {name: {part: f"{name} {part}" for part in pair.variants} for name, pair in pairs.items()}
+    variants = {names[name][part]: run for name, pair in pairs.items() for part, run in pair.variants.items()}
     with freed_memory_kept():
         timing = in_turns(variants | dict(others or {}), **turns)
     savings = {}

@@ -19,6 +19,7 @@ of a clip; there the clip is padded in time by repeating its first and last map.
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -30,7 +31,6 @@ from atfr.errors import InputError
 from atfr.kernels.conv3d import ClipConv3d, Conv3d
 from atfr.models.base import unknown_name
 from atfr.models.forwards import ClipForward, check_input, forward_for_clips
-from atfr.models.inflation import InflatedModule, Inflation
 from atfr.private import hooked
 from atfr.ragged import PackedClips
 
@@ -53,6 +53,37 @@ POOLS = {
 }
 TRIAL_SIDES = (224, 64, 32, 28, 299)  # pixels; the first that the image network takes
 TRIAL_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class InflatedModule:
+    """One module that `inflate` exchanged.
+
+    Attributes:
+        path: its path in the network, the same as in the image network.
+        before: its class in the image network.
+        after: its class now; the same where only its forward is another.
+        temporal_kernel: maps that it looks at; 1 where it looks at each map alone, or at all of a clip.
+        temporal_stride: every how many maps it gives one.
+    """
+
+    path: str
+    before: str
+    after: str
+    temporal_kernel: int = 1
+    temporal_stride: int = 1
+
+
+class Inflation(tuple[InflatedModule, ...]):
+    """The modules that `inflate` exchanged, a tuple; `str` gives a table with one row a module."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        head = ("path", "before", "after", "kernel", "stride")
+        rows = [head, *([str(value) for value in astuple(module)] for module in self)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 class BatchNormAct3d(nn.BatchNorm3d):

@@ -52,7 +52,13 @@ class TimeThenSpace(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A residual branch: narrow (the kernel may see time), 3 x 3 pixels with the strides, widen. See `Block`."""
+    """A residual branch: narrow, 3 x 3 pixels with the strides, widen.
+
+    Args:
+        temporal_kernel: Frames that the first convolution sees, an odd number.
+        strides: Temporal and spatial stride of the second convolution.
+        factorised: Whether the second convolution is `TimeThenSpace`, not 1 x 3 x 3.
+    """
 
     def __init__(
         self,
@@ -93,23 +99,15 @@ class Bottleneck(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: shortcut plus `Bottleneck`.
+    """A residual block: a branch plus a shortcut, which is a convolution where the width changes or with a stride.
 
     Args:
-        out_channels: Channels that go out; where they differ from C, or with a stride, the shortcut is a convolution.
-        temporal_kernel: Frames that the first convolution sees, an odd number.
-        strides: Temporal and spatial stride of the second convolution.
-        factorised: Whether the second convolution is `TimeThenSpace`, not 1 x 3 x 3.
+        strides: Temporal and spatial stride of the branch.
+        norm: Whether a batch norm follows the shortcut's convolution.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        inner_channels: int,
-        out_channels: int,
-        temporal_kernel: int = 1,
-        strides: tuple[int, int] = (1, 1),
-        factorised: bool = False,
+        self, in_channels: int, out_channels: int, strides: tuple[int, int], branch: nn.Module, norm: bool = True
     ) -> None:
         super().__init__()
         self.branch1_conv: nn.Module = nn.Identity()
@@ -119,8 +117,8 @@ class Block(nn.Module):
             self.branch1_conv = Conv3d(
                 in_channels, out_channels, 1, stride=(temporal_stride, stride, stride), bias=False
             )
-            self.branch1_norm = nn.BatchNorm3d(out_channels)
-        self.branch2 = Bottleneck(in_channels, inner_channels, out_channels, temporal_kernel, strides, factorised)
+            self.branch1_norm = nn.BatchNorm3d(out_channels) if norm else nn.Identity()
+        self.branch2 = branch
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T2 H2 W2"]:
         """The block's output: T, H and W divided by their strides, rounded up."""
@@ -135,7 +133,7 @@ class Stage(nn.Module):
         channels: Those that come in, those inside the blocks, those that go out.
         temporal_kernels: Frames that the first convolution of each block sees, repeated up to the last block.
         strides: Temporal and spatial stride.
-        factorised: See `Block`.
+        factorised: See `Bottleneck`.
     """
 
     def __init__(
@@ -149,9 +147,13 @@ class Stage(nn.Module):
         super().__init__()
         in_channels, inner, out_channels = channels
         kernels = [temporal_kernels[i % len(temporal_kernels)] for i in range(num_blocks)]
+
+        def block(channels: int, kernel: int, strides: tuple[int, int] = (1, 1)) -> Block:
+            branch = Bottleneck(channels, inner, out_channels, kernel, strides, factorised)
+            return Block(channels, out_channels, strides, branch)
+
         self.res_blocks = nn.Sequential(
-            Block(in_channels, inner, out_channels, kernels[0], strides, factorised),
-            *(Block(out_channels, inner, out_channels, kernel, factorised=factorised) for kernel in kernels[1:]),
+            block(in_channels, kernels[0], strides), *(block(out_channels, kernel) for kernel in kernels[1:])
         )
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T2 H2 W2"]:

@@ -25,7 +25,7 @@ STEM_CHANNELS = 8
 class Bottleneck(residual.Bottleneck):
     """A residual block: (temporal) x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, and a shortcut around them.
 
-    Arguments are those of `residual.Block`; the stride is spatial.
+    Arguments are those of `residual.Bottleneck`; the stride is spatial.
     """
 
     def __init__(

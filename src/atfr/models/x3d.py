@@ -95,23 +95,10 @@ class Bottleneck(nn.Module):
         return self.norm_c(self.conv_c(features))
 
 
-class Block(nn.Module):
-    """A residual block: shortcut plus `Bottleneck`."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, squeeze: bool) -> None:
-        super().__init__()
-        self.branch1_conv: nn.Module = nn.Identity()
-        self.branch1_norm: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.branch1_conv = Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False)
-        if in_channels != out_channels:  # a shortcut that keeps the width has no batch norm
-            self.branch1_norm = nn.BatchNorm3d(out_channels)
-        self.branch2 = Bottleneck(in_channels, out_channels, stride, squeeze)
-
-    def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T H2 W2"]:
-        """The block's output: H and W divided by the stride, rounded up."""
-        shortcut = self.branch1_norm(self.branch1_conv(features))
-        return F.relu(shortcut + self.branch2(features))
+def block(in_channels: int, out_channels: int, stride: int, squeeze: bool) -> residual.Block:
+    """A residual block; a shortcut that keeps the width has no batch norm."""
+    branch = Bottleneck(in_channels, out_channels, stride, squeeze)
+    return residual.Block(in_channels, out_channels, (1, stride), branch, norm=in_channels != out_channels)
 
 
 class Stage(nn.Module):
@@ -120,8 +107,8 @@ class Stage(nn.Module):
     def __init__(self, num_blocks: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.res_blocks = nn.Sequential(
-            Block(in_channels, out_channels, stride=2, squeeze=True),
-            *(Block(out_channels, out_channels, stride=1, squeeze=i % 2 == 0) for i in range(1, num_blocks)),
+            block(in_channels, out_channels, stride=2, squeeze=True),
+            *(block(out_channels, out_channels, stride=1, squeeze=i % 2 == 0) for i in range(1, num_blocks)),
         )
 
     def forward(self, features: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N C2 T H2 W2"]:

@@ -117,12 +117,6 @@ RESNET3D_18, RESNET3D_50 = Network("resnet3d_18", 32, 224), Network("resnet3d_50
 X3D_S = Network("x3d_s", 13, 160)
 
 
-def read_lines() -> tuple[Line, ...]:
-    """Read tables.csv."""
-    with Path(__file__).with_name("tables.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(map(read_line, csv.DictReader(file)))
-
-
 def read_line(row: Mapping[str, str]) -> Line:
     """Return a line of a row of tables.csv."""
     tested = trained = network_of(row) if row["network"] else None
@@ -151,7 +145,8 @@ def value_of(text: str) -> Any:
     return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
 
 
-LINES = read_lines()
+ROWS = Path(__file__).with_name("tables.csv").read_text(encoding="utf-8").splitlines()
+LINES = tuple(map(read_line, csv.DictReader(ROWS)))
 
 FIGURES = tuple(
     {

@@ -3,24 +3,29 @@
 out/table_6.json, .csv, .png    every figure with its conditions; the lines alone; the picture where the paper has one
 """
 
+import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch.nn.functional import cross_entropy
 
 from atfr.checks import device_of
+from atfr.comparison.making import some_clips
 from atfr.comparison.verdict import wide_enough
+from atfr.data.records import VideoList, VideoRecord
 from atfr.errors import AtfrError
 from atfr.evaluate.analysis import resolution_ends
 from atfr.evaluate.result import TestResult
 from atfr.evaluate.runs import Difference, bootstrapped, by_key, paired_difference
 from atfr.evaluate.task import load_checkpoint
 from atfr.files import csv_text, finite, whole, write_json, write_whole
-from atfr.paper.batch import training_batch
+from atfr.measure.memory import largest_batch
 from atfr.paper.cases import Case, case_of, evenly_spaced, reference_of
 from atfr.paper.commands import Commands
 from atfr.paper.compare import given
@@ -29,6 +34,9 @@ from atfr.paper.here import Here
 from atfr.paper.tables import Table
 from atfr.viz.explain import explain
 from atfr.viz.maps import feature_maps
+
+CLIPS = 32
+"""Videos that the clips of a batch come from."""
 
 ENDS = 5
 """Classes at either end, as in Table 5."""
@@ -140,6 +148,31 @@ def with_times(found: Sequence[Found], maker: Maker, seed: int) -> list[Found]:
         }
         timed.append(replace(one, measured=measured))
     return timed
+
+
+def training_batch(checkpoint: Path, test: TestResult, device: torch.device) -> int | None:
+    """Return how many clips of the tested videos a training step takes on a GPU, under bfloat16; None elsewhere."""
+    return largest_batch(training_step(checkpoint, test, device)) if device.type == "cuda" else None
+
+
+def training_step(checkpoint: Path, test: TestResult, device: torch.device) -> Callable[[int], None]:
+    """Return what trains a network for a step on so many clips of the tested videos; its weights stay as they are."""
+    model, task = load_checkpoint(checkpoint)
+    model.to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9)
+    records = tuple(VideoRecord(Path(video.path), task.labels.index(video.label)) for video in test.videos)
+    clips = torch.cat(list(some_clips(VideoList(records, task.labels), task.spec, CLIPS)))
+
+    def step(count: int) -> None:
+        chosen = list(itertools.islice(itertools.cycle(range(len(clips))), count))
+        batch = clips.to(device)[chosen]
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16):
+            scores = model(batch)
+        cross_entropy(scores.float(), torch.zeros(count, dtype=torch.long, device=device)).backward()
+        optimizer.step()
+
+    return step
 
 
 def cases_of(table: Table, rows: Sequence[str] | None, maker: Maker) -> list[Case]:

@@ -73,13 +73,11 @@ class Reading:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, shorter_side: int | None = None, threads: int = 1) -> None:
-        if shorter_side is not None and shorter_side < 1:
-            raise InputError(f"shorter_side must be at least 1 px, got {shorter_side}")
         self.path = Path(path)
-        self.shorter_side = shorter_side
         self.threads = threads
         self.warning: str | None = None
         self._findings = Findings(self.path)
+        self._pictures = Pictures(self.path, shorter_side)
         self._times_s: list[float | None] = []
         self._rate: float | None = None
 
@@ -94,11 +92,10 @@ class Reading:
         Raises:
             VideoError: There is no such file, it is no video, none of its frames decodes, or they are absurdly large.
         """
-        pictures = Pictures(self.path, self.shorter_side)
         with open_video(self.path, self.threads) as (container, stream):
             for frame in decoded(container, stream, self._findings):
                 self._times_s.append(frame.time)
-                yield pictures.picture(frame)
+                yield self._pictures.picture(frame)
             rate = stream.average_rate or stream.guessed_rate
         self._rate = float(rate) if rate else None
         self.warning = self._findings.warning()

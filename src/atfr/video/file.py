@@ -45,15 +45,13 @@ class VideoFile:
         threads: int = 1,
         num_frames: int | None = None,
     ) -> None:
-        if shorter_side is not None and shorter_side < 1:
-            raise InputError(f"shorter_side must be at least 1 px, got {shorter_side}")
         if num_frames is not None and num_frames < 1:
             raise InputError(f"num_frames must be at least 1, got {num_frames}")
         self.path = Path(path)
-        self.shorter_side = shorter_side
         self.threads = threads
         self.warning: str | None = None
         self._num_frames = num_frames
+        self._pictures = Pictures(self.path, shorter_side)
         self._kept: list[av.VideoFrame] = []
         self._expected: Callable[[int], Tensor] | None = None
         self._images_kept: dict[int, np.ndarray] = {}
@@ -92,16 +90,15 @@ class VideoFile:
     def _look(self) -> int:
         """Decode all of the video once; keep the frames, where they are not too large."""
         kept_bytes = 0
-        pictures = Pictures(self.path, self.shorter_side)
         with open_video(self.path, self.threads) as (container, stream):
             findings = Findings(self.path)
             declared = expected_frames(container, stream)
             expected = set(self._expected(declared).tolist()) if self._expected and declared else ()
             for number, frame in enumerate(decoded(container, stream, findings)):
                 if number == 0:
-                    pictures.start(frame)
+                    self._pictures.start(frame)
                 if number in expected:
-                    self._images_kept[number] = pictures.picture(frame)
+                    self._images_kept[number] = self._pictures.picture(frame)
                 kept_bytes += sum(plane.buffer_size for plane in frame.planes)
                 if kept_bytes <= KEEP_BYTES:
                     self._kept.append(frame)
@@ -114,22 +111,20 @@ class VideoFile:
         """Convert the frames of these numbers, which rise."""
         if all(number in self._images_kept for number in wanted):
             return [self._images_kept[number] for number in wanted]
-        pictures = Pictures(self.path, self.shorter_side)
         if self._kept:
-            pictures.start(self._kept[0])
-            return [pictures.picture(self._kept[i]) for i in wanted]
+            return [self._pictures.picture(self._kept[i]) for i in wanted]
         with open_video(self.path, self.threads) as (container, stream):
             try:
-                return [pictures.picture(frame) for frame in seek_frames(container, stream, wanted, len(self))]
+                return [self._pictures.picture(frame) for frame in seek_frames(container, stream, wanted, len(self))]
             except NotExactError:
                 pass
         images: list[np.ndarray] = []
         with open_video(self.path, self.threads) as (container, stream):
             for number, frame in enumerate(decoded(container, stream, Findings(self.path))):
                 if number == 0:
-                    pictures.start(frame)
+                    self._pictures.start(frame)
                 if number == wanted[len(images)]:
-                    images.append(pictures.picture(frame))
+                    images.append(self._pictures.picture(frame))
                     if len(images) == len(wanted):
                         break
         if len(images) < len(wanted):

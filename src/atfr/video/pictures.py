@@ -10,7 +10,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from torch import Tensor
 
-from atfr.errors import VideoError
+from atfr.errors import InputError, VideoError
 
 
 class Pictures:
@@ -21,6 +21,8 @@ class Pictures:
     """
 
     def __init__(self, path: Path, shorter_side: int | None) -> None:
+        if shorter_side is not None and shorter_side < 1:
+            raise InputError(f"shorter_side must be at least 1 px, got {shorter_side}")
         self.path = path
         self.shorter_side = shorter_side
         self._size: tuple[int, int] | None = None
@@ -42,13 +44,12 @@ class Pictures:
         """
         if self._size is None:
             self._size = _scaled_size(frame.width, frame.height, self.shorter_side)
-        width, height = self._size
-        planar = self._size != (frame.width, frame.height)
+        layout = "rgb24" if self._size == (frame.width, frame.height) else "gbrp"
         try:
-            rgb = self._reformatter.reformat(frame, width, height, "gbrp" if planar else "rgb24", threads=1)
+            rgb = self._reformatter.reformat(frame, *self._size, layout, threads=1)
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"frames of '{self.path}' cannot be converted to RGB: {error}") from error
-        image = _upright(_interleaved(rgb) if planar else rgb.to_ndarray(), frame)
+        image = _upright(rgb.to_ndarray(), frame)
         self._shape = self._shape or image.shape
         if image.shape != self._shape:  # the rotation changed in mid-stream
             image = np.ascontiguousarray(np.rot90(image))
@@ -76,15 +77,6 @@ def _scaled_size(width: int, height: int, shorter_side: int | None) -> tuple[int
     if shorter_side is None or shorter <= shorter_side:
         return width, height
     return round(width * shorter_side / shorter), round(height * shorter_side / shorter)
-
-
-def _interleaved(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """Interleave the planes green, blue, red."""
-    image = np.empty((frame.height, frame.width, 3), dtype=np.uint8)
-    for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
-        rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
-        image[..., channel] = rows[: frame.height, : frame.width]
-    return image
 
 
 def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:

@@ -1,13 +1,16 @@
-"""Cut clips from decoded frames or from a file: one random clip for training, or all the views of a test.
+"""Cut clips from decoded frames or from a file: one random clip for training, all the views of a test, or
+the clip in the middle.
 
 Only the frames that a clip takes are converted and resized, each once. Resizing is bilinear with antialiasing, on
 uint8; numbers of four bytes are made of the pixels of one clip at a time. Both are what torchvision does, which takes
 longer to import than all the rest.
 """
 
+import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -120,6 +123,42 @@ def test_views(
     else:
         corners = [_uniform_corners(height - spec.size, width - spec.size, num_crops)] * num_clips
     return VideoViews(images, place, corners, spec)
+
+
+@dataclass(frozen=True)
+class CentredClip:
+    """The clip in the middle of a video, its centre cropped, as `predict` takes it by default.
+
+    Attributes:
+        path: the video file; it is not needed any more.
+        clips: the one clip as the network reads it.
+        numbers: the numbers of its frames in the video of `video_frames`.
+        warning: what was wrong with the file, where only a part of it could be used.
+    """
+
+    path: Path
+    clips: Float[Tensor, "1 3 T H W"]
+    numbers: tuple[int, ...]
+    video_frames: int
+    warning: str | None
+
+
+def centred_clip(path: str | os.PathLike[str], spec: ClipSpec) -> CentredClip:
+    """Read the centred clip of a video.
+
+    Raises:
+        VideoError: the file does not decode.
+    """
+    video = VideoFile(path, shorter_side=spec.decode_side)
+    clips = test_clips(video, spec)
+    numbers = centred_frames(len(video), spec).tolist()
+    return CentredClip(video.path, clips, tuple(numbers), len(video), video.warning)
+
+
+def centred_frames(num_frames: int, spec: ClipSpec) -> Int64[Tensor, " T"]:
+    """Return the numbers of the frames of the centred clip of a video with so many."""
+    start = uniform_starts(num_frames, spec.frames, spec.stride, 1)[0]
+    return clip_indices(num_frames, spec.frames, spec.stride, start)
 
 
 def motion_energy(clips: Iterable[Float[Tensor, "3 T H W"]], spec: ClipSpec) -> Float[Tensor, " V"]:

@@ -4,7 +4,7 @@
 matplotlib figure.
 """
 
-from atfr.video.centred import CentredClip, centred_clip
+from atfr.video.transforms import CentredClip, centred_clip
 from atfr.viz.activation import Activation, class_activation
 from atfr.viz.explain import Explanation, explain
 from atfr.viz.explain_page import explanation_page

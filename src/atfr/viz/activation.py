@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from atfr.errors import InputError
 from atfr.ragged import PackedClips
-from atfr.viz.origins import carried, longest_other, origins
-from atfr.viz.pathways import last_layers
-from atfr.viz.watch import watch
+from atfr.viz.watch import carried, last_layers, longest_other, origins, watch
 
 
 @dataclass(frozen=True)

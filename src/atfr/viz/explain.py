@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from atfr.evaluate.task import Task, check_classes
 from atfr.measure import Timing, conditions
 from atfr.measure.eager import forward_in_turns, without_sgs
 from atfr.models import VideoModel
-from atfr.video.centred import CentredClip, centred_clip
 from atfr.video.spec import ClipSpec
+from atfr.video.transforms import CentredClip, centred_clip
 from atfr.viz.activation import Activation, class_activation
 from atfr.viz.figures import frame_bins
-from atfr.viz.watch import Coordinate, Watched, merging, watch
+from atfr.viz.watch import Coordinate, Merging, Watched, merging, watch
 
 ROUNDS, TIMING_S = {"rounds": 15, "at_least": 3}, 10.0
 """How often the times are taken; beyond the least only within so many seconds: nobody waits long for a page."""
@@ -54,6 +55,11 @@ class Explanation:
         """The class that the activation is of."""
         return self.prediction.labels[self.activation.class_index]
 
+    @cached_property
+    def merged(self) -> dict[str, Merging]:
+        """What each layer made of the clip; nothing in a static network."""
+        return {name: merging(site, 0) for name, site in self.watched.trace.sites.items()}
+
     @property
     def speedup(self) -> float | None:
         """The static network's median time over the adaptive one's, as they are shown; None for a static network."""
@@ -67,7 +73,7 @@ class Explanation:
             "model": self.model,
             "prediction": self.prediction.to_dict(),
             "clip": {"frames": list(self.numbers), "video_frames": self.video_frames},
-            "sites": {name: self._site(name) for name in self.watched.trace.sites},
+            "sites": {name: self._site(name, one) for name, one in self.merged.items()},
             "activation": {
                 "label": self.label,
                 "logit": self.activation.logit,
@@ -77,8 +83,7 @@ class Explanation:
             "timing": self.timing and {**self.timing.to_dict(), "speedup": self.speedup, "conditions": self.conditions},
         }
 
-    def _site(self, name: str) -> dict[str, Any]:
-        one = merging(self.watched.trace.sites[name], 0)
+    def _site(self, name: str, one: Merging) -> dict[str, Any]:
         return {
             "maps": len(one.slots),
             "active_bins": one.active_bins,

@@ -10,33 +10,27 @@ from atfr.words import counted
 
 def explanation_page(explanation: Explanation) -> str:
     """Return the explanation of a video as one HTML page that needs nothing else."""
-    found = found_in(explanation)
-    sections = [strip(explanation, found)]
-    if found:
+    sections = [strip(explanation)]
+    if explanation.merged:
         if any(site.coordinates[0] for site in explanation.watched.sites.values()):
             sections.append(magnitudes(explanation))
-        sections += [flow(explanation, found), weights(explanation, found), feature_maps(explanation, found)]
+        sections += [flow(explanation), weights(explanation), feature_maps(explanation)]
     sections += [activation(explanation), top_classes(explanation)]
-    if found:
+    if explanation.merged:
         sections.append(saving(explanation))
     sections.append(conditions(explanation))
-    return page(explanation.prediction.path.name, lead(explanation, found), facts(explanation, found), sections)
+    return page(explanation.prediction.path.name, lead(explanation), facts(explanation), sections)
 
 
-def found_in(explanation: Explanation) -> dict[str, Merging]:
-    """Return what each layer made of the clip; nothing in a static network."""
-    return figures.mergings(explanation.watched.trace, 0) if explanation.watched.sites else {}
-
-
-def lead(explanation: Explanation, found: dict[str, Merging]) -> str:
+def lead(explanation: Explanation) -> str:
     """Return the answer and the saving in two sentences."""
     prediction = explanation.prediction
     ((label, probability),) = prediction.top(1)
     answer = f"{explanation.model} says: {label}, with {100 * probability:.1f} %."
-    if not found:
+    if not explanation.merged:
         return f"{answer} The network is static: it keeps the temporal resolution of every clip."
     kept = " and ".join(
-        f"{one.active_bins} of {counted(len(one.slots), 'map')} at {site}" for site, one in found.items()
+        f"{one.active_bins} of {counted(len(one.slots), 'map')} at {site}" for site, one in explanation.merged.items()
     )
     spent = change(prediction.total_gflops, prediction.total_static_gflops)
     return f"{answer} It kept {kept}, and spent {spent} GFLOPs than without the sampler."
@@ -48,13 +42,14 @@ def change(now: float, before: float) -> str:
     return f"{abs(share):.0f} % {'fewer' if share >= 0 else 'more'}"
 
 
-def facts(explanation: Explanation, found: dict[str, Merging]) -> list[tuple[str, str]]:
+def facts(explanation: Explanation) -> list[tuple[str, str]]:
     """Return what is to be seen at a glance."""
     prediction = explanation.prediction
     ((label, probability),) = prediction.top(1)
     rows = [("answer", label), ("probability", f"{100 * probability:.1f} %")]
-    rows += [(f"maps kept at {site}", f"{one.active_bins} of {len(one.slots)}") for site, one in found.items()]
-    if not found:
+    merged = explanation.merged
+    rows += [(f"maps kept at {site}", f"{one.active_bins} of {len(one.slots)}") for site, one in merged.items()]
+    if not merged:
         return [*rows, ("GFLOPs", f"{brief(prediction.total_gflops)}")]  # its one pass was cold: no time to show
     rows.append(("GFLOPs", f"{brief(prediction.total_gflops)} (static {brief(prediction.total_static_gflops)})"))
     if timing := explanation.timing:
@@ -62,20 +57,20 @@ def facts(explanation: Explanation, found: dict[str, Merging]) -> list[tuple[str
     return rows
 
 
-def strip(explanation: Explanation, found: dict[str, Merging]) -> Section:
+def strip(explanation: Explanation) -> Section:
     """The frames, by bin."""
     figure = figures.frame_strip(explanation.watched, explanation.frames, numbers=explanation.numbers)
     text = [
         f"The {len(explanation.frames)} frames that the network saw, of the video's {explanation.video_frames}, with "
         "their numbers in the video.",
     ]
-    if found:
+    if explanation.merged:
         text.append("Frames of one colour and number share a bin: the network goes on with one map for all of them.")
-        if any((one.slots < 0).any() for one in found.values()):
+        if any((one.slots < 0).any() for one in explanation.merged.values()):
             text.append("Grey frames were dropped.")
     columns, rows = ["frame"], [[number] for number in explanation.numbers]
     told = []
-    for site, one in found.items():
+    for site, one in explanation.merged.items():
         slots = frame_bins(explanation.watched, len(explanation.frames), site)
         columns.append(f"bin at {site}")
         for row, slot in zip(rows, slots, strict=True):
@@ -126,13 +121,13 @@ def magnitudes(explanation: Explanation) -> Section:
     )
 
 
-def flow(explanation: Explanation, found: dict[str, Merging]) -> Section:
+def flow(explanation: Explanation) -> Section:
     """Which map goes where."""
     told = [
         f"At {site}, {counted(len(one.slots), 'map becomes', 'maps become')} {one.active_bins}: "
         + "; ".join(f"bin {number} takes {members(one, slot)}" for slot, number in enumerate(one.bins))
         + f"; {int((one.slots < 0).sum())} dropped."
-        for site, one in found.items()
+        for site, one in explanation.merged.items()
     ]
     text = ["Above the maps that come in, in order of time; below the bins that are left. Crosses are dropped maps."]
     return Section("Where maps go", text, figures.flow(explanation.watched.trace), " ".join(told))
@@ -144,17 +139,17 @@ def members(one: Merging, slot: int) -> str:
     return f"map{'s' * (len(steps) > 1)} {', '.join(map(str, steps))}"
 
 
-def weights(explanation: Explanation, found: dict[str, Merging]) -> Section:
+def weights(explanation: Explanation) -> Section:
     """With which weight."""
     rows = [
         [site, step, "dropped" if slot < 0 else one.bins[slot], f"{weight:.4g}"]
-        for site, one in found.items()
+        for site, one in explanation.merged.items()
         for step, (slot, weight) in enumerate(zip(one.slots.tolist(), one.weights.tolist(), strict=True))
     ]
     told = [
         f"At {site}, weights of the maps that are kept range from {one.weights[one.slots >= 0].min():.2g} to "
         f"{one.weights.max():.2g}."
-        for site, one in found.items()
+        for site, one in explanation.merged.items()
     ]
     return Section(
         "With which weight",
@@ -165,11 +160,11 @@ def weights(explanation: Explanation, found: dict[str, Merging]) -> Section:
     )
 
 
-def feature_maps(explanation: Explanation, found: dict[str, Merging]) -> Section:
+def feature_maps(explanation: Explanation) -> Section:
     """What is merged."""
     shapes = [
         f"{maps_of.shape[1]} maps of {' x '.join(map(str, maps_of.shape[2:]))} pixels and {maps_of.shape[0]} channels "
-        f"come into {site}'s sampling, {found[site].active_bins} come out"
+        f"come into {site}'s sampling, {explanation.merged[site].active_bins} come out"
         for site, maps_of in ((site, watched.before[0]) for site, watched in explanation.watched.sites.items())
     ]
     return Section(

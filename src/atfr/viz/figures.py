@@ -21,8 +21,7 @@ from torch import Tensor
 
 from atfr.adapt.trace import SamplingTrace
 from atfr.errors import InputError
-from atfr.viz.origins import origins
-from atfr.viz.watch import Coordinate, Merging, Watched, merging
+from atfr.viz.watch import Coordinate, Merging, Watched, merging, origins
 from atfr.words import counted
 
 if TYPE_CHECKING:

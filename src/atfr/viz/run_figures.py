@@ -73,14 +73,15 @@ def most_maps(panel: Panel) -> int:
     return max(maps for video in panel.result.videos for maps in video.sites[panel.site].maps)
 
 
-def columns_of(panels: list[Panel], height_in: float, share_x: bool = True) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one axes below the other, each titled."""
-    figure = new_figure(0.3 + height_in * len(panels), WIDTH_IN)
-    all_axes = list(figure.subplots(len(panels), squeeze=False, sharex=share_x)[:, 0])
-    for axes, panel in zip(all_axes, panels, strict=True):
+def columns_of(runs: Runs, height_in: float, share_x: bool = True) -> tuple[Figure, list[tuple[Axes, Panel]]]:
+    """Return a figure with one axes below the other, each titled, and what there is to draw in it."""
+    found = panels(runs)
+    figure = new_figure(0.3 + height_in * len(found), WIDTH_IN)
+    drawn = list(zip(figure.subplots(len(found), squeeze=False, sharex=share_x)[:, 0], found, strict=True))
+    for axes, panel in drawn:
         axes.set_title(panel.title, loc="left", fontsize=9, parse_math=False)
         style(axes)
-    return figure, all_axes
+    return figure, drawn
 
 
 def run_styles(runs: Mapping[str, TestResult]) -> dict[str, tuple[str, str]]:
@@ -98,9 +99,8 @@ def active_bins(runs: Runs) -> Figure:
 
     Source: Fayyaz et al. 2021, Fig. 3.
     """
-    found = panels(runs)
-    figure, all_axes = columns_of(found, 1.5)
-    for axes, panel in zip(all_axes, found, strict=True):
+    figure, drawn = columns_of(runs, 1.5)
+    for axes, panel in drawn:
         counts = panel.result.active_bins[panel.site]
         total = sum(counts.values())
         axes.bar(list(counts), [100 * count / total for count in counts.values()], color=COLOURS["adaptive"])
@@ -108,8 +108,8 @@ def active_bins(runs: Runs) -> Figure:
         axes.axvline(mean, color="black", linewidth=1, linestyle=":")
         axes.set_title(f"{panel.title}: mean {brief(mean)}", loc="left", fontsize=9, parse_math=False)
         axes.set_ylabel("clips (%)", fontsize=8)
-    all_axes[-1].set_xlim(0.4, max(map(most_maps, found)) + 0.6)
-    all_axes[-1].set_xlabel("maps that a clip keeps, A", fontsize=8)
+    drawn[-1][0].set_xlim(0.4, max(most_maps(panel) for _, panel in drawn) + 0.6)
+    drawn[-1][0].set_xlabel("maps that a clip keeps, A", fontsize=8)
     return figure
 
 
@@ -189,9 +189,8 @@ def class_resolutions(runs: Runs, ends: int = ENDS) -> Figure:
 
 def motion(runs: Runs) -> Figure:
     """Draw how many clips keep how many maps at how much motion in the same clip, and the rank correlation."""
-    found = panels(runs)
-    figure, all_axes = columns_of(found, 2.1)
-    for axes, panel in zip(all_axes, found, strict=True):
+    figure, drawn = columns_of(runs, 2.1)
+    for axes, panel in drawn:
         kept = [count for video in panel.result.videos for count in video.active_bins[panel.site]]
         energy = [100 * value for video in panel.result.videos for value in video.motion]
         draw_density(figure, axes, energy, kept)
@@ -201,7 +200,7 @@ def motion(runs: Runs) -> Figure:
         axes.set_ylabel("maps kept, A", fontsize=8)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    all_axes[-1].set_xlabel("motion: mean change of a pixel from frame to frame (%)", fontsize=8)
+    drawn[-1][0].set_xlabel("motion: mean change of a pixel from frame to frame (%)", fontsize=8)
     return figure
 
 
@@ -224,9 +223,8 @@ def draw_density(figure: Figure, axes: Axes, energy: Sequence[float], kept: Sequ
 
 def dropped(runs: Runs) -> Figure:
     """Draw which share of the clips drops how many maps, and gives how many little weight beside others."""
-    found = panels(runs)
-    figure, all_axes = columns_of(found, 1.6)
-    for axes, panel in zip(all_axes, found, strict=True):
+    figure, drawn = columns_of(runs, 1.6)
+    for axes, panel in drawn:
         sites = [video.sites[panel.site] for video in panel.result.videos]
         kinds = {
             "dropped": [count for one in sites for count in one.dropped],
@@ -238,17 +236,16 @@ def dropped(runs: Runs) -> Figure:
             colour = PALETTE[1] if kind == "dropped" else PALETTE[0]
             axes.bar(numbers + shift, share, width=0.4, color=colour, label=kind, hatch="//" * (kind == "dropped"))
         axes.set_ylabel("clips (%)", fontsize=8)
-    handles, labels = all_axes[0].get_legend_handles_labels()
+    handles, labels = drawn[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", fontsize=8, frameon=False, ncols=2)
-    all_axes[-1].set_xlabel("maps of a clip", fontsize=8)
+    drawn[-1][0].set_xlabel("maps of a clip", fontsize=8)
     return figure
 
 
 def correctness(runs: Runs) -> Figure:
     """Draw the share of the videos that is right, by the maps they keep; bars are 95 % intervals, numbers videos."""
-    found = panels(runs)
-    figure, all_axes = columns_of(found, 1.9, share_x=False)
-    for axes, panel in zip(all_axes, found, strict=True):
+    figure, drawn = columns_of(runs, 1.9, share_x=False)
+    for axes, panel in drawn:
         groups = analysis.accuracy_by_bins(panel.result, panel.site)
         middles = [(one.low + one.high - 1) / 2 for one in groups]
         shares = [100 * one.accuracy for one in groups]
@@ -262,7 +259,7 @@ def correctness(runs: Runs) -> Figure:
         axes.set_xticks(middles, [group_name(one) for one in groups])
         axes.margins(x=0.1)
         axes.set_ylabel("right (%)", fontsize=8)
-    all_axes[-1].set_xlabel("maps that a video's clips keep on average", fontsize=8)
+    drawn[-1][0].set_xlabel("maps that a video's clips keep on average", fontsize=8)
     return figure
 
 

@@ -1,4 +1,8 @@
-"""watch(model): a trace, and beside it the maps before and after every SGS layer and what their bins are made of."""
+"""watch(model): a trace, and beside it the maps before and after every SGS layer and what their bins are made of.
+
+The way back from maps behind samplers to the frames of the clip is a matrix M x F, which tells for each of M maps what
+share of it each of F frames has; a row sums to 1.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,7 +19,6 @@ from atfr.errors import InputError
 from atfr.ragged import PackedClips
 from atfr.samplers import ChangeGuidedSampling, SimilarityGuidedSampling
 from atfr.samplers import functional as sgs
-from atfr.viz.pathways import last_layers, pathway_of
 
 CHANGE = "accumulated change, in bins"
 MOST_BINS = 1000
@@ -144,6 +147,33 @@ def watch(model: nn.Module, last: Mapping[str, str] | None = None) -> Iterator[W
         yield Watched(trace, sites, pathways)
 
 
+def last_layers(model: nn.Module) -> dict[str, str]:
+    """Return the path of the last stage of each pathway of our networks, by the pathway's name; {} for others."""
+    stages = getattr(model, "stage_paths", {})
+    if isinstance(path := stages.get("res5"), str):
+        return {"": path}
+    named = {stage.removeprefix("res5."): path for stage, path in stages.items() if stage.startswith("res5.")}
+    return {name: path for name, path in named.items() if isinstance(path, str)}
+
+
+def pathway_of(path: str, last: Mapping[str, str]) -> str:
+    """Return the pathway that a module lies in.
+
+    The last layers of several pathways differ from some component of their paths on: `blocks.4.multipathway_blocks.0`
+    and `.1` mark every module inside some `multipathway_blocks.0` as one of the first pathway.
+    """
+    if len(last) < 2:
+        return next(iter(last), "")
+    parts = {name: layer.split(".") for name, layer in last.items()}
+    shared = 0
+    while len({tuple(layer[: shared + 1]) for layer in parts.values()}) == 1:
+        shared += 1
+    for name, layer in parts.items():
+        if f".{'.'.join(layer[max(shared - 1, 0) :])}." in f".{path}.":
+            return name
+    return ""
+
+
 def clips_of(features: Tensor) -> list[Float[Tensor, "C _ H W"]]:
     """Return the clips of a plain or of a packed batch."""
     return features.unpack() if isinstance(features, PackedClips) else list(features.unbind(0))
@@ -197,3 +227,47 @@ def edges(value_1T: Float[Tensor, "1 T"], num_bins: int, top_edge: sgs.TopEdge) 
         return value_1T.new_zeros(0).cpu()
     width = 2 * sgs.half_width(value_1T, torch.tensor([num_bins], device=value_1T.device), top_edge)
     return (width * torch.arange(num_bins + 1, device=width.device)).cpu()
+
+
+def spread(maps: int, steps: int) -> Float[Tensor, "M F"]:
+    """Return the shares of maps that stand, in order, for equally long parts of so many steps."""
+    part = steps / maps
+    start_M1 = part * torch.arange(maps)[:, None]
+    step_F = torch.arange(steps)
+    overlap_MF = torch.minimum(start_M1 + part, step_F + 1) - torch.maximum(start_M1, step_F)
+    return overlap_MF.clamp(min=0) / part
+
+
+def carried(
+    maps: int, behind: Float[Tensor, "A F"] | None, longer: Float[Tensor, "A2 F"] | None, frames: int
+) -> Float[Tensor, "M F"]:
+    """Return where maps come from that lie behind an SGS layer of their pathway, or behind none.
+
+    Fewer maps than came out of the layer stand for equal parts of them (a temporal stride). More there are where a
+    lateral connection has joined a longer pathway, zero-padding the shorter one at its end: the further maps are the
+    longer pathway's.
+    """
+    if behind is None:
+        return spread(maps, frames)
+    if maps <= len(behind) or longer is None:
+        return spread(maps, len(behind)) @ behind
+    return torch.cat([behind, (spread(maps, len(longer)) @ longer)[len(behind) :]])
+
+
+def origins(watched: Watched, frames: int, clip: int = 0) -> dict[str, Float[Tensor, "A F"]]:
+    """Return for each site the share of each frame in each map that came out of it, through the layers before it."""
+    found: dict[str, Float[Tensor, "A F"]] = {}
+    latest: dict[str, Float[Tensor, "A F"]] = {}
+    for site, maps in watched.sites.items():
+        pathway = watched.pathways[site]
+        length = maps.before[clip].shape[1]
+        into = carried(length, latest.get(pathway), longest_other(latest, pathway), frames)
+        weights = merging(watched.trace.sites[site], clip).matrix
+        share_of_bin = weights / weights.sum(1, keepdim=True)
+        found[site] = latest[pathway] = share_of_bin[:, :length] @ into
+    return found
+
+
+def longest_other(latest: Mapping[str, Float[Tensor, "A F"]], pathway: str) -> Float[Tensor, "A F"] | None:
+    """Return the maps of the other pathway that has most of them."""
+    return max((maps for name, maps in latest.items() if name != pathway), key=len, default=None)

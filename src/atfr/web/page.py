@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from atfr.errors import AtfrError, VideoError
-from atfr.video.centred import CentredClip, centred_clip
+from atfr.video.transforms import CentredClip, centred_clip
 from atfr.viz import Explanation
 from atfr.viz.page import PARTS_CSS, escaped
 from atfr.web import result

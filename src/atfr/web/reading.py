@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from atfr.errors import InputError, VideoError
-from atfr.video.centred import CentredClip, centred_clip
 from atfr.video.spec import ClipSpec
+from atfr.video.transforms import CentredClip, centred_clip
 from atfr.web.limits import Limits, check_video
 
 SECONDS = 60

@@ -17,15 +17,14 @@ FRAME_MS = 100
 
 def answer_html(now: Explanation) -> str:
     """Return the answer with the clip, played slowly, and what it cost."""
-    found = explain_page.found_in(now)
     ((label, _),) = now.prediction.top(1)
     warning = f'<p class="soft">{escaped(now.prediction.warning)}</p>' if now.prediction.warning else ""
     return (
         f'<div class="atfr answer" role="status"><img src="{moving_picture(now)}" '
         f'alt="The {len(now.frames)} frames that the network saw, one after the other.">'
         f"<div><p class='name'>{escaped(now.prediction.path)}</p><h2>{escaped(label)}</h2>"
-        f"<p>{escaped(explain_page.lead(now, found))}</p>{warning}</div></div>"
-        f'<div class="atfr">{facts_html(explain_page.facts(now, found)[1:])}</div>'
+        f"<p>{escaped(explain_page.lead(now))}</p>{warning}</div></div>"
+        f'<div class="atfr">{facts_html(explain_page.facts(now)[1:])}</div>'
     )
 
 
@@ -44,7 +43,7 @@ def change_html(now: Explanation, trained: Explanation, bins: int, most: int) ->
     rows = [["without the sampler", "", "", *costs(trained, "static")]]
     for name, one in zip(names, (trained, now), strict=False):
         ((label, share),) = one.prediction.top(1)
-        kept = ", ".join(f"{m.active_bins} of {len(m.slots)}" for m in explain_page.found_in(one).values())
+        kept = ", ".join(f"{m.active_bins} of {len(m.slots)}" for m in one.merged.values())
         rows.append([name, f"{label} {100 * share:.1f} %", kept, *costs(one, "adaptive")])
     table = table_html(Table(["", "answer", "maps kept", "GFLOPs", "ms"], rows, row_headings=True), "what bins change")
     return f'<div class="atfr change"><p>{escaped(told(now, trained, bins, most))}</p>{table}</div>'
@@ -74,13 +73,12 @@ def told(now: Explanation, trained: Explanation, bins: int, most: int) -> str:
 
 def details_html(now: Explanation) -> str:
     """Return the figures of the page of `atfr explain` that say most at a glance."""
-    found = explain_page.found_in(now)
-    sections = [explain_page.strip(now, found), explain_page.top_classes(now)]
-    if found:
+    sections = [explain_page.strip(now), explain_page.top_classes(now)]
+    if now.merged:
         sections.append(explain_page.saving(now))
         if any(site.coordinates[0] for site in now.watched.sites.values()):
             sections.append(explain_page.magnitudes(now))
-        sections.append(explain_page.flow(now, found))
+        sections.append(explain_page.flow(now))
     sections.append(explain_page.activation(now))
     html = "\n".join(section_html(section, number) for number, section in enumerate(sections))
     return f'<div class="atfr sections">{html}</div>'

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from atfr.data.samples import SAMPLE_CLASSES, read_manifest, render_samples
 from atfr.data.walk import videos_below
@@ -52,9 +52,7 @@ def sample(name: str, path: Path) -> Sample:
     """Return a video with the picture in its middle, cut square."""
     video = VideoFile(path, shorter_side=POSTER_PX)
     image = Image.fromarray(video.take(torch.tensor([len(video) // 2]))[0].permute(1, 2, 0).numpy())
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    return Sample(name, path, image.crop((left, top, left + side, top + side)).resize((POSTER_PX, POSTER_PX)))
+    return Sample(name, path, ImageOps.fit(image, (POSTER_PX, POSTER_PX)))
 
 
 def are_of(labels: Sequence[str]) -> bool:

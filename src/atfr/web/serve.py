@@ -112,20 +112,17 @@ class Prompt(H11Protocol):
 def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
     """Take the port before anything else is done; give the socket and the page's address."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, OverflowError) as error:
         raise InputError(f"there is no address {host!r} with a port {port} to listen at: {error}") from error
+    try:
+        listener = socket.create_server(where, family=family)  # who comes before the server is up waits for it
+    except OSError as error:
+        raise InputError(
+            f"the page cannot be served at {host} port {port} ({os.strerror(error.errno or 0)}); another page may be "
+            "there: name another --port, or 0 for a free one"
+        ) from error
     with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(where)
-            listener.listen()  # who comes before the server is up waits for it
-        except OSError as error:
-            raise InputError(
-                f"the page cannot be served at {host} port {port} ({error.strerror}); another page may be there: name "
-                "another --port, or 0 for a free one"
-            ) from error
         name = f"[{host}]" if ":" in host else host
         yield listener, f"http://{name}:{listener.getsockname()[1]}"
 

@@ -17,28 +17,23 @@ from pip._internal.commands.download import DownloadCommand
 CHUNK = 1 << 20  # bytes
 
 
-class Reasons(logging.Handler):
-    """Keeps what pip says of indexes that did not answer: it goes on to the next one."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line."""
-        if "Could not fetch URL" in (line := record.getMessage()):
-            self.lines.append(line.removesuffix(" - skipping"))
-
-
 class Fetch(DownloadCommand):
     """`pip download` of one source distribution, without its preparation."""
 
     def run(self, options: Values, args: list[str]) -> int:
         """Write the file to stdout; return 0, or 1 where that failed."""
         project, version, sha256 = args
-        reasons, log = Reasons(), logging.getLogger("pip._internal.index.collector")
+        reasons: list[str] = []
+
+        def note(record: logging.LogRecord) -> bool:
+            """Keep what pip says of indexes that did not answer: it goes on to the next one."""
+            if "Could not fetch URL" in (line := record.getMessage()):
+                reasons.append(line.removesuffix(" - skipping"))
+            return True
+
+        log = logging.getLogger("pip._internal.index.collector")
         log.setLevel(logging.DEBUG)
-        log.addHandler(reasons)
+        log.addFilter(note)
         session = self.get_default_session(options)
         finder = self._build_package_finder(options=options, session=session)
         found = [c.link for c in finder.find_all_candidates(project) if str(c.version) == version]
@@ -46,7 +41,7 @@ class Fetch(DownloadCommand):
         if not links:
             kinds = "wheels of it only" if found else "no such file"
             absent = f"the package index has {kinds}: {project} {version} as a .tar.gz"
-            print("; ".join(reasons.lines) or absent, file=sys.stderr)
+            print("; ".join(reasons) or absent, file=sys.stderr)
             return 1
         link = next((link for link in links if link.hash == sha256), links[0])
         try:
