@@ -26,7 +26,7 @@ def forked(function: Callable[..., None], *args: Any) -> BaseProcess:
 
 
 def told(args: Sequence[str], folder: Path) -> BaseProcess:
-    """Start `atfr` with these arguments, forked, in a session of its own; what it prints is in folder/stdout and /stderr."""
+    """Start `atfr` with these arguments, forked, in a session of its own; it prints to folder/stdout and /stderr."""
     return forked(_tell, list(args), folder)
 
 

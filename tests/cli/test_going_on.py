@@ -136,9 +136,9 @@ def test_the_number_of_epochs_may_grow_but_not_shrink(
     capsys.readouterr()
     assert main([*train, "1"]) == 2
     assert "has 2 epochs behind it, and epochs=1 (--epochs 1) is fewer" in capsys.readouterr().err.splitlines()[-1]
-    for epochs, told in (("2", "all 2 epochs are done already"), ("3", "going on after 2 of 3 epochs")):
+    for epochs, says in (("2", "all 2 epochs are done already"), ("3", "going on after 2 of 3 epochs")):
         assert main([*train, epochs]) == 0
         printed, err = capsys.readouterr()
-        assert err.splitlines()[-1] == f"atfr: {told}"
+        assert err.splitlines()[-1] == f"atfr: {says}"
         assert [row["epoch"] for row in json.loads(printed)["history"]] == list(range(int(epochs)))
     assert signal.getsignal(signal.SIGTERM) is before
