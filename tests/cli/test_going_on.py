@@ -17,7 +17,7 @@ from tests.cli.quick import QUICK
 from tests.evaluate.build import write_folder
 from tests.processes import told
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.cli.quick import QUICK
 from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 @pytest.fixture

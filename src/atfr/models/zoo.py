@@ -80,7 +80,7 @@ def outline(name: str, num_classes: int = 400, **arguments: Any) -> VideoModel:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Within it `torch.nn.init` does nothing: on the meta device it takes most of the time, and imports torch._dynamo."""
+    """`torch.nn.init` does nothing here: on the meta device it takes long, and imports all of `torch._dynamo`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == nn.init.__name__:
