@@ -75,13 +75,13 @@ def short() -> Iterator[None]:
 
 @contextmanager
 def flat() -> Iterator[None]:
-    """Within it each stage of a 3DResNet is one convolution, where what is made of the network is the point."""
+    """Within it a stage of a 3DResNet is one convolution, and others are short: where they are not the point."""
 
     def stage(blocks: int, channels: tuple[int, int, int], temporal_kernel: int, stride: int) -> nn.Module:
         kernel, stride_THW = (temporal_kernel, 1, 1), (1, stride, stride)
         return nn.Conv3d(channels[0], channels[2], kernel, stride_THW, (temporal_kernel // 2, 0, 0))
 
-    with pytest.MonkeyPatch.context() as patch:
+    with short(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet3d, "_stage", stage)
         yield
 

@@ -65,7 +65,7 @@ def torchrun_processes(lines: list[list[str]], folder: Path) -> list[tuple[str, 
 @pytest.mark.parametrize(
     ("run", "layers"),
     [
-        pytest.param(forked_processes, "flat_stages", id="forked"),
+        pytest.param(forked_processes, "few_layers", id="forked"),
         pytest.param(torchrun_processes, None, id="torchrun", marks=pytest.mark.soak),
     ],
 )
