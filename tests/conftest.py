@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # asked when a kernel is defined: it runs on the CPU, slowly
 
 from atfr.kernels.allocator import give_back_free_memory
-from tests.models.narrow import short
+from tests.models.narrow import flat, short
 
 # Autograd starts its threads at the first backward pass, one for each kind of device that is known by then, and with
 # threads no fork can train. torch.compile makes more kinds known than there are.
@@ -59,6 +59,13 @@ def _memory_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
 def few_layers() -> Iterator[None]:
     """Networks of few blocks stand for those of their names, in this process alone."""
     with short():
+        yield
+
+
+@pytest.fixture(scope="module")
+def flat_stages() -> Iterator[None]:
+    """A 3DResNet has one convolution a stage, in this process alone."""
+    with flat():
         yield
 
 

@@ -1,8 +1,9 @@
 """Several processes of one `torch.distributed` group on this machine, over gloo."""
 
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +23,22 @@ def forked(function: Callable[..., None], *args: Any) -> BaseProcess:
         process: BaseProcess = get_context(_method()).Process(target=function, args=args)  # type: ignore[attr-defined]
         process.start()
     return process
+
+
+def told(args: Sequence[str], folder: Path) -> BaseProcess:
+    """Start `atfr` with these arguments, forked, in a session of its own; it prints to folder/stdout and /stderr."""
+    return forked(_tell, list(args), folder)
+
+
+def _tell(args: list[str], folder: Path) -> None:
+    from atfr.cli.main import main
+
+    os.setsid()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = (folder / name).open("w")
+        os.dup2(file.fileno(), number)
+        setattr(sys, name, file)
+    sys.exit(main(args))
 
 
 def run_processes(function: Callable[..., None], folder: Path, *args: Any, count: int = 2) -> None:

@@ -14,7 +14,7 @@ from tests.evaluate.build import SPEC
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
-    model = atfr.create_model("x3d_xs", num_classes=2)
+    model = atfr.create_model("resnet3d_18", num_classes=2)
     atfr.adapt_(model, after="input", sampler="change", num_bins=2)
     save_checkpoint(model, Task(("a", "b"), SPEC), folder)
     return folder

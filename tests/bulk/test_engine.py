@@ -96,7 +96,7 @@ def test_who_is_lost_with_its_node_is_not_suspected(cluster: Any) -> None:
 
 
 def test_what_hangs_is_given_up(cluster: Any, tmp_path: Path) -> None:
-    bulk = predict(tmp_path / "out", archive(tmp_path / "videos", 4, v002="hang"), tries=2, time_limit_s=2)
+    bulk = predict(tmp_path / "out", archive(tmp_path / "videos", 4, v002="hang"), tries=2, time_limit_s=1)
     assert rows(bulk, "errors")["v002"]["kind"] == "slow"
     assert verify(bulk, str(tmp_path / "videos")).whole  # on a slow machine others may be given up, none is lost
 

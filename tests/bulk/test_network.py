@@ -19,7 +19,7 @@ from atfr.video.spec import ClipSpec, ViewSpec
 from tests.alone import alone
 from tests.evaluate.build import SPEC, write_level
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 HOURS = 10
 
 

@@ -14,7 +14,7 @@ from tests.cli.quick import check_width
 from tests.cli.test_main import error_of
 from tests.evaluate.build import write_folder
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 CLIP = ["--clip.frames", "8", "--clip.size", "32", "--clip.resize", "32", "--clip.jitter", "[32,36]"]
 SMALL = ["resnet3d_18", "--frames", "4", "--size", "32"]
 QUICK = ["--model", "resnet3d_18", *CLIP, "--clip.flip", "false", "--batch_size", "4"]

@@ -16,7 +16,7 @@ from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 from tests.viz.test_page import check_stands_alone
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 @pytest.fixture(scope="module")

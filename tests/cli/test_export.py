@@ -19,7 +19,7 @@ from atfr.runtime.export import replacing
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 from tests.processes import forked
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 def atfr(*args: object) -> subprocess.CompletedProcess[str]:

@@ -14,10 +14,10 @@ from atfr.cli.main import main
 from atfr.files import locked
 from atfr.train.module import ClassificationModule
 from tests.cli.quick import QUICK
-from tests.cli.test_main import ATFR
 from tests.evaluate.build import write_folder
+from tests.processes import told
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 @pytest.fixture(scope="module")
@@ -33,26 +33,25 @@ def children(pid: int) -> list[int]:
 def test_sigterm_ends_a_training_as_ctrl_c_does(data: Path, tmp_path: Path, first: str) -> None:
     """`timeout` and schedulers send it to all processes, in any order."""
     out = tmp_path / "out"
-    command = [*ATFR, "train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", "5000", "--num_workers", "1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, start_new_session=True, **pipes)
-    with process:
-        try:
-            start_s = time.monotonic()
-            while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < start_s + 180:
-                time.sleep(0.1)
-            if first == "workers first":
-                if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
-                    pytest.skip("which processes are workers is read in /proc")
-                for child in children(process.pid):
-                    os.kill(child, signal.SIGTERM)
-                time.sleep(0.2)
-            os.killpg(process.pid, signal.SIGTERM)
-            printed, err = process.communicate(timeout=60)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert (process.returncode, printed) == (130, ""), err
+    command = ["train", "--data", str(data), "--out", str(out), *QUICK, "--epochs", "5000", "--num_workers", "1"]
+    process = told(command, tmp_path)
+    try:
+        start_s = time.monotonic()
+        while not (out / "last.ckpt").exists() and process.is_alive() and time.monotonic() < start_s + 180:
+            time.sleep(0.02)
+        if first == "workers first":
+            if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
+                pytest.skip("which processes are workers is read in /proc")
+            for child in children(process.pid):
+                os.kill(child, signal.SIGTERM)
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.join(60)
+    finally:
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+    printed, err = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
+    assert (process.exitcode, printed) == (130, ""), err
     *notes, last = err.splitlines()
     assert last == "atfr: interrupted; go on with --resume"
     assert all(line.startswith("atfr: training") for line in notes), err
@@ -137,9 +136,9 @@ def test_the_number_of_epochs_may_grow_but_not_shrink(
     capsys.readouterr()
     assert main([*train, "1"]) == 2
     assert "has 2 epochs behind it, and epochs=1 (--epochs 1) is fewer" in capsys.readouterr().err.splitlines()[-1]
-    for epochs, told in (("2", "all 2 epochs are done already"), ("3", "going on after 2 of 3 epochs")):
+    for epochs, says in (("2", "all 2 epochs are done already"), ("3", "going on after 2 of 3 epochs")):
         assert main([*train, epochs]) == 0
         printed, err = capsys.readouterr()
-        assert err.splitlines()[-1] == f"atfr: {told}"
+        assert err.splitlines()[-1] == f"atfr: {says}"
         assert [row["epoch"] for row in json.loads(printed)["history"]] == list(range(int(epochs)))
     assert signal.getsignal(signal.SIGTERM) is before

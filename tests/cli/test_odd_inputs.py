@@ -19,7 +19,7 @@ from atfr.evaluate.task import Task, save_checkpoint
 from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 DEEP = "[" * 100_000
 HUGE = "{}" + 2**24 * " "
 

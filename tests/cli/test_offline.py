@@ -15,6 +15,7 @@ from atfr.cli.main import COMMANDS
 from atfr.evaluate.task import Task, save_checkpoint
 from atfr.runtime.description import Runtime
 from tests.evaluate.build import NAMES, SPEC, network, write_folder
+from tests.models.narrow import flat
 
 # the page's own test watches it, that of bulk the ports of its processes, which Ray's own are; quickstart and compare
 # train, test and report; weights is there to ask
@@ -33,12 +34,12 @@ from atfr.data import check, resize
 from atfr.measure import machine
 from atfr.viz.explain import ROUNDS
 from tests.data.test_resize import one_by_one
-from tests.models.narrow import short
+from tests.models.narrow import flat
 check.each_in_processes = resize.each_in_processes = one_by_one  # here, where it is heard
 machine.PRODUCT, machine.COPIED = {"cpu": 128}, {"cpu": 2**16}
 ROUNDS |= {"rounds": 1, "at_least": 1}
 codes = {}
-with short():  # doctor exports networks, which takes its time for each layer
+with flat():  # doctor exports networks, which takes its time for each layer
     for line in json.loads(sys.argv[1]):
         codes[" ".join(line)] = main(line)
         sys.stdout.flush()
@@ -78,13 +79,13 @@ def lines(folder: Path) -> list[list[str]]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("few_layers")
 def test_no_name_is_looked_up(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
     write_folder(tmp_path / "data")
-    save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), tmp_path / "run")
-    torch.save(network(classes=2, adapted=False).state_dict(), tmp_path / "static.pth")
+    with flat():
+        save_checkpoint(network(classes=2), Task(NAMES[:2], SPEC), tmp_path / "run")
+        torch.save(network(classes=2, adapted=False).state_dict(), tmp_path / "static.pth")
     environment = {name: value for name, value in os.environ.items() if name != "CI"}  # where telemetry holds back
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": paths}

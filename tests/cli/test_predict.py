@@ -18,7 +18,7 @@ from tests.cli.quick import check_width
 from tests.cli.test_main import error_of
 from tests.evaluate.build import write_level
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 def copy(checkpoint: Path, folder: Path) -> Path:

@@ -21,7 +21,7 @@ from tests.evaluate.build import NAMES, SPEC, network, write_folder
 from tests.evaluate.made_up import made_up
 from tests.viz.test_page import check_stands_alone
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 @pytest.fixture(scope="module")

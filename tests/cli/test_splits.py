@@ -27,7 +27,7 @@ from tests.cli.test_main import error_of
 from tests.data.layouts import kinetics, ucf101
 from tests.evaluate.build import SPEC, network, write_level
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
 
 

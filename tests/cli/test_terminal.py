@@ -19,7 +19,7 @@ from tests.cli.terminals import COLOURS, Seen, in_pipes, in_terminal
 from tests.data.test_resize import one_by_one
 from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 SERVES = {"demo"}
 """Commands that print no result."""
 TRAIN = ["--model", "resnet3d_18", "--clip.frames", "4", "--clip.size", "32", "--batch_size", "4", "--num_workers", "0"]

@@ -14,7 +14,7 @@ from tests.cli.quick import check_width
 from tests.cli.test_main import error_of
 from tests.evaluate.build import write_folder
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 def test_test_prints_and_writes(

@@ -24,7 +24,7 @@ from tests.cli.quick import NATURAL, QUICK, check_width
 from tests.cli.test_main import error_of
 from tests.evaluate.build import SPEC
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 def test_train_then_test_then_predict(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

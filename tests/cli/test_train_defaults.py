@@ -18,7 +18,7 @@ from atfr.train.recipe import FROM_IMAGES
 from tests.cli.quick import QUICK
 from tests.cli.test_main import error_of
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from atfr.video.transforms import test_clips as views_of
 from tests.cli.test_main import error_of
 from tests.evaluate.build import NAMES, SPEC, network, write_folder, write_level
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 MOST = "4x3"
 
 

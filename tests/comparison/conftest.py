@@ -16,8 +16,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package", autouse=True)
-def few_clips_timed() -> Iterator[None]:
+def few_clips_timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("cache")))  # whatever weights this machine has
         for module in (making, estimate):
             patch.setattr(module, "TIMED_BATCH", 4)
             patch.setattr(module, "TIMED_BATCHES", 2)

@@ -33,7 +33,7 @@ from atfr.video.file import VideoFile
 from atfr.video.spec import ClipSpec, ViewSpec
 from atfr.video.transforms import test_clips
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 CLIP = ClipSpec(frames=4, stride="video", size=32, resize=32, jitter=(32, 36))
 RECIPE = replace(FROM_NOTHING, model="resnet3d_18", clip=CLIP, base_frames=2, batch_size=6, tune_share=0.4)
 NAMES = ["static", "fewer_frames_2", "change_2"]
@@ -213,7 +213,7 @@ def test_views_that_stop_are_held_against_as_many_of_every_video(
     with torch.inference_mode():
         clips = [test_clips(VideoFile(path, shorter_side=spec.decode_side), spec, 4) for path in paths]
         leads = lead(torch.stack([model(one).double().softmax(1) for one in clips])[:, list(view_order(4, 1))])
-    settled = float(leads[:, 0].quantile(0.4))
+    settled = float(leads[:, 0].quantile(0.5))  # between two: rounding decides nothing
     needed = views_needed(leads, settled).double()
     assert 1 < needed.mean() <= 3
     save_checkpoint(model, Task(tested.labels, spec, ViewSpec(4, 1, settled)), tmp_path / "run")

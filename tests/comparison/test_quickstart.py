@@ -22,7 +22,7 @@ from atfr.models import efficientnet
 from atfr.train.recipe import FROM_IMAGES
 from atfr.viz import centred_clip
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 CLIP = replace(FROM_IMAGES.clip, size=48, resize=48, jitter=(48, 52))
 RECIPE = replace(FROM_IMAGES, model="resnet3d_18", pretrained=False, clip=CLIP)
 

@@ -1,11 +1,10 @@
 """resize_videos: the same videos smaller, each whole or not at all, whatever happens; the source is left alone."""
 
+import functools
 import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from atfr.errors import DataError, InputError
 from atfr.files import csv_text
 from atfr.video.container import open_video
 from atfr.video.decode import decode
+from tests.processes import forked
 from tests.video.video_files import ramp_video, set_display_matrix, write_video
 
 
@@ -207,14 +207,7 @@ def test_one_process_at_a_time_works_on_a_target(source: Path, tmp_path: Path) -
         resize_videos(source, target, side=48, num_workers=1)
 
 
-RUN = """
-import sys
-from atfr.data import resize
-resize.each_in_processes = lambda function, items, num_workers: ((item, function(item)) for item in items)
-resize.resize_videos(sys.argv[1], sys.argv[2], side=64, num_workers=1, remove_source=True)
-"""
-
-
+@pytest.mark.usefixtures("in_this_process")
 def test_kill_9_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     """Killed while it removes its sources: every video is whole on one side at least; a second run ends the work."""
     source, target = tmp_path / "source", tmp_path / "target"
@@ -223,17 +216,19 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     for number in range(1, 40):
         shutil.copy(first, source / f"{number:02d}.mp4")
     names = {path.stem for path in source.iterdir()}
-    process = subprocess.Popen([sys.executable, "-c", RUN, source, target])
-    while process.poll() is None and len(list(target.glob("*.mp4"))) < 3:
+    run = functools.partial(resize_videos, source, target, side=64, num_workers=1, remove_source=True)
+    process = forked(run)
+    while process.is_alive() and len(list(target.glob("*.mp4"))) < 3:
         time.sleep(0.005)
     process.kill()
-    assert process.wait() == -signal.SIGKILL  # and not done yet
+    process.join()
+    assert process.exitcode == -signal.SIGKILL  # and not done yet
     left, written = {path.stem for path in source.iterdir()}, {path.stem for path in target.glob("*.mp4")}
     assert left | written == names
     assert left
     for path in target.glob("*.mp4"):
         assert (len(decode(path)), decode(path).warning) == (30, None)
-    subprocess.run([sys.executable, "-c", RUN, source, target], check=True)
+    run()
     assert {path.stem for path in target.glob("*.mp4")} == names
     assert list(source.iterdir()) == list(target.glob(".*.part")) == []
 

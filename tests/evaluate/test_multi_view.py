@@ -24,7 +24,7 @@ from atfr.video.transforms import test_clips
 from tests.evaluate.build import NAMES, SPEC, Brightness, network, video_list
 from tests.processes import run_processes
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 def test_figures_are_those_told_by_hand(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from atfr.errors import CheckpointError, InputError
 from atfr.evaluate.task import Task, load_checkpoint, save_checkpoint
 from tests.evaluate.build import NAMES, SPEC, network
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 def test_checkpoint_comes_back_whole(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import atfr
-from atfr.models import X3D
+from atfr.models import X3D, resnet3d
 from atfr.models.zoo import MODELS
 
 BY = 4
@@ -70,6 +70,19 @@ def short() -> Iterator[None]:
             of_class = MODELS[name].variants
             variant = replace(of_class[name], **fewer) if isinstance(fewer, dict) else fewer
             patch.setattr(MODELS[name], "variants", {**of_class, name: variant})
+        yield
+
+
+@contextmanager
+def flat() -> Iterator[None]:
+    """Within it a stage of a 3DResNet is one convolution, and others are short: where they are not the point."""
+
+    def stage(blocks: int, channels: tuple[int, int, int], temporal_kernel: int, stride: int) -> nn.Module:
+        kernel, stride_THW = (temporal_kernel, 1, 1), (1, stride, stride)
+        return nn.Conv3d(channels[0], channels[2], kernel, stride_THW, (temporal_kernel // 2, 0, 0))
+
+    with short(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet3d, "_stage", stage)
         yield
 
 

@@ -18,7 +18,7 @@ from atfr.train.fit import RESUME, FitResult, fit
 from atfr.train.module import learning_rate_factor
 from tests.evaluate.build import SPEC, network, write_folder
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 
 
 @pytest.fixture(scope="module")
