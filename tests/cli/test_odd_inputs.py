@@ -195,6 +195,6 @@ def test_memory_that_is_too_small_is_one_line(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setattr("atfr.evaluate.predict.optimize_for_inference", lambda _: torch.empty(2**60))
+    monkeypatch.setattr("atfr.evaluate.forward.optimize_for_inference", lambda _: torch.empty(2**60))
     assert main("predict data/test/a/0.mp4 --checkpoint run".split()) == 2
     assert "the memory is too small for this; give fewer or smaller clips" in error_of(capsys)

@@ -191,7 +191,7 @@ def test_each_video_counts_once_however_many_processes_share_them(tmp_path: Path
 
 def test_the_network_runs_as_it_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    monkeypatch.setattr("atfr.evaluate.test.Forward", lambda *args: ran.append(Forward(*args)) or ran[0])
+    monkeypatch.setattr("atfr.evaluate.forward.Forward", lambda *args: ran.append(Forward(*args)) or ran[0])
     model = network()
     run_test(model, video_list(tmp_path, [1]), SPEC)
     assert any(isinstance(module, FusedConv3d) for module in ran[0].model.modules())

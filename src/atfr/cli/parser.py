@@ -189,7 +189,7 @@ def one_line(message: str, parser: ArgumentParser) -> str:
     text = re.sub(r"a (?:typing\.)?Literal\[(.*)\]", r"one of \1", text)
     if unknown := re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", text):
         known = [name for name in parser._option_string_actions if not name.endswith(".help")]
-        near = difflib.get_close_matches(unknown[1], known, n=2)
+        near = difflib.get_close_matches(unknown[1], known, n=2, cutoff=0.7)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         return f"unrecognised option {unknown[1]}{hint}"
     found = re.search(r'Parser key "([^"]+)":\s*(.*)', text, re.DOTALL)
