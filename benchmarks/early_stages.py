@@ -135,8 +135,8 @@ def steps(frames: int, size: int) -> dict[str, dict[str, Variant]]:
         return F.linear(maps.permute(0, 2, 3, 4, 1), kernel, pointwise.bias).permute(0, 4, 1, 2, 3)
 
     def onednn_swish(maps: Tensor) -> Tensor:
-        kernel = plain._prepared(plain.weight, maps.shape, plain.padding)
-        layer = (kernel, plain.bias, plain.padding, plain.stride, plain.dilation, plain.groups)
+        window = (plain.padding, plain.stride, plain.dilation, plain.groups)
+        layer = (plain._prepared(plain.weight, maps.shape, window), plain.bias, *window)
         return torch.ops.mkldnn._convolution_pointwise(maps, *layer, "swish", [], "")
 
     def merged_as_maps() -> Tensor:

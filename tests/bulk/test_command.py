@@ -175,7 +175,7 @@ def test_what_predict_has_written_is_taken_over(
     assert "12 rows taken over" in capsys.readouterr().err
     (folder,) = out.iterdir()
     as_predicted_alone(videos, checkpoint, folder)
-    assert main([*command, "--take_over", f"[{lines}]"]) == 0
+    assert main([*command, "--take_over", str(lines)]) == 0
     assert "0 rows taken over" in capsys.readouterr().err
     assert main([*command, "--views", "2x1", "--take_over", f"[{lines}]"]) == 2
     assert "it cannot be taken over" in capsys.readouterr().err

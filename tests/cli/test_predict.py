@@ -134,6 +134,9 @@ def test_bfloat16_is_another_answer_of_the_same_network(
         command = ["predict", str(data / "test"), "--checkpoint", str(checkpoint), "--out", str(out)]
         assert main([*command, "--precision", precision]) == 0
         found[precision] = [json.loads(line) for line in out.read_text().splitlines()]
+    capsys.readouterr()
+    assert main([*command, "--precision", "float32"]) == 2
+    assert "has predictions of {'precision': 'bfloat16'}, not of {'precision': None}" in error_of(capsys)
     for exact, rounded in zip(found["float32"], found["bfloat16"], strict=True):
         assert "precision" not in exact  # as in files of earlier versions
         assert rounded["precision"] == "bfloat16"

@@ -42,6 +42,19 @@ def test_each_is_there_at_once_and_a_second_run_goes_on(tmp_path: Path) -> None:
     assert [line["path"] for line in lines(out)] == ["1.mp4", "2.mp4", "2.mp4"]
 
 
+@pytest.mark.parametrize("more", [{"precision": "bfloat16"}, {"settled": 0.5, "most_views": 30}])
+def test_what_only_some_lines_tell_apart_is_not_mixed(tmp_path: Path, more: dict[str, object]) -> None:
+    """Views that stopped have the number of those computed, which may be that of others that did not."""
+    for first, then in ((BY, BY | more), (BY | more, BY)):
+        out = tmp_path / f"{len(first)}.jsonl"
+        with PredictionLog(out, first) as log:
+            log.add(prediction("1.mp4"))
+        written = out.read_bytes()
+        with pytest.raises(InputError, match=rf"has predictions of .*{next(iter(more))}.*; give a new file"):
+            PredictionLog(out, then)
+        assert out.read_bytes() == written
+
+
 def test_a_crash_at_any_byte_costs_one_line_at_most(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with PredictionLog(out, BY) as log:

@@ -248,10 +248,49 @@ def test_one_map_in_half_precision(
         torch.testing.assert_close(way(ours, clip).float(), expected, rtol=0.02, atol=0.02)
 
 
-def test_what_of_a_kernel_meets_one_map() -> None:
-    ours = convolution.Conv3d(3, 16, (5, 7, 7), padding=(2, 3, 3))
-    clip = torch.randn(1, 3, 1, 32, 32)
-    met, padding = convolution.met(clip.bfloat16(), ours.weight, ours.padding, ours.dilation)
-    assert (met.shape, padding) == ((16, 3, 1, 7, 7), (0, 3, 3))
-    for whole in (clip, clip.bfloat16().expand(-1, -1, 2, -1, -1)):
-        assert convolution.met(whole, ours.weight, ours.padding, ours.dilation)[0] is ours.weight
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ((5, 1, 1), {"stride": (8, 1, 1), "padding": (2, 0, 0)}),  # SlowFast 4x16
+        ((3, 3, 3), {"stride": (4, 2, 2), "padding": 1}),
+        ((2, 1, 1), {"stride": (7, 1, 1), "dilation": (3, 1, 1)}),
+    ],
+)
+@pytest.mark.parametrize("way", [in_eager, as_a_packed_clip, as_two_packed_clips, optimised, under_autocast])
+def test_strides_longer_than_the_kernel_in_half_precision(
+    way: Callable[[convolution.Conv3d, Tensor], Tensor], kernel: tuple, options: dict, dtype: torch.dtype
+) -> None:
+    """With AMX, PyTorch leaves out results of such convolutions, or writes beyond them."""
+    torch.manual_seed(0)
+    ours = convolution.Conv3d(32, 64, kernel, **options).to(dtype)
+    clip = torch.randn(1, 32, 32, 14, 14).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    window = ours.stride, ours.padding, ours.dilation
+    expected = F.conv3d(clip.float(), ours.weight.float(), ours.bias.float(), *window)
+    for _ in range(3):
+        with torch.inference_mode():
+            torch.testing.assert_close(way(ours, clip).float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_gradients_of_strides_longer_than_the_kernel() -> None:
+    torch.manual_seed(0)
+    ours = convolution.Conv3d(32, 64, (5, 1, 1), stride=(8, 1, 1), padding=(2, 0, 0))
+    clip = torch.randn(1, 32, 32, 14, 14, requires_grad=True)
+    expected = torch.autograd.grad(
+        F.conv3d(clip, ours.weight, ours.bias, ours.stride, ours.padding).square().mean(), (clip, ours.weight)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(ours(clip).float().square().mean(), (clip, ours.weight))
+    for ours_, exact in zip(found, expected, strict=True):
+        assert (ours_ - exact).norm() < 0.02 * exact.norm()
+
+
+def test_what_oneDNN_does_rightly_is_left_alone() -> None:
+    weight = torch.randn(16, 3, 5, 7, 7)
+    one, two = torch.randn(1, 3, 1, 32, 32), torch.randn(1, 3, 2, 32, 32)
+    window = (1, 1, 1), (2, 3, 3), (1, 1, 1)
+    met = convolution.around_faults(one.bfloat16(), weight, *window)
+    assert (met[1].shape, met[3]) == ((16, 3, 1, 7, 7), (0, 3, 3))
+    for clip, stride in ((one, 1), (one, 8), (two.bfloat16(), 1), (two.bfloat16(), 5)):
+        given = clip, weight, (stride, 1, 1), *window[1:]
+        assert all(a is b for a, b in zip(convolution.around_faults(*given), given, strict=True))

@@ -8,7 +8,7 @@ from tests.evaluate.build import write_folder
 from tests.train.killing import train_through_kills
 
 pytestmark = [
-    pytest.mark.usefixtures("flat_stages"),
+    pytest.mark.usefixtures("few_layers"),
     pytest.mark.filterwarnings("always:.*going on from:UserWarning"),  # a kill may come between two moves
 ]
 

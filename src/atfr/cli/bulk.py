@@ -34,7 +34,7 @@ def bulk(
     time_limit: float = 600.0,
     commit_rows: int = 10_000,
     commit_s: float = 60.0,
-    take_over: list[Path] | None = None,
+    take_over: Path | list[Path] | None = None,
     price: float | None = None,
     again: bool = False,
     json: bool = False,
@@ -57,7 +57,8 @@ def bulk(
         time_limit: Seconds that a video may take in a worker.
         commit_rows: Rows of a Parquet file, at most.
         commit_s: Seconds after which there is one, however few rows.
-        take_over: Files of `atfr predict --out`, of the same network and views, whose rows are taken.
+        take_over: A file of `atfr predict --out`, or several as [A.jsonl,B.jsonl], of the same network and views, whose
+            rows are taken.
         price: What all of it costs an hour, to tell the cost of a thousand videos.
         again: Try again what was given up.
     """
@@ -87,7 +88,8 @@ def bulk(
     if take_over:
         from atfr.bulk.take_over import take_over as taken
 
-        common.note(f"{counted(taken(tables, take_over, configuration), 'row')} taken over")
+        files = take_over if isinstance(take_over, list) else [take_over]
+        common.note(f"{counted(taken(tables, files, configuration), 'row')} taken over")
     with common.busy("reading the manifest"):
         ledger = left_of(tables, manifest, again)
     if not ledger.count(LEFT):

@@ -40,6 +40,9 @@ def computed_in(precision: Precision) -> dict[str, str]:
 BEGINNING = b'{"path": "'
 """Of every line."""
 
+SOMETIMES = ("precision", "settled", "most_views")
+"""What stands in the lines of some networks and views only; `views` is then what was computed."""
+
 
 def entries_in(
     lines: Iterable[bytes], path: Path, made_by: Mapping[str, Any], remedy: str
@@ -54,14 +57,14 @@ def entries_in(
             return
         try:
             entry = parse_json(line)
-            found = {name: entry[name] for name in made_by if name in entry}
+            found = {name: entry[name] for name in {*made_by, *SOMETIMES} if name in entry}
             _ = entry["path"], entry["error"]  # which every line has
         except (ValueError, KeyError, TypeError) as error:
             what = f"line {number} of '{path}' is no prediction ({type(error).__name__}: {error})"
             raise InputError(f"{what}; {remedy}") from error
         if found != made_by:
-            asked = {name: value for name, value in made_by.items() if name not in found or found[name] != value}
-            other = {name: found.get(name) for name in asked}
+            differing = [name for name in {**made_by, **found} if made_by.get(name) != found.get(name)]
+            other, asked = ({name: of.get(name) for name in differing} for of in (found, made_by))
             raise InputError(f"'{path}' has predictions of {other}, not of {asked}; {remedy}")
         yield len(line), entry
 

@@ -49,25 +49,36 @@ def conv3d(
         return ragged_depthwise.depthwise_clips(input, weight, bias, None, stride, padding)
     if gains(input, weight, stride, padding, dilation, groups):
         return convolve(input, weight, bias, stride, padding, (input.shape[2],) * len(input))
-    weight, padding = met(input, weight, padding, dilation)
+    input, weight, stride, padding, dilation = around_faults(input, weight, stride, padding, dilation)
     return F.conv3d(input, weight, bias, stride, padding, dilation, groups)
 
 
-def met(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[Tensor, Any]:
-    """Return a kernel and its padding; of a clip of one map in half precision on a CPU, what of them meets that map.
+def around_faults(
+    input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any
+) -> tuple[Tensor, Tensor, Any, Any, Any]:
+    """Return a convolution that is the same, and that oneDNN does rightly; triples, or a padding in a word.
 
-    On CPUs with AMX, PyTorch 2.14 gives NaN or anything where a kernel over time of three channels meets padding alone
-    beside a clip's only map.
+    In half precision on CPUs (PyTorch 2.14, with AMX) it gives NaN or anything where a kernel over time of three
+    channels meets padding alone beside a clip's only map: then what of the kernel meets that map is taken. Where a
+    stride in time is longer than the kernel (SlowFast 4x16) it leaves results out or writes beyond them: then the maps
+    that are seen are picked, which lie side by side.
     """
+    as_it_is = input, weight, stride, padding, dilation
     time = weight.shape[2]
     if type(input) is not Tensor or input.device.type != "cpu" or torch.compiler.is_compiling():
-        return weight, padding
+        return as_it_is
     half = input.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
-    if not half or time == 1 or input.dim() != 5 or input.shape[2] != 1:
-        return weight, padding
-    if not isinstance(padding, tuple) or 2 * padding[0] != (time - 1) * dilation[0]:
-        return weight, padding
-    return weight[:, :, time // 2 : time // 2 + 1], (0, *padding[1:])
+    if not half or time == 1 or input.dim() != 5 or not isinstance(padding, tuple):
+        return as_it_is
+    count = (input.shape[2] + 2 * padding[0] - (time - 1) * dilation[0] - 1) // stride[0] + 1
+    if stride[0] > time and count > 0:
+        padded = F.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
+        begins, taps = (torch.arange(n, device=input.device) for n in (count, time))
+        seen = padded.index_select(2, (begins[:, None] * stride[0] + taps * dilation[0]).flatten())
+        return seen, weight, (time, *stride[1:]), (0, *padding[1:]), (1, *dilation[1:])
+    if input.shape[2] == 1 and 2 * padding[0] == (time - 1) * dilation[0]:
+        return input, weight[:, :, time // 2 : time // 2 + 1], stride, (0, *padding[1:]), dilation
+    return as_it_is
 
 
 def trains_here(input: Tensor) -> bool:

@@ -57,7 +57,7 @@ class FusedConv3d(nn.Module):
         self._forget()
 
     def _forget(self) -> None:
-        self._by_shape: dict[tuple[torch.Size, Any], Tensor] = {}
+        self._by_shape: dict[tuple[Any, ...], Tensor] = {}
         self._by_layout: dict[bytes, Tensor] = {}
 
     def forward(
@@ -142,16 +142,12 @@ class FusedConv3d(nn.Module):
         if self._pointwise and shortcut is None and maps.shape[2:] == (1, 1, 1):
             return F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
         name, scalars = activation or (None, [])
-        maps = maps.contiguous(memory_format=FORMAT)
-        weight, padding = convolution.met(maps, self.weight, padding, self.dilation)
-        layer = (
-            self._prepared(weight, maps.shape, padding),
-            self.bias,
-            padding,
-            self.stride,
-            self.dilation,
-            self.groups,
+        maps, weight, stride, padding, dilation = convolution.around_faults(
+            maps, self.weight, self.stride, padding, self.dilation
         )
+        maps = maps.contiguous(memory_format=FORMAT)
+        window = (padding, stride, dilation, self.groups)
+        layer = (self._prepared(weight, maps.shape, window), self.bias, *window)
         if shortcut is None:
             return MKLDNN._convolution_pointwise(maps, *layer, name or "none", scalars, "")
         shortcut = shortcut.contiguous(memory_format=FORMAT)
@@ -163,12 +159,11 @@ class FusedConv3d(nn.Module):
         rows = rows if self.bias is None else rows + self.bias.detach().double().abs()
         return rows.max().item() + shortcut
 
-    def _prepared(self, weight: Tensor, shape: torch.Size, padding: Any) -> Tensor:
+    def _prepared(self, weight: Tensor, shape: torch.Size, window: tuple[Any, ...]) -> Tensor:
         """Return the kernel, or what of it meets these maps, in the layout that oneDNN wants for them; it is kept."""
-        asked = (shape, tuple(padding))
+        asked = (shape, *window)
         kernel = self._by_shape.get(asked)
         if kernel is None:
-            window = (padding, self.stride, self.dilation, self.groups)
             made = MKLDNN._reorder_convolution_weight(weight.detach(), *window, list(shape))
             layout = bytes(MKLDNN._get_mkldnn_serialized_md(made).tolist())
             kernel = self._by_shape[asked] = self._by_layout.setdefault(layout, made)

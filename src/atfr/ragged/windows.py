@@ -51,8 +51,9 @@ def conv3d(
         return packed_like(convolution.convolve(maps, weight, bias, stride, padding, input.lengths), input.clip_layout)
 
     def convolve(clips: Tensor, padding: Any) -> Tensor:
-        met, padding = convolution.met(clips.as_subclass(Tensor), weight, padding, dilation)
-        return func(clips, met, bias, stride, padding, dilation, groups)
+        plain = clips.as_subclass(Tensor)
+        maps, kernel, *window = convolution.around_faults(plain, weight, stride, padding, dilation)
+        return func(clips if maps is plain else maps, kernel, bias, *window, groups)
 
     return convolved(convolve, input, weight, stride, padding, dilation)
 
