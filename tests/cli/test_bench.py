@@ -148,8 +148,8 @@ def test_half_of_the_maps_that_come_to_the_sampler_are_kept(capsys: pytest.Captu
     [
         ([], "expected MODEL, a name as x3d_s, or --checkpoint"),
         (["x3d_xs", "--checkpoint", "run"], "one of the two"),
-        ([*SMALL, "--batches", "[0]"], "--batches are numbers of clips of at least 1, with --runtime eager got [0]"),
-        ([*SMALL, "--runtime", "openvino", "--batches", "[1,8]"], "with --runtime openvino got [1, 8]"),
+        ([*SMALL, "--batches", "[0]"], "--batches are numbers of clips of at least 1, got [0]"),
+        ([*SMALL, "--runtime", "openvino", "--batches", "[1,8]"], "one by one; leave out --batches, got [1, 8]"),
         ([*SMALL, "--active_bins", "9"], "a clip of 4 maps can keep 1 to 4 of them, asked for 9"),
         ([*SMALL, "--active_bins", "[]"], "--active_bins is a number of maps"),
         ([*SMALL, "--rounds", "0"], "--rounds must be an integer of at least 1, got 0"),

@@ -248,6 +248,21 @@ def test_an_older_bundle_stays_when_the_new_one_fails(
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("basic_ios::clear:\n  iostream error")]
+)
+def test_a_full_disk_is_not_the_networks_fault(error: Exception, tmp_path: Path, monkeypatch) -> None:
+    def write(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("atfr.runtime.engines.OpenVINO.write", write)
+    with pytest.raises(
+        BundleError, match=r"cannot write a bundle to .*(No space left|iostream error; is the disk full)"
+    ):
+        atfr.export_bundle(network(), task(), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("package", "runtime"), [("openvino", "openvino"), ("onnxruntime", "onnx")])
 def test_a_runtime_that_is_not_installed(folders: Path, monkeypatch, package: str, runtime: Runtime) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -264,6 +279,9 @@ def test_bfloat16_is_asked_for(folders: Path) -> None:
         atfr.load_bundle(folders / "onnx", precision="bfloat16")
     with pytest.raises(BundleError, match="specialize=True is for bundles of openvino, this one is of torch"):
         atfr.load_bundle(folders / "torch", specialize=True)
+    for threads in (0, -1, 1.5):
+        with pytest.raises(InputError, match="threads must be an integer of at least 1"):
+            atfr.load_bundle(folders / "openvino", threads=threads)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="precision must be one of"):
         atfr.load_bundle(folders / "torch", precision="half")  # type: ignore[arg-type]
 

@@ -292,7 +292,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, (*wrappers, torch.jit.ScriptModule)) or hasattr(model, "_orig_mod"):
         raise AdaptError(
-            f"cannot adapt a network inside {type(model).__name__}: adapt the network itself, then wrap it"
+            f"expected a network itself, got one inside {type(model).__name__}: adapt or optimize it, then wrap it"
         )
     for path, module in model.named_modules():
         scripted = isinstance(module, torch.jit.ScriptModule)

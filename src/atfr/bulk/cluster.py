@@ -12,6 +12,7 @@ from typing import Any
 from atfr.data.pool import cpu_cores
 from atfr.data.walk import LOG
 from atfr.errors import InputError
+from atfr.words import counted
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told
@@ -58,7 +59,8 @@ def cluster(address: str | None = None, num_cpus: int = LEAST_CPUS) -> Iterator[
             signal.signal(signal.SIGTERM, at_sigterm)  # Ray's would end this process before it has committed
     except (ConnectionError, ValueError) as error:
         raise InputError(f"there is no Ray cluster at '{address}' ({error}); leave out --address") from error
-    LOG.info("Ray: %d nodes, %g cores, %g GPUs", *resources())
+    nodes, cores, gpus = resources()
+    LOG.info("Ray: %s, %g cores, %g GPUs", counted(nodes, "node"), cores, gpus)
     try:
         yield
     finally:

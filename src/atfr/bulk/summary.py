@@ -77,9 +77,9 @@ class Summary:
             "predicted": self.predicted,
             "failed": dict(self.failed),
             "hours": hours,
-            "videos_per_s": each,
+            "videos_per_s": each or None,  # all may have come at once
             "ceiling_videos_per_s": ceiling,
-            "share_of_ceiling": each / ceiling if ceiling else None,
+            "share_of_ceiling": each / ceiling if each and ceiling else None,
             "mean_active_bins": self.mean_active_bins,
             "gflops": self.gflops,
             "static_gflops": self.static_gflops,

@@ -66,8 +66,10 @@ def bench(
     if batches is None:
         batches = [1] if graphs else [1, 8, 32]
     batches = [batches] if isinstance(batches, int) else batches
-    if not batches or min(batches) < 1 or (graphs and batches != [1]):
-        raise InputError(f"--batches are numbers of clips of at least 1, with --runtime {runtime} got {batches}")
+    if not batches or min(batches) < 1:
+        raise InputError(f"--batches are numbers of clips of at least 1, got {batches}")
+    if graphs and batches != [1]:
+        raise InputError(f"--runtime {runtime} runs clips one by one; leave out --batches, got {batches}")
     if active_bins == []:
         raise InputError("--active_bins is a number of maps, or several as [3,6,9], got []")
     at_least_one("--rounds", rounds)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atfr.checks import at_least_one
 from atfr.cli import common
 from atfr.cli.clips import TestClip
 from atfr.errors import InputError
@@ -59,6 +60,10 @@ def compare(
         margin: Points of accuracy that may be lost; within them a network is level with all frames.
         budget: Minutes for all of it; networks that there is no time for are left out.
     """
+    if budget is not None and budget <= 0:
+        raise InputError(f"--budget is in minutes, above 0, got {budget:g}")
+    if epochs is not None:
+        at_least_one("--epochs", epochs)
     if margin < 0:
         raise InputError(f"--margin is in points, 0 or more, got {margin:g}")
     if checkpoint is not None and epochs is not None:

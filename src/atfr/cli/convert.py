@@ -42,7 +42,8 @@ def convert(
             lists the rest; it needs --model.
     """
     if file.is_dir():
-        raise CheckpointError(f"expected a file of weights, '{file}' is a folder; atfr.load_weights reads checkpoints")
+        state = "a checkpoint already" if (file / "config.json").is_file() else "a folder"
+        raise CheckpointError(f"expected a file of weights, '{file}' is {state}")
     with common.busy("converting"), new_folder(out):
         import atfr
         from atfr.weights.load import read

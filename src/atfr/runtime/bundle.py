@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atfr.adapt.cost import ClipCost
 from atfr.adapt.trace import SamplingTrace
-from atfr.checks import Precision, one_of
+from atfr.checks import Precision, at_least_one, one_of
 from atfr.errors import BundleError, InputError, VideoError
 from atfr.evaluate.forward import Pass, passed, prepared
 from atfr.evaluate.predict import Prediction, Views, check_batches, predictions
@@ -29,7 +29,6 @@ from atfr.runtime.engines import Engine, ONNXRuntime, OpenVINO
 from atfr.runtime.graphs import EARLY, LATE, NETWORK
 from atfr.runtime.running import AdaptedGraphs, Answers, Eager, StaticGraph
 from atfr.video.spec import ViewSpec
-from atfr.words import first_line
 
 ENGINES: Mapping[Runtime, type[Engine]] = MappingProxyType({"openvino": OpenVINO, "onnx": ONNXRuntime})
 """The runtimes that run graphs; "torch" runs the network itself."""
@@ -146,8 +145,9 @@ def load_bundle(
         >>> next(bundle.predict(["video.mp4"])).top(5)  # doctest: +SKIP
     """
     folder = Path(folder)
+    threads = torch.get_num_threads() if threads is None else at_least_one("threads", threads)
     description = Description.read(folder)
-    return Bundle(description, runner(description, folder, threads or torch.get_num_threads(), precision, specialize))
+    return Bundle(description, runner(description, folder, threads, precision, specialize))
 
 
 def runner(
@@ -174,7 +174,7 @@ def runner(
     except (RuntimeError, OSError) as error:
         raise BundleError(
             f"{description.runtime} cannot read the bundle '{folder}', which {description.versions} wrote: "
-            f"{first_line(error)}"
+            f"{' '.join(str(error).split())[-300:]}"
         ) from error
 
 

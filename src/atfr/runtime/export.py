@@ -96,10 +96,12 @@ def write_files(model: VideoModel, task: Task, folder: Path, runtime: Runtime) -
     for stem, program in graphs(model, task.clip_shape).items():
         try:
             ENGINES[runtime].write(program, folder / stem)
-        except BundleError:
+        except (BundleError, OSError):
             raise
         except Exception as error:  # the runtimes' converters have no common base
             reason = " ".join(str(error).split())
+            if "iostream" in reason:  # OpenVINO, of a file
+                raise OSError(f"{reason}; is the disk full?") from error
             raise BundleError(
                 f"{runtime} cannot take {model.config['model']} ({reason[-300:]}); with "
                 "runtime='torch' it can be exported"
