@@ -34,11 +34,13 @@ def cluster() -> Iterator[Any]:
         import ray
         from ray.cluster_utils import Cluster
 
+        at_sigterm = signal.getsignal(signal.SIGTERM)  # Ray's own would stay for the tests behind these
         found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
         ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
         yield found
         ray.shutdown()
         found.shutdown()
+        signal.signal(signal.SIGTERM, at_sigterm)
 
 
 def predict(out: Path, videos: Path, progress: Callable[[Summary], None] = lambda _: None, **settings: Any) -> Bulk:

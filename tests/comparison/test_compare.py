@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -191,6 +192,21 @@ def test_networks_are_left_out_from_the_end_until_the_rest_fits(videos: Path) ->
     assert work.seconds(fewer) <= 0.6 * whole_s
     assert fewer == [*plans[: len(fewer) - 1], plans[-1]]  # the last is there already
     assert work.fitting(plans, 0) == [*plans[:3], plans[-1]]
+
+
+def test_what_sgs_cannot_keep_is_said(videos: Path) -> None:
+    """Of frames that look alike to an untrained network few bins are met, however many there are."""
+    torch.manual_seed(0)
+    base, said = atfr.create_model("resnet3d_18", num_classes=6), list[str]()
+    spec = replace(CLIP, frames=8)
+    ground = Ground(base, read_folder(videos), spec, RECIPE, 10, 0, Path(), torch.device("cpu"), say=said.append)
+    plans = {plan.name: plan for plan in plans_for(base, (3, 8, 32, 32), [2, 6], "res2", RECIPE)}
+    for name in ("uniform_maps_6", "change_maps_6", "sgs_6"):
+        ground.adapted(plans[name])
+    (told,) = said
+    kept = re.fullmatch(r"sgs_6: SGS keeps (\d\.\d) maps of a clip and never 6, with any bins", told)
+    assert kept
+    assert 1 <= float(kept[1]) < 5.5
 
 
 def test_videos_held_out_are_of_every_class_and_the_same_again() -> None:

@@ -168,7 +168,9 @@ class Ground:
             adapt_(network, **plan.sampler)
         if plan.kind == SGS and plan.kept > 1 and len(site_names(network)) == 1:
             clips = torch.cat(list(some_clips(self.splits.get("train", self.splits["test"]), self.spec, CALIBRATED_ON)))
-            calibrate_(network.to(self.device), clips.split(8), gflops=plan.gflops * SLACK)
+            found = calibrate_(network.to(self.device), clips.split(8), gflops=plan.gflops * SLACK)
+            if (mean := found.active_bins.mean) < plan.kept - 0.5:
+                self.say(f"{plan.name}: SGS keeps {mean:.1f} maps of a clip and never {plan.kept}, with any bins")
         return network.cpu()
 
     def tested(self, network: VideoModel, videos: VideoList, name: str, views: ViewSpec | None = None) -> TestResult:
