@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,14 +13,12 @@ import pytest
 
 from atfr.cli.main import main
 from atfr.data.index import VideoIndex
-from atfr.data.pool import each_in_processes
 from atfr.data.sets import UCF101
 from tests.cli.quick import check_width
-from tests.cli.test_main import error_of
+from tests.cli.test_main import ATFR, error_of
 from tests.data.layouts import kinetics, ucf101
 from tests.data.test_resize import files, one_by_one
 from tests.evaluate.build import write_folder, write_level
-from tests.processes import told
 
 
 @pytest.fixture(autouse=True)
@@ -233,17 +232,14 @@ def test_ctrl_c_keeps_what_was_found(data: Path, tmp_path: Path) -> None:
     with (data / "ucfTrainTestlist" / "trainlist01.txt").open("a") as file:
         file.write(lines)
     index = data / ".atfr-index.jsonl"
-    command = ["data", "check", "ucf101", str(data), "--out", str(tmp_path / "out.csv"), "--num_workers", "1"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("atfr.data.check.each_in_processes", each_in_processes)
-        process = told(command, tmp_path)
-    while process.is_alive() and not (index.is_file() and index.read_text().count("\n") > 20):
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
-    process.join(60)
-    assert (process.exitcode, (tmp_path / "stderr").read_text()) == (130, "atfr: interrupted\n")
+    command = [*ATFR, "data", "check", "ucf101", str(data), "--out", str(tmp_path / "out.csv"), "--num_workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not (index.is_file() and index.read_text().count("\n") > 20):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+        assert (process.wait(60), process.stderr.read()) == (130, "atfr: interrupted\n")
     assert not (tmp_path / "out.csv").exists()
     done = len(VideoIndex(data))
     assert 20 <= done < 400
-    assert main(command) == 2  # done; one is broken
+    assert main(command[len(ATFR) :]) == 2  # done; one is broken
     assert index.read_text().count('"path"') == 405  # every video that is there once
