@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from atfr.adapt import adaptation
 from atfr.adapt.surgery import put_samplers_
@@ -130,7 +131,7 @@ class VideoModel(
                 describes, as layers were changed by hand or it is a copy of `optimize_for_inference`.
         """
         folder = Path(save_directory)
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialised():
             described = made(type(self), {**self.config, "sgs": adaptation(self)})
         if troubles := checkpoint.misfits(self.state_dict(), described.state_dict()):
             raise CheckpointError(
@@ -196,6 +197,15 @@ def load(classes: Mapping[str, type[M]], source: str | Path, **hub_options: Any)
     checkpoint.check_finite(weights, weights_path)
     model.load_state_dict(weights, assign=True)  # assigned, not copied: the stored type stays
     return model.eval()
+
+
+class Uninitialised(TorchFunctionMode):
+    """`torch.nn.init` does nothing here: on the meta device it takes long, and imports all of `torch._dynamo`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def made(network: type[M], config: Mapping[str, Any]) -> M:

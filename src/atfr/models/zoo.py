@@ -7,11 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from atfr.errors import InputError
-from atfr.models.base import VideoModel, load, unknown_name
+from atfr.models.base import Uninitialised, VideoModel, load, unknown_name
 from atfr.models.efficientnet import InflatedEfficientNet
 from atfr.models.i3d import I3D
 from atfr.models.inception import InceptionI3D
@@ -75,17 +73,8 @@ def create_model(name: str, num_classes: int = 400, **arguments: Any) -> VideoMo
 
 def outline(name: str, num_classes: int = 400, **arguments: Any) -> VideoModel:
     """A network without numbers, on the meta device: for its names, shapes and costs."""
-    with torch.device("meta"), _Uninitialised():
+    with torch.device("meta"), Uninitialised():
         return create_model(name, num_classes, **arguments)
-
-
-class _Uninitialised(TorchFunctionMode):
-    """`torch.nn.init` does nothing here: on the meta device it takes long, and imports all of `torch._dynamo`."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def from_pretrained(source: str | Path, **hub_options: Any) -> VideoModel:
