@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from atfr.files import write_whole
-from atfr.measure.machine import CODE
+from atfr.measure.machine import CODE, in_the_same_run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -91,15 +91,14 @@ def filled(text: str, scripts: Path, results: Path) -> str:
 
 def conditions(report: dict) -> str:
     """Return how a result was measured, in two lines."""
-    found, limits = report["conditions"], report["limits"]
+    found = report["conditions"]
     hardware, versions, commit = found["hardware"], found["versions"], found["commit"] or {"id": "none", "dirty": False}
     others = [f"{name} {versions[name]}" for name in ("torch", *RUNTIMES) if name in versions]
     return (
         f"`{report['command']}`: {found['date'][:10]}, commit {commit['id'][:8]}{' and changes' * commit['dirty']}; "
         f"{hardware.get('gpu', hardware['cpu'])} ({hardware['cpu_capability']}), {hardware['cores']} cores, "
-        f"{found['threads']} threads, {', '.join(others)}. In the same run matrix products reached "
-        f"{limits['float32_gflops']['median']:.0f} GFLOP/s in float32 and {limits['bfloat16_gflops']['median']:.0f} in "
-        f"bfloat16, and {limits['copy_gbs']['median']:.0f} GB/s were copied."
+        f"{found['threads']} threads, {', '.join(others)}. "
+        f"{in_the_same_run(report['limits'])}"
     )
 
 

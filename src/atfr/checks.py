@@ -5,7 +5,9 @@ import importlib.metadata
 import math
 import operator
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from atfr.errors import InputError
@@ -90,3 +92,14 @@ def device_of(name: str, device: str) -> "torch.device":
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"{name} {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     return found
+
+
+def has_bfloat16(device: "torch.device") -> bool:
+    """Whether a device computes in bfloat16; a processor without it takes tens of times as long as in float32."""
+    return device.type != "cpu" or bool(re.search(r"\w*bf16\b", cpuinfo() or "bf16"))
+
+
+def cpuinfo() -> str:
+    """Return what Linux says of the processor; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

@@ -72,12 +72,15 @@ def one_fake_mode() -> AbstractContextManager[Any]:
     return nullcontext() if FAKE_MODE is None else TRACING(CONTEXT(FAKE_MODE(allow_fallback_kernels=True)))
 
 
-def mkldnn() -> Any:
-    """Return oneDNN's operations of torch.compile, or None where they are not as they are used here."""
+def mkldnn(dtype: torch.dtype) -> Any:
+    """Return oneDNN's operations of torch.compile, or None where they are not as they are used here.
+
+    A processor may lack those of a type: bfloat16 where it has neither AVX-512 nor AVX-NE-CONVERT.
+    """
     try:
         ops = torch.ops.mkldnn
-        maps, kernel, ones = torch.ones(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1), (1, 1, 1)
-        kernel = ops._reorder_convolution_weight(kernel, (0, 0, 0), ones, ones, 1, [1, 1, 1, 1, 1])
+        maps, ones = torch.ones(1, 1, 1, 1, 1, dtype=dtype), (1, 1, 1)
+        kernel = ops._reorder_convolution_weight(maps, (0, 0, 0), ones, ones, 1, [1, 1, 1, 1, 1])
         layer = (kernel, None, (0, 0, 0), ones, ones, 1)
         one = ops._convolution_pointwise(maps, *layer, "relu", [], "")
         two = ops._convolution_pointwise.binary(maps, maps, *layer, "add", 1.0, "relu", [], "")
@@ -104,5 +107,6 @@ else:
 HOOKS_ARE_SEEN = sees_hooks()
 FORWARD_LEVEL = "_current_level" if isinstance(getattr(forward_ad, "_current_level", None), int) else None
 FUNCTORCH: Any = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
-MKLDNN = mkldnn()
+MKLDNN = mkldnn(torch.float32)
+MKLDNN_TYPES = frozenset(dtype for dtype in (torch.float32, torch.bfloat16) if mkldnn(dtype) is not None)
 SET_GRAD: Any = getattr(torch._C, "_set_grad_enabled", None)

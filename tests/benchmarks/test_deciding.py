@@ -83,7 +83,8 @@ def test_maps_computed_once_teach_the_same(
     places = torch.arange(len(videos))
     said = partial(study.answers, behind, views)
     study.train_(behind, said, videos, places, epochs=EPOCHS, rate=RATE, seed=SEED)
-    assert_close(behind.state_dict(), whole.state_dict(), rtol=1e-9, atol=1e-12)
+    # a step of AdamW is the rate times g / (sqrt(v) + 1e-8): where g is nothing but rounding, of 1e-14 say, it is 3e-9
+    assert_close(behind.state_dict(), whole.state_dict(), rtol=1e-9, atol=2e-8)
     losses, _, kept = study.tested(behind, said, videos, places)
     test = ClipDataset(videos, study.CLIP, train=False)
     with torch.inference_mode(), atfr.record(behind) as trace:

@@ -126,7 +126,6 @@ def test_an_interrupted_driver_loses_nothing_and_the_same_line_goes_on(
     assert process.returncode in (130, 2), err  # 2: it was done before it heard
     assert process.returncode == 2 or err.endswith("interrupted; what was done is kept; go on with the same line\n")
     first = {path: path.read_bytes() for path in parts(out)}
-    assert process.returncode == 2 or main(["bulk", "verify", str(out), str(videos)]) == 2
 
     capsys.readouterr()
     request.getfixturevalue("ray")

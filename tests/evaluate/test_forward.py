@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import atfr
+from atfr import checks
 from atfr.errors import InputError
-from atfr.evaluate import forward as forwards
 from atfr.evaluate.forward import Forward, prepared
 from tests.evaluate.build import network
 
@@ -65,9 +65,9 @@ def test_a_processor_without_bfloat16_is_told(monkeypatch: pytest.MonkeyPatch) -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for flags in ("flags : avx2 avx512_bf16 amx_int8", "Features : asimd bf16 i8mm", ""):
-            monkeypatch.setattr(forwards, "cpuinfo", lambda flags=flags: flags)
+            monkeypatch.setattr(checks, "cpuinfo", lambda flags=flags: flags)
             prepared(network(), SHAPE, "bfloat16")
-    monkeypatch.setattr(forwards, "cpuinfo", lambda: "flags : fpu sse4_2 avx2 avx512f")
+    monkeypatch.setattr(checks, "cpuinfo", lambda: "flags : fpu sse4_2 avx2 avx512f")
     with pytest.warns(UserWarning, match="no arithmetic for bfloat16"):
         prepared(network(), SHAPE, "bfloat16")
     with pytest.raises(InputError, match="did you mean 'bfloat16'"):

@@ -71,11 +71,17 @@ def test_limits_are_rates_of_what_is_done(monkeypatch: pytest.MonkeyPatch) -> No
     from atfr.measure import Timing
 
     times = {"float32": (0.5, 1.0, 0.5), "bfloat16": (0.25,) * 3, "copy": (2.0,) * 3}
-    monkeypatch.setattr(machine, "in_turns", lambda *_, **__: Timing(times))
+    monkeypatch.setattr(machine, "in_turns", lambda variants, **_: Timing({name: times[name] for name in variants}))
+    monkeypatch.setattr(machine, "has_bfloat16", lambda _device: True)
     found = machine_limits()
     assert (found.float32_gflops.median, found.float32_gflops.least) == (128**3 / 0.5e9, 128**3 / 1e9)
     assert found.bfloat16_gflops.median == 128**3 / 0.25e9
     assert found.copy_gbs.median == 2**16 / 1e9  # read once and written once, in two seconds
+    assert "GFLOP/s in float32 and 0 in bfloat16, and" in machine.in_the_same_run(found.to_dict())
+    monkeypatch.setattr(machine, "has_bfloat16", lambda _device: False)  # where a product takes nine seconds
+    found = machine_limits()
+    assert found.bfloat16_gflops is None
+    assert "GFLOP/s in float32 and none in bfloat16, which it has not, and" in machine.in_the_same_run(found.to_dict())
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc/self/clear_refs: not Linux")

@@ -312,4 +312,19 @@ def test_the_probe_finds_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private, "OF_CALLS", private.OF_CALLS[1:])
     assert not private.sees_hooks()
     monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", lambda *args: args[0], raising=False)
-    assert private.mkldnn() is None
+    assert private.mkldnn(torch.float32) is None
+
+
+def test_a_processor_whose_onednn_has_no_bfloat16_runs_it_in_pytorchs_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It raised "bf16 path needs the cpu support avx_ne_convert or avx512bw" on such a processor."""
+    monkeypatch.setattr(conv, "MKLDNN_TYPES", frozenset({torch.float32}))
+    fast = assert_same(nn.Sequential(unit(), nn.Conv3d(3, 3, 1), nn.SiLU()))
+    convolutions = [module for module in fast.modules() if isinstance(module, FusedConv3d)]
+    assert all(module._by_shape for module in convolutions)
+    fast, clips = fast.to(torch.bfloat16), torch.randn(2, 3, 4, 8, 8).bfloat16()
+    with torch.inference_mode():
+        found = fast(clips)
+    assert not any(module._by_shape for module in convolutions), "an operation of oneDNN ran"
+    torch.testing.assert_close(found.float(), fast.float()(clips.float()), rtol=0.05, atol=0.05)

@@ -205,6 +205,8 @@ def load(
 
 def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
     """Print a row a batch, and the conditions."""
+    from atfr.measure.machine import in_the_same_run
+
     first = next(iter(savings.values()))
     site, *others = first.work.maps
     rows: list[list[object]] = [
@@ -226,13 +228,12 @@ def print_savings(report: dict[str, Any], savings: "dict[int, Saving]") -> None:
         ["GFLOP/s, static", *(f"{s.static_gflops.median:.3g}" for s in savings.values())],
         ["GFLOP/s, with SGS", *(f"{s.adaptive_gflops.median:.3g}" for s in savings.values())],
     ]
-    inputs, found, limits = report["inputs"], report["conditions"], report["limits"]
+    inputs, found = report["inputs"], report["conditions"]
     hardware = found["hardware"]
     note = (
         f"Medians of {counted(first.timing.rounds, 'round')}, both in turns (and ranges); a speed-up is made of a "
-        f"round's own times. GFLOP/s are multiply-adds / 1e9 a second; matrix products reach "
-        f"{limits['float32_gflops']['median']:.0f} here in float32, {limits['bfloat16_gflops']['median']:.0f} in "
-        f"bfloat16; {limits['copy_gbs']['median']:.0f} GB/s are copied. {hardware.get('gpu', hardware['cpu'])}, "
+        f"round's own times. GFLOP/s are multiply-adds / 1e9 a second. {in_the_same_run(report['limits'])} "
+        f"{hardware.get('gpu', hardware['cpu'])}, "
         f"{counted(found['threads'], 'thread')}, torch {found['versions']['torch']}."
     )
     if others:

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +97,7 @@ def bulk(
     if not ledger.count(LEFT):
         return told(summary_of(tables, ledger), tables.folder, json)
     tables.write(CONFIGURATION, configuration)
-    with cluster(address, (decoders or 1) + (runners or 1)):
+    with kept_where_interrupted(), cluster(address, (decoders or 1) + (runners or 1)):
         gpu = device == "cuda" or (device == "auto" and bundle is None and resources()[2] > 0)
         settings = Settings(decoders, runners, gpu, tries, time_limit, networks.together(batch_size, view_spec))
         read, make = networks.ViewReader(task.spec, view_spec), of_device("cuda" if gpu else "cpu", view_spec)
@@ -110,11 +112,17 @@ def bulk(
                     said_s = time.monotonic()
                     common.note(summary.line())
 
-            try:
-                found = run(tables, manifest, ledger, read, make, settings, commits, progress)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt("what was done is kept; go on with the same line") from None
+            found = run(tables, manifest, ledger, read, make, settings, commits, progress)
     return told(found, tables.folder, json)
+
+
+@contextmanager
+def kept_where_interrupted() -> Iterator[None]:
+    """Say what becomes of what was done, also where all was and the cluster is being left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("what was done is kept; go on with the same line") from None
 
 
 def told(summary: "Summary", folder: str, json: bool) -> int:

@@ -1,11 +1,9 @@
 """One pass of a network over clips, with what it did and what it cost: scores, active bins, multiply-adds, time."""
 
-import re
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, get_args
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from atfr.adapt.cost import ClipCost, clip_cost
 from atfr.adapt.places import evaluating
 from atfr.adapt.trace import MapCounts, SamplingTrace, record
-from atfr.checks import Precision, one_of
+from atfr.checks import Precision, has_bfloat16, one_of
 from atfr.optimize import optimize_for_inference
 
 
@@ -112,12 +110,6 @@ def prepared(model: nn.Module, clip_shape: Sequence[int], precision: Precision =
     if precision == "float32":
         return Forward(fast, clip_shape)
     forward = Forward(fast.to(torch.bfloat16), clip_shape)
-    if forward.device.type == "cpu" and not re.search(r"\w*bf16\b", cpuinfo() or "bf16"):
-        warnings.warn("this processor has no arithmetic for bfloat16: float32 is faster here", stacklevel=2)
+    if not has_bfloat16(forward.device):
+        warnings.warn("this processor has no arithmetic for bfloat16: float32 is many times as fast here", stacklevel=2)
     return forward
-
-
-def cpuinfo() -> str:
-    """Return what Linux says of the processor; nothing elsewhere."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

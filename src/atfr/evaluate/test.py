@@ -15,11 +15,11 @@ import torch.distributed as dist
 from torch import nn
 
 from atfr.adapt import adaptation
-from atfr.checks import Precision, not_negative, one_of
+from atfr.checks import Precision, cpuinfo, not_negative, one_of
 from atfr.data.dataset import MAX_SKIPPED, check_skipped
 from atfr.data.records import VideoList
 from atfr.errors import DataError
-from atfr.evaluate.forward import Pass, cpuinfo, prepared
+from atfr.evaluate.forward import Pass, prepared
 from atfr.evaluate.predict import Loaded, Prediction, Views, as_prediction, check_batches, outcomes
 from atfr.evaluate.result import Skipped, TestResult, VideoResult
 from atfr.evaluate.task import Task, check_classes

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from atfr.checks import version_of
+from atfr.checks import has_bfloat16, version_of
 from atfr.data.pool import cpu_cores
 from atfr.evaluate.test import cpu_name
-from atfr.measure.turns import Ratio, Timing, in_turns
+from atfr.measure.turns import Ratio, Variant, in_turns
 
 PACKAGES = ("torchvision", "numpy", "av", "lightning", "openvino", "onnxruntime", "pytorchvideo")
 
@@ -87,7 +87,7 @@ class Limits:
     """What a device reached in the same run."""
 
     float32_gflops: Ratio  # of a product of two square matrices, in multiply-adds / 1e9 a second (as all GFLOPs here)
-    bfloat16_gflops: Ratio  # the same in bfloat16
+    bfloat16_gflops: Ratio | None  # the same in bfloat16; None where the device does not compute in it
     copy_gbs: Ratio  # 1e9 bytes read and written a second, in copying more than the caches hold
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,26 +95,31 @@ class Limits:
         return asdict(self)
 
 
+def in_the_same_run(limits: dict[str, Any]) -> str:
+    """Return the limits of a file of results as a sentence."""
+    narrow = limits["bfloat16_gflops"]
+    of_narrow = f"{narrow['median']:.0f} in bfloat16" if narrow else "none in bfloat16, which it has not"
+    return (
+        f"In the same run matrix products reached {limits['float32_gflops']['median']:.0f} GFLOP/s in float32 and "
+        f"{of_narrow}, and {limits['copy_gbs']['median']:.0f} GB/s were copied."
+    )
+
+
 def machine_limits(device: torch.device | str = "cpu", *, budget_s: float = 5.0) -> Limits:
-    """Measure the limits of a device, the three in turns, in at least 7 rounds."""
+    """Measure the limits of a device, in turns, in at least 7 rounds."""
     device = torch.device(device)
     side, copied = PRODUCT[device.type], COPIED[device.type]
     wide = torch.rand(side, side, device=device)
-    narrow = wide.bfloat16()
     source = torch.rand(copied // 4, device=device)
     target = torch.empty_like(source)
+    variants: dict[str, Variant] = {"float32": lambda: wide @ wide, "copy": lambda: target.copy_(source)}
+    if has_bfloat16(device):
+        narrow = wide.bfloat16()
+        variants["bfloat16"] = lambda: narrow @ narrow
     with torch.inference_mode():
-        timing: Timing = in_turns(
-            {
-                "float32": lambda: wide @ wide,
-                "bfloat16": lambda: narrow @ narrow,
-                "copy": lambda: target.copy_(source),
-            },
-            budget_s=budget_s,
-            device=device,
-        )
+        timing = in_turns(variants, budget_s=budget_s, device=device)
     return Limits(
         timing.ratio(lambda s: side**3 / s["float32"] / 1e9),
-        timing.ratio(lambda s: side**3 / s["bfloat16"] / 1e9),
+        timing.ratio(lambda s: side**3 / s["bfloat16"] / 1e9) if "bfloat16" in variants else None,
         timing.ratio(lambda s: 2 * copied / s["copy"] / 1e9),
     )

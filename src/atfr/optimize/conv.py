@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from atfr.kernels import conv3d as convolution
 from atfr.kernels import ragged_depthwise
 from atfr.optimize.operations import ACTIVATIONS, Activation
-from atfr.private import MKLDNN, is_followed, is_recorded
+from atfr.private import MKLDNN, MKLDNN_TYPES, is_followed, is_recorded
 from atfr.ragged import PackedClips
 from atfr.ragged.operations import packed_like
 from atfr.ragged.windows import convolved
@@ -109,7 +109,7 @@ class FusedConv3d(nn.Module):
         if type(maps) is not Tensor or maps.device.type != "cpu" or maps.dim() != 5 or 0 in maps.shape:
             return False
         weight = self.weight
-        if not maps.dtype == weight.dtype in (torch.float32, torch.bfloat16) or torch.is_autocast_enabled("cpu"):
+        if not maps.dtype == weight.dtype in MKLDNN_TYPES or torch.is_autocast_enabled("cpu"):
             return False
         return not is_followed(maps, shortcut, weight, self.bias)
 
