@@ -48,8 +48,10 @@ def gradio_is_tried() -> None:
         another_gradio(blocks)
     with built() as blocks:
         assert not behind.checks_files(blocks)
+        assert blocks._queue.sleep_when_free < 0.05  # what idles is a setting of Gradio's
         app = behind.application(blocks, 100, "127.0.0.1")
         assert behind.checks_files(blocks)
+        assert blocks._queue.sleep_when_free == 0.05
         assert behind.has_route(app, "GET", "/gradio_api/deep_link")  # which the gate does not let through
         assert not behind.has_route(app, "GET", "/gradio_api/nothing/of/this")
         assert [Path(path).suffix for path in page.pictures(blocks)] == [".webp"]

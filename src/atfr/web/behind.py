@@ -14,6 +14,8 @@ from atfr.web.page import head, theme
 
 KNOWN = "6.31"
 """The version of Gradio by whose source this was written."""
+LOOKS_EVERY_S = 0.05
+"""How often Gradio looks for a call, as on Windows; elsewhere a thousand times a second, a 20th of a core."""
 ANSWERED = ["GET /", "GET /assets/a", "GET /static/a", "GET /theme.css", f"GET {API}/file=a", f"GET {API}/heartbeat/a"]
 ANSWERED += [f"GET {API}/queue/data", f"POST {API}/queue/join"]
 
@@ -28,6 +30,7 @@ def application(blocks: gr.Blocks, largest_bytes: int, host: str) -> FastAPI:
         FastAPI(openapi_url=None), blocks, path="", max_file_size=largest_bytes, show_error=False, footer_links=[],
         ssr_mode=False, mcp_server=False, theme=theme(), head=head(), server_name=host,
     )  # fmt: skip
+    blocks._queue.sleep_when_free = LOOKS_EVERY_S
     blocks.has_launched = True  # or Gradio takes any path for a file that was uploaded
     if missing := lacks(app, blocks):
         raise InputError(
