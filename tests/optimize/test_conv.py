@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atfr import PackedClips
 from atfr.optimize.conv import FORMAT, FusedConv3d
 
 SHAPES = (
@@ -47,6 +48,15 @@ def test_no_kernel_is_rearranged_in_a_second_call(conv: nn.Conv3d, capfd: pytest
     lines = capfd.readouterr().out.splitlines()
     assert len([line for line in lines if ",convolution," in line]) == len(SHAPES)
     assert not [line for line in lines if ",reorder," in line]
+
+
+def test_a_kernel_that_is_prepared_needs_no_gaps_between_clips() -> None:
+    """SlowFast's slow pathway keeps one to four maps of a clip: the zeros were half of what it convolved."""
+    conv = nn.Conv3d(4, 32, 3, padding=1)
+    module, packed = fused(conv), PackedClips.pack([torch.randn(4, length, 3, 3) for length in (2, 3, 1)])
+    with torch.inference_mode():
+        torch.testing.assert_close(module(packed).plain(), conv(packed).plain(), rtol=1e-4, atol=1e-4)
+    assert [shape[2] for shape, *_ in module._by_shape] == [2, 3, 1]
 
 
 @pytest.mark.parametrize("conv", [nn.Conv3d(512, 2048, 1), nn.Conv3d(96, 192, 3, padding=1)], ids=str)

@@ -75,7 +75,7 @@ def test_conv3d_in_double_and_of_other_lengths(name):
 )
 @pytest.mark.parametrize("lengths", [(4,), (1, 1, 1), (3, 1, 5)])
 def test_conv3d_whose_kernel_is_larger_than_the_clips(options, lengths):
-    """These take one convolution with gaps between the clips instead of one a clip."""
+    """In space and time: one convolution with gaps between the clips instead of one a clip."""
     conv = nn.Conv3d(32, 32, **options).double()
     parameters = tuple(conv.parameters())
     same_as_loop(conv, lengths=lengths, channels=32, size=(2, 2), dtype=torch.float64, parameters=parameters)

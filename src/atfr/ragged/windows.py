@@ -16,7 +16,9 @@ from atfr.ragged.layout import Window
 from atfr.ragged.operations import Handler, are_a_batch, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips
 
-HEAVY_KERNEL = 3  # times the maps of a clip, from which one convolution with gaps is faster (benchmarks/packed.py)
+HEAVY_KERNEL = 3
+"""Times the maps of a clip, from which one convolution with gaps is faster: PyTorch's brings the kernel into another
+layout at every call. With a kernel over time alone it is not, whatever its weight."""
 
 
 def triple(value: Any) -> tuple[Any, ...]:
@@ -55,7 +57,9 @@ def conv3d(
         maps, kernel, *window = convolution.around_faults(plain, weight, stride, padding, dilation)
         return func(clips if maps is plain else maps, kernel, bias, *window, groups)
 
-    return convolved(convolve, input, weight, stride, padding, dilation)
+    within_maps = weight[0, 0, 0].numel()
+    heavy = within_maps > 1 and weight.numel() * len(input.clip_layout) > HEAVY_KERNEL * input.numel()
+    return convolved(convolve, input, weight, stride, padding, dilation, with_gaps=heavy)
 
 
 def in_numbers(padding: Any, weight: Tensor, dilation: Sequence[int]) -> Any:
@@ -73,12 +77,15 @@ def convolved(
     stride: Any,
     padding: Any,
     dilation: Any,
+    *,
+    with_gaps: bool = False,
 ) -> PackedClips:
     """Run a convolution: as it stands where the kernel stays within one map, else once for all clips or clip by clip.
 
     Args:
         convolve: of maps, with a padding.
         padding: a triple, or "same".
+        with_gaps: once for all clips, also where clip by clip is faster as a rule.
     """
     if isinstance(padding, str):
         return clip_by_clip(lambda clip: convolve(clip, padding), input)
@@ -93,8 +100,7 @@ def convolved(
         )
     count = len(input.clip_layout)
     apart = count > 1 and not are_a_batch(input)
-    heavy = apart and window.stride == 1 and weight.numel() * count > HEAVY_KERNEL * input.numel()
-    if heavy or all_at_once(input):
+    if (with_gaps and apart and window.stride == 1) or all_at_once(input):
         return at_once(lambda maps: convolve(maps, (0, *padding[1:])), input, window)
     return clip_by_clip(lambda clip: convolve(clip, padding), input)
 
