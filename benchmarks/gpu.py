@@ -406,6 +406,8 @@ def rows(bench: Bench) -> dict[str, Callable[[], dict[str, Any]]]:
         "dense": lambda: dense(bench),
     }
     found |= {f"forward {name} x {clips}": lambda n=name, c=clips: forward(bench, n, c) for name, clips in others}
+    two_samplers = next((name, clips) for name, clips in others if name.startswith("slowfast"))
+    found[f"compiled {two_samplers[0]} x {two_samplers[1]}"] = lambda: compiled(bench, *two_samplers)
     return found | {"files": lambda: files(bench)}
 
 

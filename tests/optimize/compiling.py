@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import atfr
 from atfr.adapt.trace import site_names
+from atfr.ragged import cat_clips
 from tests.models.randomise import scramble_
 
 CHANGE = {"after": "input", "sampler": "change"}
@@ -58,6 +59,24 @@ class Tiny(Small):
             nn.GroupNorm(2, 6),
             nn.ConstantPad3d((0, 0, 0, 0, 1, 2), 0.5),
         )
+
+
+class TwoPaths(nn.Module):
+    """Two pathways, each with a place for a sampler, that meet twice; one writes over its own maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Sequential(nn.Conv3d(3, 4, 3, (1, 2, 2), 1), nn.BatchNorm3d(4), nn.ReLU(inplace=True))
+        self.right = nn.Sequential(nn.Conv3d(3, 2, 3, 2, 1), nn.BatchNorm3d(2), nn.ReLU(inplace=True))
+        self.down = nn.Conv3d(4, 2, (3, 1, 1), (2, 1, 1), (1, 0, 0))
+        self.late = nn.Sequential(nn.Conv3d(4, 4, 3, 1, 1), nn.BatchNorm3d(4))
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = self.left(x)
+        down = self.down(left)  # what lies behind the first sampler runs before the second does
+        met = self.late(cat_clips([self.right(x), down]))
+        return self.head(torch.cat([cat_clips([met, down]).mean((2, 3, 4)), left.mean((2, 3, 4))], 1))
 
 
 def tiny(network: type[nn.Module] = Small, **options: object) -> nn.Module:

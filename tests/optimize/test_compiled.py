@@ -16,20 +16,22 @@ from torch import Tensor, nn
 import atfr
 from atfr.kernels import ragged_depthwise
 from atfr.kernels.conv3d import Conv3d
-from atfr.optimize.compiled import bucket_of
+from atfr.ragged.bucket import bucket_of
 from tests.alone import alone
 from tests.models.narrow import narrow, short
 from tests.models.randomise import scramble_
-from tests.optimize.compiling import CHANGE, Small, Tiny, assert_same, assert_same_step, clips, step, tiny
+from tests.optimize.compiling import CHANGE, Small, Tiny, TwoPaths, assert_same, assert_same_step, clips, step, tiny
 
 slow = pytest.mark.soak
 RESNET = ("resnet3d_18", {"after": "res2"})  # strides in time behind it
 CASES = [
     RESNET,
+    ("slowfast_8x8_r18", {"after": "res2"}),  # a sampler in each pathway, which differ and meet
     ("x3d_xs", {"after": "res2"}),  # squeeze-and-excitation
     ("resnet3d_18", CHANGE),
     ("slowfast_8x8_r18", CHANGE),  # laterals, every 4th map
     ("slowfast_8x8_r101_nl", CHANGE),  # attention
+    ("slowfast_8x8_r101_nl", {"after": "res2"}),
     ("i3d_inception", CHANGE),  # padding that depends on the length
     ("i3d_50", {"after": "res2"}),
     ("r2plus1d_18", {"after": "res3"}),
@@ -49,13 +51,37 @@ def test_a_family_in_inference_and_in_training(name: str, options: dict[str, obj
     compiled = atfr.compile(copy.deepcopy(model), backend="eager")
     with torch.no_grad(), atfr.record(model) as expected, atfr.record(compiled) as found:
         assert_same(compiled(batch), model(batch))
-    assert found.active_bins.tolist() == expected.active_bins.tolist()
-    assert len(set(found.kept_maps)) > 1, "the batch is not ragged: the test says little"
+    kept = [{site: trace.sites[site].active_bins.tolist() for site in trace.sites} for trace in (found, expected)]
+    assert kept[0] == kept[1]
+    assert any(len(set(bins)) > 1 for bins in kept[0].values()), "the batch is not ragged: the test says little"
     assert_same_step(model.train(), compiled.train(), batch)
 
 
 def test_a_residual_network_as_recorded(as_recorded) -> None:
     test_a_family_in_inference_and_in_training(*RESNET)
+
+
+def test_ragged_batches_of_pathways_that_meet(as_recorded) -> None:
+    """Of each number of maps in each of two paths, whichever of a clip's is longer, and where they meet twice."""
+    model = scramble_(TwoPaths()).double().eval()
+    atfr.adapt_(model, after=["left", "right"], sampler="change", num_bins=6)
+    compiled, chance, totals = atfr.compile(copy.deepcopy(model)), random.Random(0), set()
+    for training in (False, True):
+        for _ in range(4):
+            batch = torch.randn(3, 3, 6, 8, 8, dtype=torch.float64)
+            for clip in batch:
+                still = chance.randrange(6)
+                clip[:, still:] = clip[:, still : still + 1]
+            if training:
+                assert_same_step(model.train(), compiled.train(), batch)
+                continue
+            with atfr.record(model) as trace:
+                assert_same(compiled(batch), model(batch))
+            left, right = (site.active_bins.tolist() for site in trace.sites.values())
+            met = [max(half, -(-whole // 2)) for whole, half in zip(left, right, strict=True)]
+            totals.add(tuple(bucket_of(sum(kept), 3, most) for kept, most in ((left, 6), (right, 3), (met, 3))))
+    assert next(iter(compiled.graphs.values())).behind.keys() == totals
+    assert len(totals) > 2
 
 
 def test_many_ragged_batches_need_few_graphs() -> None:

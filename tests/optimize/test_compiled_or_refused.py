@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 import atfr
 from atfr.errors import AdaptError, AtfrError, InputError, UnsupportedNetworkError, UnsupportedOperationError
 from atfr.ragged import each_clip
-from tests.optimize.compiling import Small, clips, tiny
+from tests.optimize.compiling import Small, assert_same_step, clips, tiny
 from tests.optimize.random_networks import SHAPE, random_network
 from tests.optimize.test_random_networks import adapt
 
@@ -99,6 +102,65 @@ class OneByOne(Small):
         return self.head(each_clip(lambda clip: clip.cumsum(2), self.late(self.stem(x))).mean((2, 3, 4)))
 
 
+class Twice(Small):
+    """A sampler that was put in by hand; `adapt_` refuses such a place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(self.stem, atfr.SimilarityGuidedSampling(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(sum(self.late(self.stem(x + i)).mean((2, 3, 4)) for i in range(2)))
+
+
+class Branches(nn.Module):
+    """Two samplers beside each other, and what happens to the clips between them."""
+
+    def __init__(self, between: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.one, self.two, self.between = nn.Identity(), nn.Conv3d(3, 3, 1), between
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + 1
+        one = self.one(x).mean((2, 3, 4))
+        return self.head(torch.cat([one, self.between(self.two, x).mean((2, 3, 4))], 1))
+
+
+def within(context: Callable[[], AbstractContextManager[object]]) -> Callable[[nn.Module, Tensor], Tensor]:
+    def run(two: nn.Module, x: Tensor) -> Tensor:
+        with context():
+            return two(x)
+
+    return run
+
+
+def branches(between: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    model = Branches(between).double()
+    atfr.adapt_(model, after=["one", "two"], sampler="change")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (lambda two, x: two(x.mul_(2)), r"writes over maps \(mul__1\) after one of its samplers has run"),
+        (lambda two, x: (x[:, :, 1:].zero_(), two(x))[1], r"writes over maps \(zero_\)"),
+        (within(torch.no_grad), r"has its sampler within torch.no_grad\(\)"),
+        (within(partial(torch.autocast, "cpu", torch.bfloat16)), "has its sampler within torch.autocast"),
+    ],
+)
+def test_between_two_samplers_what_the_first_took_stays(as_recorded, between, words: str) -> None:
+    refused(branches(between).train(), words)
+
+
+@pytest.mark.parametrize("between", [lambda two, x: two(x * 2).relu_(), lambda two, x: two((x + 1)[:, :, 1:].mul_(2))])
+def test_between_two_samplers_other_maps_may_be_written_over(as_recorded, between) -> None:
+    model = branches(between).train()
+    assert_same_step(model, atfr.compile(copy.deepcopy(model)), clips(2, 8, 8))
+
+
 class ByNumbers(Small):
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
@@ -132,7 +194,7 @@ def adapted(model: nn.Module) -> nn.Module:
 
 
 def test_what_cannot_be_compiled_says_so(as_recorded) -> None:
-    refused(Small(), "has no sampler, atfr.compile takes one: put one in with atfr.adapt_")
+    refused(Small(), "has no sampler: put one in with atfr.adapt_")
     refused(adapted(Around()), "one clip more than goes in, so nothing may lead around it")
     for mode in (torch.enable_grad, torch.no_grad):
         with mode():
@@ -147,7 +209,8 @@ def test_what_cannot_be_compiled_says_so(as_recorded) -> None:
     refused(adapted(ByNumbers()), "cannot be recorded for atfr.compile: .*tracing tensor")
     two = tiny()
     atfr.adapt_(two.late, after="0")
-    refused(two, "has samplers at .*put one at one place")
+    refused(Twice().double(), "sampler at stem.1 runs twice")
+    refused(two, r"sampler at late.0 stands behind another \(stem\)")
     refused(adapted(OwnGradient()).train(), "an autograd function of its own .StraightThrough., whose gradient")
     counting = tiny().train()
     counting.late[1].momentum = None

@@ -14,7 +14,7 @@ from atfr import private
 from atfr.adapt.trace import site_names
 from atfr.errors import UnsupportedNetworkError
 from atfr.optimize import compiled as compiled_networks
-from atfr.optimize.compiled import bucket_of
+from atfr.ragged.bucket import bucket_of
 from tests.optimize.compiling import Small, assert_same, assert_same_step, clips, tiny
 
 
@@ -107,14 +107,14 @@ def test_what_is_asked_of_it_is_told_of_the_network(as_recorded) -> None:
 def test_it_is_recorded_once_with_the_hooks_of_its_sampler(as_recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch, totals = tiny(after="input", sampler="change").eval(), clips(3, 8, 8), []
     record = compiled_networks.recorded
-    monkeypatch.setattr(compiled_networks, "recorded", lambda *args: totals.append(args[2]) or record(*args))
+    monkeypatch.setattr(compiled_networks, "recorded", lambda *args: totals.append(args[2].totals()) or record(*args))
     (layer,) = site_names(model).values()
     layer.register_forward_hook(lambda module, args, output: output * 2)
     with torch.no_grad():
         with atfr.record(model) as trace:
             expected = model(batch)
         assert_same(atfr.compile(model, backend="eager")(batch), expected)
-    assert totals == [bucket_of(sum(trace.kept_maps), 3, 8)]
+    assert totals == [(bucket_of(sum(trace.kept_maps), 3, 8),)]
 
 
 def test_graphs_of_few_states_are_kept(as_recorded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Operations that move, merge, cut or join axes, or work along one: all but time, which stays whole and in order."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged.at_once import with_room
-from atfr.ragged.layout import ClipLayout, Window
+from atfr.ragged.layout import Window
 from atfr.ragged.operations import OPERATIONS, REARRANGED, Handler, by_name, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips, operation_name
 from atfr.ragged.rearranged import (
@@ -169,10 +170,7 @@ def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
         )
     if len({len(path.clip_layout) for path in paths}) > 1:
         raise UnsupportedOperationError("operation 'cat' of packed batches with different numbers of clips")
-    layout = paths[0].clip_layout
-    if any(path.clip_layout != layout for path in paths):
-        lengths = tuple(max(clip) for clip in zip(*(path.lengths for path in paths), strict=True))
-        layout = next((path.clip_layout for path in paths if path.lengths == lengths), ClipLayout(lengths))
+    layout = functools.reduce(lambda one, other: one.joined(other), (path.clip_layout for path in paths))
     padded = [path.plain() if path.clip_layout == layout else with_room(path, layout).plain() for path in paths]
     return packed_like(torch.cat(padded, dim=1), layout)
 

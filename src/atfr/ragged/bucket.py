@@ -7,6 +7,9 @@ call. What cannot be done without the lengths as numbers raises.
 N clips, S maps of all clips and of the one behind them.
 """
 
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -16,6 +19,50 @@ from torch import Tensor
 from atfr.errors import UnsupportedOperationError
 from atfr.ragged.layout import ClipLayout, Same, Window
 
+STEP = 16  # a number of maps is rounded up to the next of a row that grows by a 16th
+Told = Callable[[Sequence[Sequence[int]]], Sequence[int]]
+"""How many maps each clip has at some place, by how many each sampler keeps of it."""
+
+
+def bucket_of(maps: int, clips: int, frames: int) -> int:
+    """Return the number to which the maps of a batch, and one behind them, are filled up.
+
+    Args:
+        frames: the most maps that a clip may have.
+    """
+    size = clips + 1
+    while size < maps + 1:
+        size = max(size + 1, size * (STEP + 1) // STEP)
+    return min(size, clips * frames + 1)
+
+
+@dataclass
+class Filling:
+    """How far a batch is filled up, behind samplers and where paths of different lengths are joined.
+
+    Attributes:
+        kept: how many maps each sampler keeps of each clip.
+        frames: how many maps of a clip come to each sampler.
+        joins: how long clips are where paths are joined; a recording adds those that it meets.
+    """
+
+    kept: Sequence[Sequence[int]]
+    frames: Sequence[int]
+    joins: list[Told] = field(default_factory=list)
+
+    def at_sampler(self, place: int) -> Told:
+        """Return how many maps a sampler keeps; they are numbered in the order in which they are called."""
+        return operator.itemgetter(place)
+
+    def total(self, told: Told) -> int:
+        """Return the number to which the maps at a place are filled up."""
+        lengths = told(self.kept)
+        return bucket_of(sum(lengths), len(lengths), *told([[frames] for frames in self.frames]))
+
+    def totals(self) -> tuple[int, ...]:
+        """Return all numbers that a recording depends on."""
+        return tuple(map(self.total, (*map(self.at_sampler, range(len(self.kept))), *self.joins)))
+
 
 class Bucket(ClipLayout):
     """The layout of N clips and of one behind them.
@@ -23,11 +70,14 @@ class Bucket(ClipLayout):
     Args:
         lengths: of the N clips and of the one behind them, which has a map at least.
         total: S, their sum.
+        told: how many maps each of the N clips has, by what samplers keep of it.
+        filling: of the batch that is recorded.
         shortest: a length that none is below.
         origin: the layout from which operations have made this one, with `passed` of them.
 
     Attributes:
         passed: the windows in time between the origin and here that changed lengths, as what lengths depend on.
+        joined_from: layouts that this one is as long as, clip by clip, or longer.
     """
 
     traced = True
@@ -36,11 +86,15 @@ class Bucket(ClipLayout):
         self,
         lengths: Int[Tensor, " N+1"],
         total: int,
+        told: Told,
+        filling: Filling,
         shortest: int = 1,
         origin: "Bucket | None" = None,
         passed: tuple[tuple[Any, ...], ...] = (),
     ) -> None:
         self.total, self.shortest = total, shortest
+        self.told, self.filling = told, filling
+        self.joined_from: tuple[Bucket, ...] = ()
         self.origin, self.passed = origin or self, passed
         self._lengths = lengths
         self._clip_index = None
@@ -88,7 +142,30 @@ class Bucket(ClipLayout):
             return self
         total = window.most(self.total, len(self))
         lengths = torch.cat([results[:-1], total - results[:-1].sum(0, keepdim=True)])
-        return Bucket(lengths, total, window.results(self.shortest), self.origin, (*self.passed, window.effect))
+        told, passed = self.told, (*self.passed, window.effect)
+        return Bucket(
+            lengths, total, lambda kept: [window.results(length) for length in told(kept)], self.filling,
+            window.results(self.shortest), self.origin, passed,
+        )  # fmt: skip
+
+    def joined(self, other: ClipLayout) -> "Bucket":
+        """Return the layout of clips as long as the longer of two; the last takes what is left."""
+        assert isinstance(other, Bucket)
+        for one, two in ((self, other), (other, self)):
+            if one == two or two in one.joined_from:
+                return one
+        first, second = self.told, other.told
+
+        def told(kept: Sequence[Sequence[int]]) -> Sequence[int]:
+            return list(map(max, first(kept), second(kept)))
+
+        total = self.filling.total(told)
+        self.filling.joins.append(told)
+        real = self._lengths[:-1].maximum(other._lengths[:-1])
+        lengths = torch.cat([real, total - real.sum(0, keepdim=True)])
+        found = Bucket(lengths, total, told, self.filling, max(self.shortest, other.shortest))
+        found.joined_from = (self, other)
+        return found
 
     def room(self, window: Window) -> int:
         """Return how many maps are set aside for clips with room between them, at most."""

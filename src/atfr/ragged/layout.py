@@ -124,6 +124,11 @@ class ClipLayout:
         lengths = tuple(map(window.results, self.lengths))
         return self if lengths == self.lengths else ClipLayout(lengths, results)
 
+    def joined(self, other: "ClipLayout") -> "ClipLayout":
+        """Return the layout of clips as long as the longer of two."""
+        lengths = tuple(map(max, self.lengths, other.lengths))
+        return next((one for one in (self, other) if one.lengths == lengths), ClipLayout(lengths))
+
     def room(self, window: Window) -> int:
         """Return how many maps are set aside for clips with room between them."""
         return window.padding + sum(map(window.slot, self.lengths))
