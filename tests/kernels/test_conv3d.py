@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atfr.kernels import conv3d as convolution
@@ -294,3 +294,12 @@ def test_what_oneDNN_does_rightly_is_left_alone() -> None:
     for clip, stride in ((one, 1), (one, 8), (two.bfloat16(), 1), (two.bfloat16(), 5)):
         given = clip, weight, (stride, 1, 1), *window[1:]
         assert all(a is b for a, b in zip(convolution.around_faults(*given), given, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:FutureWarning")
+def test_a_network_is_traced_with_gradients_enabled() -> None:
+    """As OpenVINO's convert_model does: "unordered_map::at"."""
+    layers = convolution.Conv3d(2, 2, 3, padding=1, groups=2), convolution.Conv3d(2, 4, (3, 1, 1), padding=(1, 0, 0))
+    model = nn.Sequential(*layers)
+    clips, others = torch.randn(2, 1, 2, 4, 8, 8)
+    torch.testing.assert_close(torch.jit.trace(model, clips)(others), model(others))

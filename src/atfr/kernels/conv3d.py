@@ -85,6 +85,8 @@ def trains_here(input: Tensor) -> bool:
     """Whether these are clips or maps that a network trains on in float32, on a CPU with oneDNN."""
     if type(input) is not Tensor or not torch.is_grad_enabled() or is_recorded():  # a proxy of torch.fx, say
         return False
+    if torch.jit.is_tracing():  # it knows no autograd functions; OpenVINO's convert_model traces
+        return False
     if (input.device.type, input.dtype) != ("cpu", torch.float32):
         return False
     return (
