@@ -61,9 +61,8 @@ def runs(runtime: Runtime, name: str, case: Case, threads: int) -> dict[str, Var
             ENGINES[runtime].write(program, Path(folder) / stem)
             engines[stem] = ENGINES[runtime](Path(folder) / stem, threads, "float32")
             alone[stem] = ENGINES[runtime](Path(folder) / stem, 1, "float32")
-        lengths = (case.active_bins, case.clip_shape[1])
         if runtime == "openvino":
-            engines[FIXED] = OpenVINO(Path(folder) / LATE, threads, "float32", lengths)
+            engines[FIXED] = OpenVINO(Path(folder) / LATE, threads, "float32", specialize=True)
     early, late, network, before = (engines[stem].request() for stem in (EARLY, LATE, NETWORK, BEFORE))
     fixed = engines.get(FIXED, engines[LATE]).request()
     given = clip.numpy()

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
@@ -131,8 +131,8 @@ def load_bundle(
         threads: of the runtime, for one clip; by default as many as PyTorch would use. PyTorch's are not changed.
         precision: "bfloat16" computes in it, OpenVINO where the CPU can; it moves logits, and may move active bins. Not
             in ONNX Runtime.
-        specialize: compile the stages behind SGS for each number of maps (OpenVINO, one site): that takes seconds, and
-            memory for the weights each time, and makes these stages a sixth faster. For what runs long.
+        specialize: compile the stages behind SGS for each number of maps that comes (OpenVINO): that takes half a
+            second and memory for the weights each time, and makes these stages a sixth faster. For what runs long.
 
     Raises:
         BundleError: there is no bundle, it is damaged, or its runtime is not installed or cannot read it.
@@ -166,20 +166,10 @@ def runner(
         if not description.sites:
             return StaticGraph(engine(folder / NETWORK, threads, precision))
         early = engine(folder / EARLY, threads, precision)
-        if specialize:
-            late: Engine = OpenVINO(folder / LATE, threads, precision, lengths(description))
-        else:
-            late = engine(folder / LATE, threads, precision)
-        return AdaptedGraphs(early, late, description.sites)
+        of_late = partial(OpenVINO, specialize=True) if specialize else engine
+        return AdaptedGraphs(early, of_late(folder / LATE, threads, precision), description.sites)
     except (RuntimeError, OSError) as error:
         raise BundleError(
             f"{description.runtime} cannot read the bundle '{folder}', which {description.versions} wrote: "
             f"{' '.join(str(error).split())[-300:]}"
         ) from error
-
-
-def lengths(description: Description) -> list[int]:
-    """Return the numbers of maps that may come to the stages behind SGS."""
-    if len(description.sites) != 1:
-        raise BundleError(f"specialize=True is for networks with one site, this one has {', '.join(description.sites)}")
-    return [int(kept) for kept in description.multiply_adds if kept != "static"]

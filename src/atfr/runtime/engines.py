@@ -6,8 +6,9 @@ N batch is 1 here: what a graph takes and returns, `atfr.runtime.graphs` says.
 import functools
 import importlib.util
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -24,10 +25,6 @@ Arrays = Sequence[np.ndarray]
 Request = Callable[..., Arrays]
 """Runs a graph on arrays that lie in one piece each. What it returns is its own, and good until it is called again; for
 one thread at a time."""
-
-
-OPEN = 0
-"""Stands for a first axis whose length is open."""
 
 
 class Engine(Protocol):
@@ -87,35 +84,47 @@ class OpenVINO:
         )
         openvino.save_model(network, stem.with_suffix(".xml"), compress_to_fp16=False)
 
-    def __init__(self, stem: Path, threads: int, precision: Precision, lengths: Iterable[int] = ()) -> None:
-        """Compile a graph, and once more for each length of its first axis that is given: an open one costs time."""
+    def __init__(self, stem: Path, threads: int, precision: Precision, specialize: bool = False) -> None:
+        """Compile a graph, in which lengths are open; `specialize`: once more for those that come, when they first do.
+
+        An open length costs time.
+        """
         openvino = needed("openvino")
         settings = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
-        core = openvino_core()
-        network = core.read_model(str(stem.with_suffix(".xml")))
-        self.compiled = {OPEN: core.compile_model(network, "CPU", settings)}
-        for length in lengths:
-            shapes = {given: [length, *list(given.partial_shape)[1:]] for given in network.inputs}
-            network.reshape({given: openvino.PartialShape(shape) for given, shape in shapes.items()})
-            self.compiled[length] = core.compile_model(network, "CPU", settings)
-        self.tensor = openvino.Tensor
+        core, self.specialize = openvino_core(), specialize
+        self.network = core.read_model(str(stem.with_suffix(".xml")))
+        self.compile = lambda: core.compile_model(self.network, "CPU", settings)
+        self.open, self.by_lengths, self.lock = self.compile(), dict[tuple[int, ...], Any](), threading.Lock()
+        self.tensor, self.shape = openvino.Tensor, openvino.PartialShape
+
+    def compiled(self, lengths: tuple[int, ...]) -> Any:
+        """Return the graph for inputs whose first axes are so long."""
+        if not lengths:
+            return self.open
+        with self.lock:
+            if lengths not in self.by_lengths:
+                given = zip(self.network.inputs, lengths, strict=True)
+                shapes = {one: self.shape([length, *list(one.partial_shape)[1:]]) for one, length in given}
+                self.network.reshape(shapes)
+                self.by_lengths[lengths] = self.compile()
+            return self.by_lengths[lengths]
 
     def request(self) -> Request:
         """Return a request with buffers of its own, which are read and written without a copy."""
-        requests: dict[int, Any] = {}
+        requests: dict[tuple[int, ...], Any] = {}
 
         def run(*inputs: np.ndarray) -> Arrays:
-            length = len(inputs[0]) if len(inputs[0]) in self.compiled else OPEN
-            if length not in requests:
-                requests[length] = self.compiled[length].create_infer_request()
+            lengths = tuple(map(len, inputs)) if self.specialize else ()
+            if lengths not in requests:
+                requests[lengths] = self.compiled(lengths).create_infer_request()
             for place, array in enumerate(inputs):
-                requests[length].set_input_tensor(place, self.tensor(array, shared_memory=True))
-            requests[length].infer()
-            return [output.data for output in requests[length].output_tensors]
+                requests[lengths].set_input_tensor(place, self.tensor(array, shared_memory=True))
+            requests[lengths].infer()
+            return [output.data for output in requests[lengths].output_tensors]
 
         return run
 
