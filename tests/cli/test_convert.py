@@ -124,6 +124,12 @@ def write_unknown(folder: Path) -> None:
     torch.save({"layer.weight": torch.zeros(2)}, folder / "other.pt")
 
 
+def write_run(folder: Path) -> None:
+    """As `atfr train` leaves it; its sampler may have no weights, and would be left out without a word."""
+    for name in ("last.ckpt", "config.json", "model.safetensors"):
+        (folder / name).touch()
+
+
 REFUSALS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "missing": (lambda f: None, ["no.pt", "out"], "there is no 'no.pt'"),
     "text": (lambda f: (f / "a.pt").write_text("hello"), ["a.pt", "out"], "'a.pt' is no file of weights"),
@@ -131,6 +137,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "misfit": (write_unknown, ["other.pt", "out", "--model", "x3d_s"], "does not fit x3d_s: "),
     "name": (write_unknown, ["other.pt", "out", "--model", "x3d"], "unknown model 'x3d' (did you mean x3d_"),
     "folder": (lambda f: (f / "dir").mkdir(), ["dir", "out"], "'dir' is a folder"),
+    "state": (write_run, ["last.ckpt", "out"], "'last.ckpt' lies in a checkpoint already"),
     "out is full": (lambda f: [(f / "d").mkdir(), (f / "d/x").touch(), write_unknown(f)], ["other.pt", "d"], "OUT 'd'"),
     "out is a file": (lambda f: [(f / "x").touch(), write_unknown(f)], ["other.pt", "x"], "OUT 'x' exists"),
 }

@@ -123,6 +123,10 @@ def test_what_else_may_come(case: str, served: Path, tmp_path: Path, monkeypatch
     assert "run" not in out.split()
     assert left() == []
     assert main(["weights", "x3d_xs", "--from", str(file)]) == (0 if case == "nobody" else 2)
+    given = capsys.readouterr().err
+    assert case == "nobody" or f"'{file}'" in given, "the file that was given is named, not a copy of it"
+    assert ".tmp" not in err + given
+    assert "--prefix" not in err + given, "an option of another command"
 
 
 def test_a_damaged_cache_says_so(served: Path) -> None:

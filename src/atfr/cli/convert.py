@@ -44,6 +44,10 @@ def convert(
     if file.is_dir():
         state = "a checkpoint already" if (file / "config.json").is_file() else "a folder"
         raise CheckpointError(f"expected a file of weights, '{file}' is {state}")
+    if (file.parent / "config.json").is_file():
+        raise CheckpointError(
+            f"'{file}' lies in a checkpoint already, which has the sampler too: every command reads '{file.parent}'"
+        )
     with common.busy("converting"), new_folder(out):
         import atfr
         from atfr.weights.load import read

