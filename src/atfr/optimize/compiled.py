@@ -12,7 +12,7 @@ N clips, T frames, S maps of all clips and of the one behind them, K classes.
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -167,7 +167,7 @@ class Graphs:
     options: dict[str, Any]
     before: Graph | None = None
     samplers: tuple[TemporalSampler, ...] = ()
-    joins: tuple[Told, ...] = ()
+    joins: list[Told] = field(default_factory=list)
     behind: dict[tuple[int, ...], Graph] = field(default_factory=dict)
     run_before: set[tuple[int, ...]] = field(default_factory=set)
 
@@ -183,7 +183,7 @@ class Graphs:
             inputs += [features, sampling.weights, sampling.slots, sampling.active_bins]
             kept.append(sampling.layout.lengths)
             frames.append(features.shape[2])
-        totals = Filling(kept, frames, list(self.joins)).totals()
+        totals = Filling(kept, frames, self.joins).totals()
         if totals not in self.behind:
             self._record(clips, Filling(kept, frames))
         if totals in self.run_before:
@@ -197,13 +197,13 @@ class Graphs:
 
     def _record(self, clips: Float[Tensor, "N C T H W"], filling: Filling) -> None:
         with RECORDING:
-            if Filling(filling.kept, filling.frames, list(self.joins)).totals() in self.behind:
+            if replace(filling, joins=self.joins).totals() in self.behind:
                 return  # by another thread
             found = recorded(self.model, clips, filling)
             self.behind[filling.totals()] = self._compiled(found.behind)
             if self.before is None:
                 samplers = samplers_of(self.model)
-                self.samplers, self.joins = tuple(samplers[site] for site in found.sites), found.joins
+                self.samplers, self.joins = tuple(samplers[site] for site in found.sites), filling.joins
                 self.before = self._compiled(found.before)
 
     def _compiled(self, graph: fx.GraphModule) -> Graph:

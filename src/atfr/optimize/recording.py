@@ -5,6 +5,7 @@ N clips, T frames, S maps of all clips and of the one behind them, K classes.
 
 import copy
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from atfr.adapt.trace import site_names
 from atfr.errors import AtfrError, UnsupportedNetworkError
 from atfr.private import MAKE_FX, SET_GRAD, one_fake_mode
 from atfr.ragged import PackedClips
-from atfr.ragged.bucket import Bucket, Filling, Told
+from atfr.ragged.bucket import Bucket, Filling
 from atfr.ragged.operations import packed_like
 from atfr.samplers.sampler import TemporalSampler, check_features, merged, merged_into
 
@@ -38,20 +39,18 @@ class Recording:
         before: clips to what the samplers find: `ENDS` tensors for each.
         behind: the maps that come to each sampler, weights, slots and active bins to logits.
         sites: the samplers' names, in the order in which they are called.
-        joins: how long clips are where paths of different lengths are joined.
     """
 
     before: fx.GraphModule
     behind: fx.GraphModule
     sites: tuple[str, ...]
-    joins: tuple[Told, ...]
 
 
 def recorded(model: nn.Module, clips: Float[Tensor, "N C T H W"], filling: Filling) -> Recording:
     """Record a network for clips of one form.
 
     Args:
-        filling: how many maps of the clips go on, and how far they are filled up.
+        filling: how many maps of the clips go on; it is told where paths of different lengths are joined.
 
     Raises:
         UnsupportedOperationError: something in it cannot be recorded.
@@ -65,7 +64,7 @@ def recorded(model: nn.Module, clips: Float[Tensor, "N C T H W"], filling: Filli
     def sample(site: str, sampler: TemporalSampler, features: Float[Tensor, "N C T H W"]) -> PackedClips:
         """Do what a sampler does, but for one clip more, which takes what is left of the maps."""
         check_alone(site, sampler, features, ends)
-        found, told = sampler.sampling_of(features), filling.at_sampler(len(ends))
+        found, told = sampler.sampling_of(features), operator.itemgetter(len(ends))
         total = filling.total(told)
         ends[site] = (features, found.assignment, found.weights, found.slots, found.active_bins, found.maps)
         *sampled, active_bins = map(MARK, (features, found.weights, found.slots, found.active_bins))
@@ -97,9 +96,7 @@ def recorded(model: nn.Module, clips: Float[Tensor, "N C T H W"], filling: Filli
     before, behind = halves(module, own, name)
     constants = {node.target: getattr(module, node.target) for node in module.graph.find_nodes(op="get_attr")}
     tensors: dict[str, Any] = {**constants, **dict(model.named_parameters()), **dict(model.named_buffers())}
-    return Recording(
-        fx.GraphModule(tensors, before), fx.GraphModule(tensors, behind), tuple(ends), tuple(filling.joins)
-    )
+    return Recording(fx.GraphModule(tensors, before), fx.GraphModule(tensors, behind), tuple(ends))
 
 
 def samplers_of(model: nn.Module) -> dict[str, TemporalSampler]:

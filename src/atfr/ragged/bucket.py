@@ -41,7 +41,7 @@ class Filling:
     """How far a batch is filled up, behind samplers and where paths of different lengths are joined.
 
     Attributes:
-        kept: how many maps each sampler keeps of each clip.
+        kept: how many maps each sampler keeps of each clip, in the order in which they are called.
         frames: how many maps of a clip come to each sampler.
         joins: how long clips are where paths are joined; a recording adds those that it meets.
     """
@@ -50,10 +50,6 @@ class Filling:
     frames: Sequence[int]
     joins: list[Told] = field(default_factory=list)
 
-    def at_sampler(self, place: int) -> Told:
-        """Return how many maps a sampler keeps; they are numbered in the order in which they are called."""
-        return operator.itemgetter(place)
-
     def total(self, told: Told) -> int:
         """Return the number to which the maps at a place are filled up."""
         lengths = told(self.kept)
@@ -61,7 +57,8 @@ class Filling:
 
     def totals(self) -> tuple[int, ...]:
         """Return all numbers that a recording depends on."""
-        return tuple(map(self.total, (*map(self.at_sampler, range(len(self.kept))), *self.joins)))
+        behind_samplers: list[Told] = [operator.itemgetter(place) for place in range(len(self.kept))]
+        return tuple(map(self.total, behind_samplers + self.joins))
 
 
 class Bucket(ClipLayout):
