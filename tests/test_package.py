@@ -71,8 +71,10 @@ def test_the_wheel_works_outside_of_the_clone(built: Path, tmp_path: Path) -> No
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert run("-c", "import atfr; print(atfr.__file__)").strip() == str(target / "atfr" / "__init__.py")
-    assert run("-m", "atfr", "--version").split()[:2] == ["atfr", atfr.__version__]
+    code = "import runpy, sys, atfr; print(atfr.__file__); runpy.run_module('atfr', run_name='__main__')"
+    where, *versions = run("-c", code, "--version").splitlines()  # python -m atfr, which says where it was found
+    assert where == str(target / "atfr" / "__init__.py")
+    assert versions[0].split() == ["atfr", atfr.__version__]
     assert "x3d_xs, one clip" in run(str(target / "bin" / "atfr"), "cost", "x3d_xs")
     assert not list(empty.iterdir())
 

@@ -18,6 +18,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import atfr
+from atfr.adapt.passes import wave
 from atfr.errors import AdaptError, InputError, UnsupportedNetworkError
 
 
@@ -356,3 +357,9 @@ def test_samplers_behind_each_other_are_checked_with_clips_of_ones_own() -> None
     clips = torch.randn(3, 3, 12, 16, 16)
     clips[1] = clips[1, :, :1]
     assert atfr.check(model, clips).apart
+
+
+def test_no_two_numbers_of_a_clip_weigh_the_same() -> None:
+    weights = wave(torch.zeros(100, 10_000, dtype=torch.float64))
+    assert len(weights.unique()) == 1_000_000
+    assert weights.mean().abs() < 1e-5  # what all of them move by is told by the mean

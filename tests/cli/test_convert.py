@@ -1,8 +1,9 @@
 """`atfr convert`: a file of weights becomes a checkpoint folder, or one line on stderr and nothing on the disk."""
 
+import functools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from atfr.cli.main import main
 from atfr.evaluate.predict import predict
 from atfr.evaluate.task import Task
 from atfr.files import locked
+from atfr.models import zoo
 from atfr.video.spec import ClipSpec
 from atfr.weights import checkpoint
 from tests.cli.test_main import error_of
@@ -21,6 +23,14 @@ from tests.models import pyslowfast
 
 RESNET = ["--model", "resnet3d_18"]
 """Where a network need not be found among all."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _outlined_once() -> Iterator[None]:
+    """A network is found among all, which are looked at and left as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "outline", functools.cache(zoo.outline))
+        yield
 
 
 @pytest.fixture(scope="module")

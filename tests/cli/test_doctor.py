@@ -14,6 +14,8 @@ from atfr.cli import doctor
 from atfr.cli.main import main
 from atfr.models import efficientnet
 
+pytestmark = pytest.mark.usefixtures("flat_stages")
+
 
 def report(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
     return {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}

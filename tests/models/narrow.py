@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import atfr
-from atfr.models import X3D, resnet3d
+from atfr.models import X3D, resnet3d, slowfast
 from atfr.models.zoo import MODELS
 
 BY = 4
@@ -75,14 +75,17 @@ def short() -> Iterator[None]:
 
 @contextmanager
 def flat() -> Iterator[None]:
-    """Within it a stage of a 3DResNet is one convolution, and others are short: where they are not the point."""
+    """Within it a stage of 3DResNets and SlowFast is one convolution, others are short: they are not the point."""
 
-    def stage(blocks: int, channels: tuple[int, int, int], temporal_kernel: int, stride: int) -> nn.Module:
+    def conv(channels: tuple[int, int, int], temporal_kernel: int, stride: int) -> nn.Module:
         kernel, stride_THW = (temporal_kernel, 1, 1), (1, stride, stride)
         return nn.Conv3d(channels[0], channels[2], kernel, stride_THW, (temporal_kernel // 2, 0, 0))
 
     with short(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet3d, "_stage", stage)
+        patch.setattr(resnet3d, "_stage", lambda _blocks, *shape, **options: conv(*shape, **options))
+        patch.setattr(
+            slowfast, "Stage", lambda _blocks, channels, kernels, strides: conv(channels, kernels[0], strides[1])
+        )
         yield
 
 

@@ -4,6 +4,7 @@ import copy
 import os
 import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from atfr.train.loaders import ClipLoaders, EpochShuffle, Share
 from atfr.train.module import learning_rate_factor
 from atfr.train.recipe import Tuning
 from tests.evaluate.build import SPEC, network, write_folder
+from tests.models.narrow import flat
 from tests.train.test_fit import Watch, run
 
 pytestmark = pytest.mark.usefixtures("few_layers")
@@ -56,6 +58,7 @@ def test_accumulated_batches_are_one_large_batch(splits: dict[str, VideoList], t
         torch.testing.assert_close(accumulated.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+@flat()
 def test_bf16_autocast_trains_packed_clips(splits: dict[str, VideoList], tmp_path: Path) -> None:
     model = network(classes=2)
     seen = []
@@ -72,6 +75,7 @@ def test_bf16_autocast_trains_packed_clips(splits: dict[str, VideoList], tmp_pat
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+@flat()
 def test_the_learning_rate_goes_with_the_clips_in_a_step(splits: dict[str, VideoList], tmp_path: Path) -> None:
     rates = {}
     for reference in (None, 4, 16):
@@ -138,17 +142,18 @@ def cut_short(splits: dict[str, VideoList], tmp_path_factory: pytest.TempPathFac
     """What a training of three epochs leaves that is stopped before the last."""
     out = tmp_path_factory.mktemp("cut") / "out"
     torch.manual_seed(0)
-    with pytest.raises(KeyboardInterrupt):
+    with flat(), pytest.raises(KeyboardInterrupt):
         run(network(classes=2), splits, out, callbacks=[Watch(stop_before=2)])
     return out.rename(out.with_name("kept"))
 
 
 @pytest.fixture
-def out(cut_short: Path) -> Path:
-    """The same, where it was made: Lightning warns of a folder that has moved."""
+def out(cut_short: Path) -> Iterator[Path]:
+    """The same, where it was made, as Lightning warns of a folder that has moved, and of networks as flat."""
     out = cut_short.with_name("out")
     shutil.rmtree(out, ignore_errors=True)
-    return Path(shutil.copytree(cut_short, out))
+    with flat():
+        yield Path(shutil.copytree(cut_short, out))
 
 
 def test_a_truncated_state_falls_back_to_the_one_before_and_says_so(

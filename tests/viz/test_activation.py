@@ -14,6 +14,7 @@ from tests.adapt.test_sites import Tiny, clips, tell_apart
 from tests.evaluate.build import network
 from tests.viz.build import by_hand, clip_by_hand
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 STAGE = {"": "stage"}
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from atfr.evaluate.task import save_checkpoint
 from tests.evaluate.build import network, write_level
+from tests.models.narrow import short
 from tests.web.browser import User, user
 from tests.web.client import FORM, UPLOAD
 from tests.web.served import DEMO, TASK, WATCHER, Server
@@ -26,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(folder: Path) -> Path:
-    save_checkpoint(network(), TASK, folder / "checkpoint")
+    with short():
+        save_checkpoint(network(), TASK, folder / "checkpoint")
     return folder / "checkpoint"
 
 
@@ -50,7 +52,9 @@ def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
     (folder / "watch" / "sitecustomize.py").write_text(WATCHER)
     temporary, asked = folder / "temporary", folder / "asked"
     temporary.mkdir()
-    paths = os.pathsep.join([str(folder / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join(
+        [str(folder / "watch"), str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": paths, "ATFR_TEST_ASKED": str(asked)}
     limits = ["--port", "0", "--max_seconds", "4", "--max_megabytes", "1"]
     command = [sys.executable, "-c", DEMO, "--checkpoint", str(checkpoint), *limits]

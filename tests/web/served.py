@@ -1,7 +1,7 @@
 """A running `atfr demo`, and the task of the network that it shows."""
 
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from atfr.data.samples import SAMPLE_CLASSES
@@ -9,7 +9,7 @@ from atfr.evaluate.task import Task
 from tests.evaluate.build import SPEC
 
 ODD = "${7*7} {{x}} <i>odd</i>"  # a class's name is no template and no markup
-TASK = Task((*SAMPLE_CLASSES[:-1], ODD), replace(SPEC, frames=8, flip=False))
+TASK = Task((*SAMPLE_CLASSES[:-1], ODD), SPEC)
 WATCHER = """
 import os, sys
 def note(event, args):
@@ -27,14 +27,16 @@ import sys
 from atfr.cli.main import main
 from atfr.viz.explain import ROUNDS
 from atfr.web import gate, serve
+from tests.models.narrow import short
 ROUNDS |= {"rounds": 1, "at_least": 1}
 gate.WAITING = 4
 gate.IDLE_S = serve.ASKED_S = 5
 serve.CLOSING_S = 1
-sys.exit(main(["demo", *sys.argv[1:]]))
+with short():
+    sys.exit(main(["demo", *sys.argv[1:]]))
 """
-"""`atfr demo`, which takes the times of each answer once: what they say is tested elsewhere; few calls may wait, and
-none is waited for so long."""
+"""`atfr demo` of a network of few blocks, which takes the times of each answer once: what they say is tested elsewhere;
+few calls may wait, and none is waited for so long."""
 
 
 @dataclass(frozen=True)

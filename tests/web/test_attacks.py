@@ -53,7 +53,7 @@ def test_what_is_served_works_for_a_plain_client(client: Client, videos: dict[st
     """Or the attacks would prove nothing."""
     assert client.ask("GET", "/").status == 200
     assert "one.mp4" in client.send(videos["one"])
-    assert "With 2 of 8 bins" in client.call(2, [None, 2])
+    assert "With 2 of 4 bins" in client.call(2, [None, 2])
     assert "sample: " in client.call(1, [], event_data={"index": 0})
     assert server.files() == []
 
@@ -134,7 +134,7 @@ def test_files_and_answers_of_another_session(client: Client, server: Server, vi
     assert "No call of this page is open" in other.answers()
     assert "one.mp4" in client.answers()
     assert "The video is gone" in other.call(2, [None, 2])
-    assert "With 2 of 8 bins" in client.call(2, [None, 2])
+    assert "With 2 of 4 bins" in client.call(2, [None, 2])
     for cookie in ("", "atfr=", "atfr=x", f"atfr={MADE_UP}", f"{client.cookie}x", client.cookie[:-1]):
         stranger = Client(server.address)
         stranger.cookie = cookie

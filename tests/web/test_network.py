@@ -22,7 +22,7 @@ from atfr.web.network import SharedNetwork
 from tests.evaluate.build import NAMES, SPEC, network, write_level
 from tests.viz.test_page import Page
 
-pytestmark = pytest.mark.usefixtures("few_layers")
+pytestmark = pytest.mark.usefixtures("flat_stages")
 TASK = Task(NAMES, SPEC)
 
 
