@@ -27,6 +27,8 @@ CASES = {
     "over time": ((2, 3, 5, 6, 7), 4, (3, 1, 1), 1, (1, 0, 0)),
     "over time with a stride": ((2, 3, 5, 6, 7), 4, (5, 1, 1), 2, (2, 0, 0)),
     "over space": ((2, 3, 5, 6, 7), 4, (1, 3, 3), 2, (0, 1, 1)),
+    "dense": ((2, 3, 5, 6, 7), 4, (3, 3, 3), 1, (1, 1, 1)),
+    "dense with a stride": ((2, 3, 5, 6, 7), 4, (5, 3, 2), 2, (2, 0, 1)),
 }
 ROWS = {"equal": None, "packed": (2, 1, 4, 3), "one clip": (10,)}
 """Lengths of clips in one row; None: the clips as they are."""
@@ -62,7 +64,9 @@ def test_values_and_gradients_are_those_of_torch_clip_by_clip(name: str, lengths
         torch.testing.assert_close(ours, torchs, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["depthwise", "depthwise with a stride", "over time", "over space", "pointwise"])
+@pytest.mark.parametrize(
+    "name", ["depthwise", "depthwise with a stride", "over time", "over space", "dense", "pointwise"]
+)
 def test_gradients_and_their_gradients_are_slopes(name: str) -> None:
     clips, weight, stride, padding, _ = example(name, (2, 1), torch.float64)
     clips, weight = (tensor.detach()[:, :2, :, :3, :3].requires_grad_() for tensor in (clips, weight))

@@ -18,7 +18,6 @@ OPERATIONS = {
     "strided conv": nn.Conv3d(CHANNELS, 6, 3, (2, 1, 1), (1, 0, 0)),
     "conv, padding in a word": nn.Conv3d(CHANNELS, 6, (2, 1, 1), padding="same"),
     "depthwise conv of oneDNN": FusedConv3d(nn.Conv3d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS)),
-    "heavy kernel": nn.Conv3d(CHANNELS, 512, 3, padding=1),
     "max pool": nn.MaxPool3d((3, 2, 2), (2, 2, 2), (1, 0, 0)),
     "max pool, ceil": nn.MaxPool3d((2, 1, 1), (2, 1, 1), ceil_mode=True),
     "average pool": nn.AvgPool3d(3, 1, 1, count_include_pad=False),

@@ -70,19 +70,8 @@ def test_conv3d_in_double_and_of_other_lengths(name):
         same_as_loop(conv, lengths=lengths, dtype=torch.float64, parameters=tuple(conv.parameters()), tolerance=1e-10)
 
 
-@pytest.mark.parametrize(
-    "options", [{"kernel_size": 3, "padding": 1}, {"kernel_size": (5, 1, 1), "padding": (2, 0, 0)}]
-)
-@pytest.mark.parametrize("lengths", [(4,), (1, 1, 1), (3, 1, 5)])
-def test_conv3d_whose_kernel_is_larger_than_the_clips(options, lengths):
-    """In space and time: one convolution with gaps between the clips instead of one a clip."""
-    conv = nn.Conv3d(32, 32, **options).double()
-    parameters = tuple(conv.parameters())
-    same_as_loop(conv, lengths=lengths, channels=32, size=(2, 2), dtype=torch.float64, parameters=parameters)
-
-
 @pytest.mark.usefixtures("way")
-def test_a_nan_does_not_cross_the_gap():
+def test_a_nan_does_not_cross_over():
     clips = make_clips((2, 3, 2), channels=32, size=(2, 2))
     clips[1][:] = torch.nan
     first, broken, last = nn.Conv3d(32, 32, 3, padding=1)(atfr.PackedClips.pack(clips)).unpack()

@@ -16,10 +16,6 @@ from atfr.ragged.layout import Window
 from atfr.ragged.operations import Handler, are_a_batch, by_name, clip_by_clip, packed_like, without_override
 from atfr.ragged.packed import TIME, PackedClips
 
-HEAVY_KERNEL = 3
-"""Times the maps of a clip, from which one convolution with gaps is faster: PyTorch's brings the kernel into another
-layout at every call. With a kernel over time alone it is not, whatever its weight."""
-
 
 def triple(value: Any) -> tuple[Any, ...]:
     """Return an int three times, a (T, H, W) triple as it is."""
@@ -49,17 +45,17 @@ def conv3d(
         bounds = input.clip_layout.bounds(maps.device)
         result = ragged_depthwise.depthwise_clips(maps, weight, bias, bounds, stride, padding)
         return packed_like(result, input.clip_layout)
-    if not input.clip_layout.traced and convolution.gains(maps, weight, stride, padding, dilation, groups):
-        return packed_like(convolution.convolve(maps, weight, bias, stride, padding, input.lengths), input.clip_layout)
+    layout, layer = input.clip_layout, (maps, weight, stride, padding, dilation, groups)
+    apart = len(layout) > 1 and not are_a_batch(input)
+    if not layout.traced and (convolution.gains(*layer) or (apart and convolution.gains_packed(*layer))):
+        return packed_like(convolution.convolve(maps, weight, bias, stride, padding, layout.lengths), layout)
 
     def convolve(clips: Tensor, padding: Any) -> Tensor:
         plain = clips.as_subclass(Tensor)
         maps, kernel, *window = convolution.around_faults(plain, weight, stride, padding, dilation)
         return func(clips if maps is plain else maps, kernel, bias, *window, groups)
 
-    within_maps = weight[0, 0, 0].numel()
-    heavy = within_maps > 1 and weight.numel() * len(input.clip_layout) > HEAVY_KERNEL * input.numel()
-    return convolved(convolve, input, weight, stride, padding, dilation, with_gaps=heavy)
+    return convolved(convolve, input, weight, stride, padding, dilation)
 
 
 def in_numbers(padding: Any, weight: Tensor, dilation: Sequence[int]) -> Any:
@@ -77,15 +73,12 @@ def convolved(
     stride: Any,
     padding: Any,
     dilation: Any,
-    *,
-    with_gaps: bool = False,
 ) -> PackedClips:
     """Run a convolution: as it stands where the kernel stays within one map, else once for all clips or clip by clip.
 
     Args:
         convolve: of maps, with a padding.
         padding: a triple, or "same".
-        with_gaps: once for all clips, also where clip by clip is faster as a rule.
     """
     if isinstance(padding, str):
         return clip_by_clip(lambda clip: convolve(clip, padding), input)
@@ -98,9 +91,7 @@ def convolved(
             f"clips of which the shortest has {input.clip_layout.shortest}, too few: pad in time, or put the sampler "
             "behind this layer"
         )
-    count = len(input.clip_layout)
-    apart = count > 1 and not are_a_batch(input)
-    if (with_gaps and apart and window.stride == 1) or all_at_once(input):
+    if all_at_once(input):
         return at_once(lambda maps: convolve(maps, (0, *padding[1:])), input, window)
     return clip_by_clip(lambda clip: convolve(clip, padding), input)
 
