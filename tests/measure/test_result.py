@@ -81,7 +81,7 @@ def test_limits_are_rates_of_what_is_done(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(machine, "has_bfloat16", lambda _device: False)  # where a product takes nine seconds
     found = machine_limits()
     assert found.bfloat16_gflops is None
-    assert "GFLOP/s in float32 and none in bfloat16, which it has not, and" in machine.in_the_same_run(found.to_dict())
+    assert "GFLOP/s in float32 and none in bfloat16, which it lacks, and" in machine.in_the_same_run(found.to_dict())
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc/self/clear_refs: not Linux")

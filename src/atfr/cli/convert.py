@@ -44,7 +44,7 @@ def convert(
     if file.is_dir():
         state = "a checkpoint already" if (file / "config.json").is_file() else "a folder"
         raise CheckpointError(f"expected a file of weights, '{file}' is {state}")
-    if (file.parent / "config.json").is_file():
+    if file.suffix == ".ckpt" and all((file.parent / name).is_file() for name in ("config.json", "model.safetensors")):
         raise CheckpointError(
             f"'{file}' lies in a checkpoint already, which has the sampler too: every command reads '{file.parent}'"
         )

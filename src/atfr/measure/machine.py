@@ -98,7 +98,7 @@ class Limits:
 def in_the_same_run(limits: dict[str, Any]) -> str:
     """Return the limits of a file of results as a sentence."""
     narrow = limits["bfloat16_gflops"]
-    of_narrow = f"{narrow['median']:.0f} in bfloat16" if narrow else "none in bfloat16, which it has not"
+    of_narrow = f"{narrow['median']:.0f} in bfloat16" if narrow else "none in bfloat16, which it lacks"
     return (
         f"In the same run matrix products reached {limits['float32_gflops']['median']:.0f} GFLOP/s in float32 and "
         f"{of_narrow}, and {limits['copy_gbs']['median']:.0f} GB/s were copied."

@@ -147,7 +147,8 @@ class Bucket(ClipLayout):
 
     def joined(self, other: ClipLayout) -> "Bucket":
         """Return the layout of clips as long as the longer of two; the last takes what is left."""
-        assert isinstance(other, Bucket)
+        if not isinstance(other, Bucket):
+            return self.lengths  # which raises
         for one, two in ((self, other), (other, self)):
             if one == two or two in one.joined_from:
                 return one

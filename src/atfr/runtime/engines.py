@@ -85,10 +85,7 @@ class OpenVINO:
         openvino.save_model(network, stem.with_suffix(".xml"), compress_to_fp16=False)
 
     def __init__(self, stem: Path, threads: int, precision: Precision, specialize: bool = False) -> None:
-        """Compile a graph, in which lengths are open; `specialize`: once more for those that come, when they first do.
-
-        An open length costs time.
-        """
+        """Compile a graph; `specialize`: for the lengths that come, when they first do, as open ones cost time."""
         openvino = needed("openvino")
         settings = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
@@ -98,18 +95,18 @@ class OpenVINO:
         core, self.specialize = openvino_core(), specialize
         self.network = core.read_model(str(stem.with_suffix(".xml")))
         self.compile = lambda: core.compile_model(self.network, "CPU", settings)
-        self.open, self.by_lengths, self.lock = self.compile(), dict[tuple[int, ...], Any](), threading.Lock()
+        self.by_lengths, self.lock = dict[tuple[int, ...], Any](), threading.Lock()
         self.tensor, self.shape = openvino.Tensor, openvino.PartialShape
+        if not specialize:
+            self.compiled(())
 
     def compiled(self, lengths: tuple[int, ...]) -> Any:
-        """Return the graph for inputs whose first axes are so long."""
-        if not lengths:
-            return self.open
+        """Return the graph for inputs whose first axes are so long; none are given where they are open."""
         with self.lock:
             if lengths not in self.by_lengths:
-                given = zip(self.network.inputs, lengths, strict=True)
-                shapes = {one: self.shape([length, *list(one.partial_shape)[1:]]) for one, length in given}
-                self.network.reshape(shapes)
+                given = zip(self.network.inputs, lengths, strict=bool(lengths))
+                if shapes := {one: self.shape([length, *list(one.partial_shape)[1:]]) for one, length in given}:
+                    self.network.reshape(shapes)
                 self.by_lengths[lengths] = self.compile()
             return self.by_lengths[lengths]
 
