@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import atfr.evaluate.predict as predict_module
 from atfr.data import dataset as dataset_module
@@ -31,6 +32,7 @@ def _looked_after_often() -> Iterator[None]:
     """PyTorch looks after the processes of a loader every 5 s, and waits as long for one to end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+        patch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))  # which it was, once
         yield
         gc.collect()  # loaders that an error has left
 
