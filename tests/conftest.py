@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs one process a core; so do processes tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist's processes share the cores; so do those tests start
 
 import hypothesis  # noqa: F401  registers what it finds by its referrers, before they are out of the collector's sight
 import pytest

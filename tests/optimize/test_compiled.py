@@ -66,8 +66,8 @@ def test_ragged_batches_of_pathways_that_meet(as_recorded) -> None:
     model = scramble_(TwoPaths()).double().eval()
     atfr.adapt_(model, after=["left", "right"], sampler="change", num_bins=6)
     compiled, chance, totals = atfr.compile(copy.deepcopy(model)), random.Random(0), set()
-    for training in (False, True):
-        for _ in range(4):
+    for training, batches in ((False, 4), (True, 2)):
+        for _ in range(batches):
             batch = torch.randn(3, 3, 6, 8, 8, dtype=torch.float64)
             for clip in batch:
                 still = chance.randrange(6)

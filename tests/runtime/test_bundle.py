@@ -20,6 +20,7 @@ from atfr.runtime import Bundle
 from atfr.runtime.description import BUNDLE, Runtime
 from atfr.runtime.engines import openvino_core
 from atfr.runtime.split import split
+from tests.models.narrow import flat
 from tests.runtime.build import FRAMES, clips, known, network, task
 
 pytestmark = pytest.mark.usefixtures("few_layers", "_tiny_is_known")
@@ -145,12 +146,17 @@ BLOCKS = {"temporal_block": 4, "kernel": "linear_mean", "order": "time", "num_bi
     ids=["static", "blocks", "slowfast-r50", "slowfast", "slowfast-onnx"],
 )
 def test_other_networks(tmp_path: Path, name: str, options: dict, frames: int, runtime: Runtime) -> None:
+    with flat():
+        check_bundle(tmp_path / "bundle", name, options, frames, runtime)
+
+
+def check_bundle(folder: Path, name: str, options: dict, frames: int, runtime: Runtime) -> None:
     model = network(name, **options)
-    bundle = atfr.export_bundle(model, task(frames), tmp_path / "bundle", runtime)
+    bundle = atfr.export_bundle(model, task(frames), folder, runtime)
     batch = clips(3, frames)
     with torch.no_grad(), atfr.record(model) as trace:
         logits = model(batch)
-    answer = atfr.load_bundle(tmp_path / "bundle")(batch)
+    answer = atfr.load_bundle(folder)(batch)
     assert off(answer.logits, logits) < 1e-4
     assert {site: kept.lengths for site, kept in answer.trace.sites.items()} == {
         site: kept.lengths for site, kept in trace.sites.items()
