@@ -300,7 +300,7 @@ def test_what_oneDNN_does_rightly_is_left_alone() -> None:
         assert all(a is b for a, b in zip(convolution.around_faults(*given), given, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
 def test_a_network_is_traced_with_gradients_enabled() -> None:
     """As OpenVINO's convert_model does: "unordered_map::at"."""
     layers = convolution.Conv3d(2, 2, 3, padding=1, groups=2), convolution.Conv3d(2, 4, (3, 1, 1), padding=(1, 0, 0))

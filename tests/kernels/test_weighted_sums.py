@@ -17,9 +17,15 @@ from atfr.kernels.weighted_sums import row_by_row, twin
 from atfr.samplers import functional
 
 pytest.importorskip("triton", reason="no Triton here")
+import triton
+
 from atfr.kernels import triton_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+AS_INTERPRETED = DEVICE == "cpu" and [int(part) for part in triton.__version__.split(".")[:2]] < [3, 7]
+runs_loops = pytest.mark.skipif(
+    AS_INTERPRETED, reason="Triton 3.6's interpreter has no loops whose ends are loaded, with NumPy 2.4"
+)
 EPS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
@@ -46,6 +52,7 @@ def close(found: Tensor, expected: Tensor, eps: float) -> None:
     assert (found.double() - expected).abs().max() <= eps * max(1.0, float(expected.detach().abs().max()))
 
 
+@runs_loops
 @settings(max_examples=12, deadline=None)
 @given(
     rows=st.integers(1, 6),
@@ -72,6 +79,7 @@ def test_sums_and_gradients_are_those_of_a_product_with_a_matrix(rows, width, sl
         close(one, other, EPS[dtype])
 
 
+@runs_loops
 @pytest.mark.usefixtures("unwritten_is_nan")
 def test_every_number_is_written_and_what_is_left_out_is_not_read() -> None:
     maps = torch.ones(4, 1030, device=DEVICE)
@@ -107,6 +115,7 @@ def test_wide_rows_are_added_up_one_by_one_with_gradients(monkeypatch) -> None:
     assert len(calls) == 1
 
 
+@runs_loops
 def test_nan_stays_in_its_slot() -> None:
     maps = torch.ones(3, 5, device=DEVICE)
     maps[1, 2] = torch.nan
@@ -114,6 +123,7 @@ def test_nan_stays_in_its_slot() -> None:
     assert output.isnan().nonzero().tolist() == [[1, 2]]
 
 
+@runs_loops
 def test_bfloat16_is_rounded_once() -> None:
     """Maps of 1: added up in bfloat16 they stay at 256."""
     maps = torch.ones(260, 2, dtype=torch.bfloat16, device=DEVICE)
@@ -121,6 +131,7 @@ def test_bfloat16_is_rounded_once() -> None:
     assert triton_sums.weighted_sums(maps, weight, slot, 1).tolist() == [[260, 260]]
 
 
+@runs_loops
 def test_second_gradients_are_those_of_the_twin() -> None:
     maps, weight, slot = random(5, 3, 2, torch.float32)
 
@@ -133,6 +144,7 @@ def test_second_gradients_are_those_of_the_twin() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@runs_loops
 @pytest.mark.parametrize("last", [False, True], ids=["planar", "channels last"])
 @pytest.mark.parametrize("options", [{}, {"kernel": "keep"}, {"temporal_block": 2}], ids=str)
 def test_samplers_merge_by_it(here, options, last) -> None:
@@ -151,6 +163,7 @@ def test_samplers_merge_by_it(here, options, last) -> None:
     close(found[0], torch.autograd.grad(expected.plain(), clips, gradient.double())[0].double(), 1e-4)
 
 
+@runs_loops
 @pytest.mark.usefixtures("here")
 def test_recorded_graphs_hold_it() -> None:
     """As `atfr.compile` records them, with gradients."""
