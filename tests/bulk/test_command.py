@@ -7,6 +7,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,20 @@ def left_after_a_while(mark: str) -> list[int]:
     while (left := processes(mark)) and time.monotonic() < start_s + TIMEOUT_S:
         time.sleep(0.5)
     return left
+
+
+def test_an_interrupt_after_the_last_video_says_what_is_kept(
+    videos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def left(*_: object) -> Iterator[None]:
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("atfr.bulk.cluster.cluster", left)
+    monkeypatch.setattr("atfr.bulk.run.run", lambda *_: None)
+    assert main([*line(videos, checkpoint, tmp_path / "out"), "--device", "cpu"]) == 130
+    assert capsys.readouterr().err.endswith("interrupted; what was done is kept; go on with the same line\n")
 
 
 def test_an_interrupted_driver_loses_nothing_and_the_same_line_goes_on(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import atfr
 from atfr.errors import AdaptError, AtfrError, InputError, UnsupportedNetworkError, UnsupportedOperationError
 from atfr.ragged import each_clip
-from tests.optimize.compiling import Small, assert_same_step, clips, tiny
+from tests.optimize.compiling import Small, TwoPaths, assert_same_step, clips, tiny
 from tests.optimize.random_networks import SHAPE, random_network
 from tests.optimize.test_random_networks import adapt
 
@@ -211,6 +211,9 @@ def test_what_cannot_be_compiled_says_so(as_recorded) -> None:
     atfr.adapt_(two.late, after="0")
     refused(Twice().double(), "sampler at stem.1 runs twice")
     refused(two, r"sampler at late.0 stands behind another \(stem\)")
+    one_path = TwoPaths().double()
+    atfr.adapt_(one_path, after="left", sampler="change")
+    refused(one_path, "every path that is joined needs a sampler")
     refused(adapted(OwnGradient()).train(), "an autograd function of its own .StraightThrough., whose gradient")
     counting = tiny().train()
     counting.late[1].momentum = None

@@ -162,6 +162,9 @@ def check_bundle(folder: Path, name: str, options: dict, frames: int, runtime: R
         site: kept.lengths for site, kept in trace.sites.items()
     }
     if trace.sites:
+        if runtime == "openvino":
+            specialized = atfr.load_bundle(folder, specialize=True)(batch)
+            assert off(specialized.logits, answer.logits) < 1e-5
         assert bundle.cost.of(answer.trace) == atfr.clip_cost(model, task(frames).clip_shape).of(trace)
 
 

@@ -169,7 +169,9 @@ def cat(func: Handler, tensors: Sequence[Any], dim: int = 0) -> PackedClips:
             "the channels (axis 1); put a sampler into every path that is joined, or use atfr.ragged.cat_clips"
         )
     if len({len(path.clip_layout) for path in paths}) > 1:
-        raise UnsupportedOperationError("operation 'cat' of packed batches with different numbers of clips")
+        compiled = any(path.clip_layout.traced for path in paths)  # one clip more lies behind a sampler
+        advice = ": under atfr.compile every path that is joined needs a sampler" if compiled else ""
+        raise UnsupportedOperationError(f"operation 'cat' of packed batches with different numbers of clips{advice}")
     layout = functools.reduce(lambda one, other: one.joined(other), (path.clip_layout for path in paths))
     padded = [path.plain() if path.clip_layout == layout else with_room(path, layout).plain() for path in paths]
     return packed_like(torch.cat(padded, dim=1), layout)
